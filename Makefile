@@ -1,0 +1,34 @@
+# make run    the main job: a trained checkpoint in, a verified bundle with a TensorRT engine out
+# make test   the tests
+# Each makes its own .venv on a bare machine; nothing else needs to be installed.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.PHONY: run test test-slow lint bench-export clean
+
+run: $(READY)
+	$(BIN)/exporter run vanillanet_digits --checkpoint tests/assets/vanillanet_digits.pth \
+	    --eval-data tests/assets/digits_heldout.npz -o out/digits --force
+
+test: $(READY)
+	$(BIN)/pytest -n auto -m "not slow and not gpu"
+
+test-slow: $(READY)
+	$(BIN)/pytest -m "slow or gpu"
+
+lint: $(READY)
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+bench-export: $(READY)
+	$(BIN)/python tests/benchmarks/bench_export.py
+
+$(READY): pyproject.toml .ci/constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c .ci/constraints.txt -e ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) out build *.egg-info

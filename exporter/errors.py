@@ -1,0 +1,41 @@
+"""The errors a user can cause or meet. Every room may import this file; it imports nothing.
+
+One base class, so that the command line prints any of them in one line, without a traceback. A message gives what was
+found, what was wanted and the remedy, in that order.
+"""
+
+
+class PlainconvError(Exception):
+    """Bad input: one line of what was found, what was wanted and the remedy. The command line exits with `exit_code`."""
+
+    exit_code = 2
+
+
+class SourceError(PlainconvError):
+    """The SOURCE of a network cannot be resolved or called, or its input shape does not fit it."""
+
+
+class CheckpointError(PlainconvError):
+    """A checkpoint cannot be read, or does not belong to the network."""
+
+
+class ReparamError(PlainconvError):
+    """A network cannot be traced or reparameterized as it stands (train mode, for one)."""
+
+
+class ExportError(PlainconvError):
+    """A network cannot be written as ONNX, or an ONNX file cannot be read."""
+
+
+class BundleError(PlainconvError):
+    """A bundle cannot be written, or what is on disk is not the bundle its manifest describes."""
+
+
+class EngineError(PlainconvError):
+    """An engine cannot be built, loaded or run."""
+
+
+class CheckFailedError(PlainconvError):
+    """The program did its work and the result did not hold: a parity beyond its tolerance, an accuracy that moved."""
+
+    exit_code = 1
