@@ -6,7 +6,7 @@ found, what was wanted and the remedy, in that order.
 
 
 class PlainconvError(Exception):
-    """Bad input: one line of what was found, what was wanted and the remedy. The command line exits with `exit_code`."""
+    """Bad input: what was found, what was wanted and the remedy, in one line; `exit_code` is the command line's."""
 
     exit_code = 2
 

@@ -1,0 +1,349 @@
+"""Which maps to build: for every affine value that is needed, the cheapest way to compute it. No numbers are touched.
+
+A value can be computed as it stands (keep), as one convolution over any ancestor with which it forms one map, or, for a
+sum, as a sum of groups in which the terms over one source became one convolution. The cost counts multiply-accumulates,
+elements read and written, and a constant per launched op; a value that several ops read is paid for once.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import fx
+
+from .affine import Form, IllegalError, add_forms, compose_forms, concat_forms, conv_geometry, identity_form
+from .lift import Concat, Linear, Op, Sum
+from .report import Refusal
+from .trace import sizes
+
+LAUNCH = 2000  # what one more op costs, in multiply-accumulates
+MAX_ANCESTORS = 64  # a linear chain longer than this is cut
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Multiply-accumulates, elements read and written, ops launched; per sample at the traced size."""
+
+    macs: int = 0
+    elements: int = 0
+    launches: int = 0
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(self.macs + other.macs, self.elements + other.elements, self.launches + other.launches)
+
+    @property
+    def total(self) -> int:
+        """One number to compare by."""
+        return self.macs + self.elements + LAUNCH * self.launches
+
+    @property
+    def macs_first(self) -> tuple[int, int]:
+        """Fewest multiply-accumulates; the rest decides among equals."""
+        return self.macs, self.elements + LAUNCH * self.launches
+
+
+@dataclass(frozen=True)
+class Keep:
+    """The node computes its value itself."""
+
+
+@dataclass(frozen=True)
+class OneMap:
+    """One convolution over `source`."""
+
+    source: fx.Node
+    form: Form
+
+
+@dataclass(frozen=True)
+class Group:
+    """Terms of a sum that became one convolution over `source`, or (without one) a single term as it is."""
+
+    source: fx.Node | None
+    terms: tuple[tuple[fx.Node, float], ...]
+
+
+@dataclass(frozen=True)
+class GroupedSum:
+    """A sum of groups."""
+
+    groups: tuple[Group, ...]
+
+
+Choice = Keep | OneMap | GroupedSum
+Choices = dict[fx.Node, Choice]
+
+
+class Planner:
+    """Forms of every affine node over its affine ancestors, and the choice among them."""
+
+    def __init__(self, graph: fx.Graph, ops: Mapping[fx.Node, Op]) -> None:
+        self.graph = graph
+        self.ops = {node: _flattened(op, ops) for node, op in ops.items()}
+        self.forms: dict[fx.Node, dict[fx.Node, Form]] = {}
+        self.refusals: list[Refusal] = []
+        for node in self.ops:
+            self.forms[node] = self._forms_over_ancestors(node)
+
+    # -------------------------------------------------------------- forms
+
+    def form(self, node: fx.Node, source: fx.Node) -> Form | None:
+        """The map from `source` to `node`, if there is one."""
+        if node is source:
+            shape = sizes(node)
+            assert shape is not None
+            return identity_form(shape[1], len(shape) - 2)
+        return self.forms.get(node, {}).get(source)
+
+    def _forms_over_ancestors(self, node: fx.Node) -> dict[fx.Node, Form]:
+        op = self.ops[node]
+        found: dict[fx.Node, Form] = {}
+        refused: IllegalError | None = None
+        candidates = dict.fromkeys(s for value in inputs(op) for s in (value, *self.forms.get(value, ())))
+        for source in list(candidates)[:MAX_ANCESTORS]:
+            try:
+                form = self._derive(op, source)
+            except IllegalError as error:
+                refused = refused or error
+                continue
+            if form is not None:
+                found[source] = form
+        if refused and not any(s not in inputs(op) for s in found):
+            self.refusals.append(Refusal(node.name, refused.code, refused.found, refused.remedy))
+        return found
+
+    def _derive(self, op: Op, source: fx.Node) -> Form | None:
+        if isinstance(op, Linear):
+            first = self.form(op.source, source)
+            return first and (op.form if op.source is source else compose_forms(first, op.form))
+        forms = [self.form(value, source) for value in inputs(op)]
+        present = [f for f in forms if f is not None]
+        if len(present) < len(forms):
+            return None
+        return add_forms(present) if isinstance(op, Sum) else concat_forms(present)
+
+    # -------------------------------------------------------------- planning
+
+    def plan(self) -> Choices:
+        """A choice for every affine node that the plan computes; nodes left out are not needed any more."""
+        choices: Choices = {}
+        for component in self._components():
+            choices |= self._plan_component(component)
+        self._explain_kept(choices)
+        return choices
+
+    def _components(self) -> Iterator[list[fx.Node]]:
+        """Connected sets of affine nodes, each in graph order: what is non-affine separates them."""
+        root: dict[fx.Node, fx.Node] = {}
+
+        def find(node: fx.Node) -> fx.Node:
+            while root[node] is not node:
+                root[node] = node = root[root[node]]
+            return node
+
+        for node, op in self.ops.items():
+            root[node] = node
+            for value in inputs(op):
+                if value in root:
+                    root[find(value)] = find(node)
+        members: dict[fx.Node, list[fx.Node]] = defaultdict(list)
+        for node in self.ops:
+            members[find(node)].append(node)
+        yield from members.values()
+
+    def _plan_component(self, component: Sequence[fx.Node]) -> Choices:
+        """Cheapest plan found; never more multiply-accumulates than the component has as it stands."""
+        needed = [n for n in component if any(user not in self.ops for user in n.users)]
+        shared = [n for n in component if n not in needed and len(n.users) > 1]
+        kept = self._kept(needed)
+        ceiling = self._cost(kept).macs
+        best = self._search(needed, shared, lambda cost: (cost.total, 0))
+        if self._cost(best).macs > ceiling:
+            best = self._search(needed, shared, lambda cost: cost.macs_first)
+        return best if self._cost(best).macs <= ceiling else kept
+
+    def _search(self, needed: list[fx.Node], shared: list[fx.Node], rank: "Rank") -> Choices:
+        """Plan the needed values; then see whether computing a shared one once, for all its readers, is cheaper."""
+        best = self._plan_values(needed, rank)
+        for node in shared:
+            tried = self._plan_values(sorted({*needed, node}, key=list(self.ops).index), rank)
+            if rank(self._cost(tried)) < rank(self._cost(best)):
+                needed, best = [*needed, node], tried
+        return best
+
+    def _kept(self, needed: Iterable[fx.Node]) -> Choices:
+        """Everything as it stands."""
+        choices: Choices = {}
+        stack = list(needed)
+        while stack:
+            node = stack.pop()
+            if node in self.ops and node not in choices:
+                choices[node] = Keep()
+                stack.extend(inputs(self.ops[node]))
+        return choices
+
+    def _plan_values(self, needed: Iterable[fx.Node], rank: "Rank") -> Choices:
+        choices: Choices = {}
+        targets = set(needed)
+        for node in needed:
+            free = (targets - {node}) | set(choices)
+            choices |= self._cheapest(node, free, rank, {})
+        return choices
+
+    def _cheapest(self, node: fx.Node, free: set[fx.Node], rank: "Rank", memo: dict[fx.Node, Choices]) -> Choices:
+        """The choices that make `node` available, given values that are there anyway."""
+        if node in free or node not in self.ops:
+            return {}
+        if node in memo:
+            return memo[node]
+        plans = []
+        for choice in self._options(node):
+            plan: Choices = {}
+            for value in reads(choice, self.ops[node]):
+                plan |= self._cheapest(value, free, rank, memo)
+            plans.append({**plan, node: choice})
+        memo[node] = min(plans, key=lambda p: rank(self._cost(p)))
+        return memo[node]
+
+    def _options(self, node: fx.Node) -> Iterator[Choice]:
+        op = self.ops[node]
+        yield Keep()
+        if isinstance(op, Sum):
+            yield from self._groupings(op)
+        own = op.source if isinstance(op, Linear) else None
+        for source, form in self.forms[node].items():
+            if source is not own and not (form.pointwise and not form.identity):
+                yield OneMap(source, form)
+
+    def _groupings(self, op: Sum) -> Iterator[GroupedSum]:
+        """Merge terms over one source after another, the source that serves most terms first."""
+        rest = list(op.terms)
+        groups: list[Group] = []
+        while True:
+            by_source = {
+                s: [t for t in rest if self.form(t[0], s)] for t in rest for s in (t[0], *self.forms.get(t[0], ()))
+            }
+            source = max(by_source, key=lambda s: len(by_source[s]), default=None)
+            if source is None or len(by_source[source]) < 2:
+                return
+            terms = by_source[source]
+            try:
+                self.group_form(Group(source, tuple(terms)))
+            except IllegalError:
+                return
+            groups.append(Group(source, tuple(terms)))
+            rest = [t for t in rest if t not in terms]
+            if groups[0].terms != op.terms:  # all in one group is a OneMap
+                yield GroupedSum((*groups, *(Group(None, (t,)) for t in rest)))
+
+    def group_form(self, group: Group) -> Form:
+        """The map of a group of terms over its source. Raises IllegalError."""
+        assert group.source is not None
+        forms = [self.form(term, group.source) for term, _ in group.terms]
+        return add_forms([f for f in forms if f is not None])
+
+    # -------------------------------------------------------------- cost
+
+    def _cost(self, choices: Choices) -> Cost:
+        total = Cost()
+        for node, choice in choices.items():
+            total += self.choice_cost(node, choice)
+        return total
+
+    def choice_cost(self, node: fx.Node, choice: Choice) -> Cost:
+        """Cost of one choice, without what it reads."""
+        key = (node, choice)
+        if key not in self._costs:
+            self._costs[key] = self._choice_cost(node, choice)
+        return self._costs[key]
+
+    @cached_property
+    def _costs(self) -> dict[tuple[fx.Node, Choice], Cost]:
+        return {}
+
+    def _choice_cost(self, node: fx.Node, choice: Choice) -> Cost:
+        op = self.ops[node]
+        out = elements(node)
+        if isinstance(choice, OneMap):
+            return self._map_cost(choice.form, choice.source, node)
+        if isinstance(choice, GroupedSum):
+            total = Cost()
+            for group in choice.groups:
+                if group.source is not None:
+                    total += self._map_cost(self.group_form(group), group.source, node)
+            adds = len(choice.groups) - 1
+            return total + Cost(0, 3 * adds * out, adds)
+        if isinstance(op, Linear):
+            return self._map_cost(op.form, op.source, node, may_pool=True)
+        return Cost(0, sum(map(elements, inputs(op))) + out, max(1, len(inputs(op)) - 1))
+
+    def _map_cost(self, form: Form, source: fx.Node, node: fx.Node, may_pool: bool = False) -> Cost:
+        if form.identity:
+            return Cost()
+        shape = sizes(node)
+        assert shape is not None
+        copied = not form.pointwise and not conv_geometry(form).symmetric
+        read = elements(source)
+        pools = may_pool and getattr(node.target, "__name__", "").startswith("avg_pool")
+        macs = 0 if pools else form.macs(shape[2:])
+        return Cost(macs, read + elements(node) + (2 * read if copied else 0), 2 if copied else 1)
+
+    def _explain_kept(self, choices: Choices) -> None:
+        """Name the merges that were legal but would have cost more than their parts."""
+        for node, choice in choices.items():
+            op = self.ops[node]
+            if not isinstance(choice, Keep) or not isinstance(op, Linear) or op.source not in choices:
+                continue
+            over = [(s, f) for s, f in self.forms[node].items() if s is not op.source and not f.pointwise]
+            if not over:
+                continue
+            source, form = over[0]
+            one = self._map_cost(form, source, node).macs
+            parts = self._cost({n: c for n, c in choices.items() if n in (node, op.source)}).macs
+            found = f"one conv would take {one / 1e6:.1f} MMACs, its parts take {parts / 1e6:.1f}"
+            self.refusals.append(Refusal(node.name, "COST", found, "nothing to do: the parts are cheaper"))
+
+
+Rank = Callable[[Cost], tuple[int, int]]
+
+
+def inputs(op: Op) -> list[fx.Node]:
+    """The values an op reads."""
+    if isinstance(op, Linear):
+        return [op.source]
+    return list(op.parts) if isinstance(op, Concat) else [value for value, _ in op.terms]
+
+
+def reads(choice: Choice, op: Op) -> list[fx.Node]:
+    """The values a choice reads."""
+    if isinstance(choice, OneMap):
+        return [choice.source]
+    if isinstance(choice, GroupedSum):
+        return [g.source if g.source is not None else g.terms[0][0] for g in choice.groups]
+    return inputs(op)
+
+
+def elements(node: fx.Node) -> int:
+    """Elements of the value, per sample."""
+    shape = sizes(node)
+    count = 1
+    for size in (shape or ())[1:]:
+        count *= size
+    return count
+
+
+def _flattened(op: Op, ops: Mapping[fx.Node, Op]) -> Op:
+    """A tree of sums that nothing else reads, as one sum."""
+    if not isinstance(op, Sum):
+        return op
+    terms: list[tuple[fx.Node, float]] = []
+    for value, weight in op.terms:
+        inner = ops.get(value)
+        if isinstance(inner, Sum) and len(value.users) == 1:
+            flat = _flattened(inner, ops)
+            assert isinstance(flat, Sum)
+            terms += [(v, weight * w) for v, w in flat.terms]
+        else:
+            terms.append((value, weight))
+    return Sum(tuple(terms))

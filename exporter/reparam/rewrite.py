@@ -1,0 +1,304 @@
+"""A plan made real: kernels built in float64, checked against the ops they replace, rounded once, put in the graph."""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+
+from ..errors import CheckFailedError
+from .affine import AffineMap, ConvGeometry, Form, add, compose, concat, conv_geometry, conv_kernel, identity_map
+from .lift import Lifter, Linear, Op, Sum
+from .plan import Choice, Choices, GroupedSum, OneMap, Planner, inputs
+from .report import Region
+from .trace import attribute, sizes
+
+REPLAY_ERROR = 1e-10  # of a region against its ops, relative to the largest output, in float64
+CONVOLUTIONS: dict[int, type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]] = {
+    1: nn.Conv1d,
+    2: nn.Conv2d,
+    3: nn.Conv3d,
+}
+
+
+@dataclass(frozen=True)
+class Merged:
+    """One convolution ready to be inserted, and the crop or pad before it, if any (F.pad's order)."""
+
+    name: str
+    module: nn.Module
+    extend: tuple[int, ...] | None
+
+
+class Builder:
+    """Builds the convolutions of a plan on the untouched graph."""
+
+    def __init__(self, lifter: Lifter, planner: Planner) -> None:
+        self.lifter, self.planner = lifter, planner
+        self.regions: list[Region] = []
+        self.names: set[str] = set()
+
+    def build(self, node: fx.Node, choice: Choice) -> list[Merged]:
+        """The convolutions of one choice, in the order of its groups; none for a node that stays as it is."""
+        if isinstance(choice, OneMap) and not choice.form.identity:
+            return [self._merged(choice.source, Sum(((node, 1.0),)), node)]
+        if isinstance(choice, GroupedSum):
+            return [self._merged(g.source, Sum(g.terms), node) for g in choice.groups if g.source is not None]
+        return []
+
+    def _merged(self, source: fx.Node, wanted: Sum, node: fx.Node) -> Merged:
+        cache: dict[fx.Node, AffineMap] = {}
+        maps = [self._numbers(value, source, cache) for value, _ in wanted.terms]
+        weights = [weight for _, weight in wanted.terms]
+        m = maps[0] if len(maps) == 1 and weights == [1.0] else add(maps, weights)
+        nodes = self._between(source, [value for value, _ in wanted.terms])
+        geometry = conv_geometry(m.form)
+        module = _convolution(m, geometry)
+        extend = None if geometry.symmetric else tuple(p for pads in reversed(geometry.pads) for p in pads)
+        error = self._replay(source, wanted, m.form, module, extend, node.name)
+        value = node.meta["val"]
+        module.to(value.dtype)
+        name = self._name(nodes)
+        self._record(name, source, node, nodes, m, error)
+        return Merged(name, module, extend)
+
+    def _numbers(self, node: fx.Node, source: fx.Node, cache: dict[fx.Node, AffineMap]) -> AffineMap:
+        """The map from `source` to `node`, by composing the ops between them."""
+        if node in cache:
+            return cache[node]
+        shape = sizes(node)
+        assert shape is not None
+        if node is source:
+            return identity_map(shape[1], len(shape) - 2)
+        op: Op = self.planner.ops[node]
+        if isinstance(op, Linear):
+            m = op.build() if op.source is source else compose(self._numbers(op.source, source, cache), op.build())
+        else:
+            maps = [self._numbers(value, source, cache) for value in inputs(op)]
+            m = add(maps, [weight for _, weight in op.terms]) if isinstance(op, Sum) else concat(maps)
+        cache[node] = m
+        return m
+
+    def _between(self, source: fx.Node, results: Sequence[fx.Node]) -> list[fx.Node]:
+        """The affine ops from `source` (exclusive) to `results`, in graph order."""
+        seen: set[fx.Node] = set()
+        stack = list(results)
+        while stack:
+            node = stack.pop()
+            if node is not source and node not in seen:
+                seen.add(node)
+                stack.extend(inputs(self.planner.ops[node]))
+        return [node for node in self.planner.ops if node in seen]
+
+    # -------------------------------------------------------------- the check
+
+    def _replay(
+        self, source: fx.Node, wanted: Sum, form: Form, module: nn.Module, extend: tuple[int, ...] | None, where: str
+    ) -> float:
+        """max |new − old| / max |old| over random inputs of batch 2 at several small sizes, in float64.
+
+        The map does not depend on the position, so small inputs suffice: all border cases occur on them, for up to
+        three sizes per axis that differ modulo the stride.
+        """
+        generator = torch.Generator().manual_seed(0)
+        worst = 0.0
+        for size in _probe_sizes(form):
+            x = torch.randn(2, form.in_channels, *size, dtype=torch.float64, generator=generator)
+            values: dict[fx.Node, Tensor] = {source: x}
+            want = sum(weight * self._evaluate(value, values) for value, weight in wanted.terms)
+            assert isinstance(want, Tensor)
+            got = module(x if extend is None else nn.functional.pad(x, extend))
+            if got.shape != want.shape:
+                raise CheckFailedError(f"{where}: merged convolution gives {tuple(got.shape)}, not {tuple(want.shape)}")
+            worst = max(worst, float((got - want).abs().max() / want.abs().max().clamp_min(1e-300)))
+        if not worst <= REPLAY_ERROR:
+            raise CheckFailedError(f"{where}: merged convolution is off by {worst:.1e} in float64; please report this")
+        return worst
+
+    def _evaluate(self, node: fx.Node, values: dict[fx.Node, Tensor]) -> Tensor:
+        """The node's value in float64 by its own ops."""
+        if node not in values:
+
+            def resolve(argument: fx.Node) -> Tensor | None:
+                constant = argument in self.lifter.constants
+                return self.lifter.constant(argument) if constant else self._evaluate(argument, values)
+
+            args, kwargs = fx.node.map_arg((node.args, node.kwargs), resolve)
+            values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+        return values[node]
+
+    # -------------------------------------------------------------- names and records
+
+    def _record(
+        self, name: str, source: fx.Node, node: fx.Node, nodes: Sequence[fx.Node], m: AffineMap, error: float
+    ) -> None:
+        old = [self._largest_weight(n) for n in nodes]
+        largest = m.kernel.abs().max().item()
+        shape = sizes(node)
+        assert shape is not None
+        self.regions.append(
+            Region(
+                name=name,
+                source=source.name,
+                result=node.name,
+                merged=tuple(n.name for n in nodes),
+                kernel=tuple(conv_kernel_shape(m.form)),
+                macs_before=sum(own_macs(n, self.planner.ops[n]) for n in nodes),
+                macs_after=m.form.macs(shape[2:]),
+                error=error,
+                max_weight=largest,
+                growth=largest / max([w for w in old if w > 0], default=math.nan),
+            )
+        )
+
+    def _largest_weight(self, node: fx.Node) -> float:
+        weight = node.args[1] if own_macs(node, self.planner.ops[node]) and len(node.args) > 1 else None
+        if not isinstance(weight, fx.Node) or weight.op != "get_attr":
+            return 0.0
+        return float(attribute(self.lifter.graph_module, str(weight.target)).detach().abs().max())
+
+    def _name(self, nodes: Sequence[fx.Node]) -> str:
+        """The module that the merged ops share, else the one of their first convolution."""
+        paths = [_module_path(n) for n in nodes]
+        shared = [part for part, *others in zip(*(p.split(".") for p in paths), strict=False) if set(others) <= {part}]
+        first = next((p for n, p in zip(nodes, paths, strict=True) if own_macs(n, self.planner.ops[n])), "")
+        stem = "_".join(shared) or first.replace(".", "_") or "conv"
+        if stem[0].isdigit():
+            stem = f"_{stem}"
+        names = itertools.chain([stem], (f"{stem}_{i}" for i in itertools.count(1)))
+        taken = {n for n, _ in self.lifter.graph_module.named_children()} | self.names
+        name = next(n for n in names if n not in taken)
+        self.names.add(name)
+        return name
+
+
+def own_macs(node: fx.Node, op: Op) -> int:
+    """Multiply-accumulates of an op as it stands: convolutions and Linears have them, pools and norms have none."""
+    shape = sizes(node)
+    assert shape is not None
+    name = node.target.overloadpacket.__name__ if isinstance(node.target, torch._ops.OpOverload) else ""
+    counts = isinstance(op, Linear) and (name.startswith("conv") or name == "linear")
+    return op.form.macs(shape[2:]) if counts and isinstance(op, Linear) else 0
+
+
+def conv_kernel_shape(form: Form) -> list[int]:
+    """[O, I/groups, *taps] of the convolution that computes a form."""
+    return [form.out_channels, form.in_channels // form.groups, *(len(axis.box) for axis in form.axes)]
+
+
+def _module_path(node: fx.Node) -> str:
+    stack = node.meta.get("nn_module_stack") or {}
+    paths = [str(path) for path, _ in stack.values()]
+    return paths[-1] if paths else ""
+
+
+def _probe_sizes(form: Form) -> list[tuple[int, ...]]:
+    """Up to three input sizes per axis that the map takes, smallest first, at which it has two outputs or more."""
+    per_axis = []
+    for axis in form.axes:
+        smallest = axis.span + 2 * axis.stride + 1 + max(0, axis.taps[0]) + max(map(abs, axis.laws))
+        found = [h for h in range(smallest, smallest + 4 * axis.stride + 4) if axis.size(h) is not None]
+        per_axis.append(found[:3])
+    if not per_axis:
+        return [()]
+    count = max(map(len, per_axis))
+    return [tuple(sizes[(i + shift) % len(sizes)] for shift, sizes in enumerate(per_axis)) for i in range(count)]
+
+
+def _convolution(m: AffineMap, geometry: ConvGeometry) -> nn.Module:
+    """The map as a float64 module."""
+    form = m.form
+    rank = len(form.axes)
+    module: nn.Module
+    with torch.device("meta"):
+        if rank == 0:
+            module = nn.Linear(form.in_channels, form.out_channels, bias=form.biased)
+        else:
+            module = CONVOLUTIONS[rank](
+                form.in_channels,
+                form.out_channels,
+                tuple(map(len, geometry.boxes)),  # type: ignore[arg-type]
+                stride=tuple(axis.stride for axis in form.axes),  # type: ignore[arg-type]
+                padding=tuple(begin for begin, _ in geometry.pads) if geometry.symmetric else 0,  # type: ignore[arg-type]
+                dilation=geometry.dilations,  # type: ignore[arg-type]
+                groups=form.groups,
+                bias=form.biased,
+            )
+    module.weight = nn.Parameter(conv_kernel(m).contiguous(), requires_grad=False)
+    if form.biased:
+        module.bias = nn.Parameter(m.bias, requires_grad=False)
+    return module.eval()
+
+
+# ------------------------------------------------------------------ the graph
+
+
+def rewrite(graph_module: fx.GraphModule, lifter: Lifter, planner: Planner, choices: Choices) -> "Rewritten":
+    """The plain network of a plan, with its own copies of every weight it keeps."""
+    builder = Builder(lifter, planner)
+    merged = {node: builder.build(node, choice) for node, choice in choices.items()}
+    graph = graph_module.graph
+    modules = {m.name: m.module for convs in merged.values() for m in convs}
+    for name, module in modules.items():
+        graph_module.add_module(name, module)
+    now: dict[fx.Node, fx.Node] = {}  # what computes a value that was replaced
+    for node in [n for n in graph.nodes if n in choices]:
+        replacement = _replacement(graph, node, choices[node], planner.ops[node], merged[node], now)
+        if replacement is not None:
+            node.replace_all_uses_with(replacement)
+            now[node] = replacement
+    graph.eliminate_dead_code(is_impure_node=lambda n: n.op in ("placeholder", "output"))
+    kept: dict[str, object] = {name: module for name, module in modules.items()}
+    for node in graph.find_nodes(op="get_attr"):
+        value = attribute(graph_module, str(node.target)).detach().clone(memory_format=torch.contiguous_format)
+        kept[str(node.target)] = nn.Parameter(value, requires_grad=False) if value.is_floating_point() else value
+    plain = fx.GraphModule(kept, graph, class_name="Plain")
+    plain.eval()
+    return Rewritten(plain, builder.regions)
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """The plain network and the regions it was made of."""
+
+    module: fx.GraphModule
+    regions: list[Region]
+
+
+def _replacement(
+    graph: fx.Graph,
+    node: fx.Node,
+    choice: Choice,
+    op: Op,
+    merged: Sequence[Merged],
+    now: Mapping[fx.Node, fx.Node],
+) -> fx.Node | None:
+    """What computes the node's value, inserted before it; None where the node itself stays."""
+    with graph.inserting_before(node):
+        if isinstance(choice, OneMap):
+            source = now.get(choice.source, choice.source)
+            return source if choice.form.identity else _insert(graph, merged[0], source, node)
+        if isinstance(choice, GroupedSum):
+            convs = iter(merged)
+            total: fx.Node | None = None
+            for group in choice.groups:
+                if group.source is not None:
+                    term = _insert(graph, next(convs), now.get(group.source, group.source), node)
+                else:
+                    value, weight = group.terms[0]
+                    value = now.get(value, value)
+                    term = value if weight == 1 else graph.call_function(torch.mul, (value, weight))
+                total = term if total is None else graph.call_function(torch.add, (total, term))
+            return total
+        kept_identity = isinstance(op, Linear) and op.form.identity
+        return now.get(op.source, op.source) if kept_identity and isinstance(op, Linear) else None
+
+
+def _insert(graph: fx.Graph, merged: Merged, source: fx.Node, node: fx.Node) -> fx.Node:
+    if merged.extend is not None:
+        source = graph.call_function(torch.ops.aten.constant_pad_nd.default, (source, list(merged.extend), 0.0))
+    result = graph.create_node("call_module", merged.name, (source,))
+    result.meta = {key: node.meta[key] for key in ("val", "nn_module_stack") if key in node.meta}
+    return result
