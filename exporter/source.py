@@ -1,0 +1,292 @@
+"""SOURCE, as a user writes it, to an nn.Module in eval mode with its weights loaded.
+
+NAME                      a network of ours, with --checkpoint or --random-init
+timm:NAME                 a timm network (pretrained unless told otherwise)
+FILE.py:CALLABLE          the user's own network: CALLABLE() returns an nn.Module
+package.module:CALLABLE   the same, imported from the working folder or the environment
+"""
+
+import hashlib
+import importlib
+import importlib.util
+import math
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .errors import PlainconvError, SourceError
+from .rooms import room
+
+DEFAULT_INPUT = (1, 3, 224, 224)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for, beside SOURCE itself."""
+
+    checkpoint: Path | None = None
+    ema: bool | None = None
+    layout: str = "auto"
+    slope: float | None = None
+    random_init: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    input_shape: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network ready to export.
+
+    `provenance` goes into the bundle's manifest: the source as written, its options, the checkpoint's file name, sha256
+    and what was read from it. `weights_sha256` starts the manifest's hash chain: of the checkpoint file where there is
+    one, else of the parameters and buffers themselves.
+    """
+
+    name: str
+    module: nn.Module
+    example: Tensor
+    preprocessing: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+    weights_sha256: str
+    warnings: tuple[str, ...] = ()
+
+
+def load_network(source: str, request: Request) -> Network:
+    """Resolve SOURCE. Raises SourceError or CheckpointError, each in one line."""
+    if request.checkpoint is not None and request.random_init is not None:
+        raise SourceError("both --checkpoint and --random-init given; wanted one of them")
+    if request.slope is not None and request.checkpoint is None:
+        raise SourceError("--slope given without --checkpoint; it tells the slope that a checkpoint was trained to")
+    kind, _, rest = source.partition(":")
+    if source.endswith(".onnx"):
+        raise SourceError(
+            f"{source} is an ONNX file; wanted a network: a catalogue name, timm:NAME or FILE.py:CALLABLE"
+        )
+    if kind == "timm" and rest:
+        return _from_timm(source, rest, request)
+    if rest:
+        return _from_callable(source, kind, rest, request)
+    return _from_catalogue(source, request)
+
+
+# ------------------------------------------------------------------ kinds of source
+
+
+def _from_catalogue(source: str, request: Request) -> Network:
+    models = room("models")
+    entry = models.find(source)
+    info: dict[str, Any] = {}
+    if request.checkpoint is not None:
+        loaded = room("models.checkpoints").load_checkpoint(
+            source,
+            request.checkpoint,
+            ema=request.ema,
+            layout=request.layout,
+            slope=request.slope,
+            options=dict(request.options),
+        )
+        module, checkpoint = loaded.module, loaded.info
+        info = _checkpoint_record(checkpoint)
+        warnings = tuple(checkpoint.warnings)
+    elif request.random_init is not None:
+        torch.manual_seed(request.random_init)
+        deploy = request.layout == "deploy"
+        module = randomized(models.create(source, deploy=deploy, **request.options), request.random_init)
+        warnings = ()
+    else:
+        raise SourceError(
+            f"{source} has no weights; wanted --checkpoint FILE, or --random-init SEED for a network with random ones"
+        )
+    return _network(
+        source,
+        source,
+        module,
+        request,
+        entry.input_shape,
+        dict(entry.preprocessing),
+        info,
+        warnings,
+        f"it takes {entry.takes}",
+    )
+
+
+def _from_timm(source: str, name: str, request: Request) -> Network:
+    try:
+        timm = importlib.import_module("timm")
+    except ImportError as error:
+        raise SourceError(f"{source} needs timm ({error}); pip install 'plainconv[timm]'") from error
+    pretrained = request.checkpoint is None and request.random_init is None
+    try:
+        module = timm.create_model(name, pretrained=pretrained, **request.options)
+    except Exception as error:
+        remedy = "" if not pretrained else "; --checkpoint FILE or --random-init SEED does without a download"
+        raise SourceError(f"timm cannot create {name}: {_one_line(error)}{remedy}") from error
+    config = getattr(module, "pretrained_cfg", {}) or {}
+    shape = (1, *config.get("input_size", DEFAULT_INPUT[1:]))
+    preprocessing = {"layout": "NCHW", "color": "RGB", "range": [0.0, 1.0]} | {
+        key: list(config[key]) for key in ("mean", "std") if key in config
+    }
+    info, warnings = _load_own_weights(module, request)
+    return _network(source, name, module, request, shape, preprocessing, info, warnings)
+
+
+def _from_callable(source: str, place: str, name: str, request: Request) -> Network:
+    build = _find_callable(source, place, name)
+    if request.random_init is not None:
+        torch.manual_seed(request.random_init)
+    try:
+        module = build(**request.options)
+    except PlainconvError:
+        raise
+    except Exception as error:
+        raise SourceError(f"{source} raised {type(error).__name__}: {_one_line(error)}; wanted an nn.Module") from error
+    if not isinstance(module, nn.Module):
+        raise SourceError(f"{source} returned {type(module).__name__}; wanted an nn.Module")
+    info, warnings = _load_own_weights(module, request)
+    return _network(source, name, module, request, DEFAULT_INPUT, {}, info, warnings)
+
+
+def _find_callable(source: str, place: str, name: str) -> Callable[..., Any]:
+    """Import the user's file or module with their folder first on the path."""
+    try:
+        if place.endswith(".py"):
+            path = Path(place).resolve()
+            if not path.is_file():
+                raise SourceError(f"{place} is not a file; wanted FILE.py:CALLABLE")
+            sys.path.insert(0, str(path.parent))
+            spec = importlib.util.spec_from_file_location(path.stem, path)
+            assert spec is not None and spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            sys.modules.setdefault(path.stem, module)
+            spec.loader.exec_module(module)
+        else:
+            sys.path.insert(0, str(Path.cwd()))
+            module = importlib.import_module(place)
+    except SourceError:
+        raise
+    except Exception as error:
+        raise SourceError(f"{place} cannot be imported: {type(error).__name__}: {_one_line(error)}") from error
+    found: Any = module
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    if not callable(found):
+        names = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
+        raise SourceError(f"{source}: {place} has no callable {name}; it has {', '.join(names[:8]) or 'none'}")
+    return found  # type: ignore[no-any-return]
+
+
+def _load_own_weights(module: nn.Module, request: Request) -> tuple[dict[str, Any], tuple[str, ...]]:
+    if request.random_init is not None:
+        randomized(module, request.random_init)
+    if request.checkpoint is None:
+        return {}, ()
+    checkpoints = room("models.checkpoints")
+    checkpoint = checkpoints.read_checkpoint(request.checkpoint, ema=request.ema)
+    checkpoints.load_into(module, checkpoint)
+    return _checkpoint_record(checkpoint), tuple(getattr(checkpoint, "warnings", ()))
+
+
+def _checkpoint_record(checkpoint: Any) -> dict[str, Any]:
+    keys = ("sha256", "layout", "ema", "epoch", "slope")
+    record = {key: getattr(checkpoint, key) for key in keys if getattr(checkpoint, key, None) is not None}
+    return {"file": Path(checkpoint.path).name, **record}
+
+
+# ------------------------------------------------------------------ what all kinds share
+
+
+def _network(
+    source: str,
+    name: str,
+    module: nn.Module,
+    request: Request,
+    default_shape: tuple[int, ...],
+    preprocessing: Mapping[str, Any],
+    checkpoint: Mapping[str, Any],
+    warnings: tuple[str, ...],
+    takes: str = "give one that it can",
+) -> Network:
+    module.eval()
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+    _check_finite(module)
+    shape = request.input_shape or default_shape
+    example = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    _check_input(name, module, example, takes)
+    provenance: dict[str, Any] = {"source": source, "options": dict(request.options)}
+    if checkpoint:
+        provenance["checkpoint"] = dict(checkpoint)
+    if request.random_init is not None:
+        provenance["random_init"] = request.random_init
+    sha256 = checkpoint.get("sha256") or weights_sha256(module)
+    return Network(name, module, example, preprocessing, provenance, sha256, warnings)
+
+
+def _check_finite(module: nn.Module) -> None:
+    for name, tensor in module.state_dict().items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            bad = int((~torch.isfinite(tensor)).sum())
+            raise SourceError(
+                f"{name} has {bad} NaN or infinite values; wanted finite weights: take a sound checkpoint"
+            )
+
+
+def _check_input(name: str, module: nn.Module, example: Tensor, takes: str) -> None:
+    """Run the network once, so that an input shape it cannot take is named before any work."""
+    shape = ",".join(map(str, example.shape))
+    try:
+        with torch.no_grad():
+            output = module(example)
+    except Exception as error:
+        raise SourceError(
+            f"{name} cannot take an input of shape {shape} ({_one_line(error)}); {takes}: --input-shape N,C,H,W"
+        ) from error
+    if not isinstance(output, Tensor):
+        raise SourceError(f"{name} returns {type(output).__name__}; wanted one tensor: wrap the network to return it")
+    if output.numel() == 0:
+        raise SourceError(f"{name} gives an empty output for an input of shape {shape}; give a larger --input-shape")
+
+
+@torch.no_grad()
+def randomized(module: nn.Module, seed: int) -> nn.Module:
+    """Weights and statistics under which every op matters, in place; returns the module.
+
+    Kernels N(0, 1/√fan_in); batch norms with mean N(0, ½), variance U(½, 2), γ U(½, 3/2), β N(0, ½). A freshly
+    initialized network has identity batch norms, which would hide an error in folding them.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    norms = (nn.modules.batchnorm._BatchNorm,)
+    inside_norms = {id(t) for m in module.modules() if isinstance(m, norms) for t in m.parameters(recurse=False)}
+    for m in module.modules():
+        if isinstance(m, norms):
+            if m.running_mean is not None and m.running_var is not None:
+                m.running_mean.normal_(0, 0.5, generator=generator)
+                m.running_var.uniform_(0.5, 2, generator=generator)
+            if m.affine:
+                m.weight.uniform_(0.5, 1.5, generator=generator)
+                m.bias.normal_(0, 0.5, generator=generator)
+    for parameter in module.parameters():
+        if id(parameter) in inside_norms or not parameter.is_floating_point():
+            continue
+        fan_in = math.prod(parameter.shape[1:]) if parameter.dim() > 1 else 4
+        parameter.normal_(0, 1 / math.sqrt(fan_in), generator=generator)
+    return module
+
+
+def weights_sha256(module: nn.Module) -> str:
+    """SHA-256 over the state dict: for each tensor in name order, `name dtype shape` and its bytes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _one_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__

@@ -1,0 +1,182 @@
+"""The algebra of affine maps against torch's own convolutions, in float64."""
+
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as F
+
+from exporter.reparam.affine import (
+    AffineMap,
+    Form,
+    IllegalError,
+    add,
+    compose,
+    concat,
+    conv_axis,
+    conv_geometry,
+    conv_kernel,
+    identity_map,
+)
+
+CHANNELS = 4
+EXACT = 1e-12
+
+
+@st.composite
+def convs(draw: st.DrawFn, rank: int = 2, padded: bool = True) -> AffineMap:
+    """A random convolution 4 → 4 with its own taps, stride, padding, dilation and groups per axis."""
+    axes, shape = [], []
+    for _ in range(rank):
+        taps, stride, dilation = draw(st.integers(1, 3)), draw(st.integers(1, 3)), draw(st.integers(1, 2))
+        begin, end = (draw(st.integers(0, 2)), draw(st.integers(0, 2))) if padded else (0, 0)
+        axes.append(conv_axis(taps, stride, begin, end, dilation))
+        shape.append(taps)
+    groups = draw(st.sampled_from([1, 2, 4]))
+    biased = draw(st.booleans())
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    kernel = torch.randn(CHANNELS, CHANNELS // groups, *shape, dtype=torch.float64, generator=generator)
+    bias = torch.randn(CHANNELS, dtype=torch.float64, generator=generator) * biased
+    return AffineMap(Form(CHANNELS, CHANNELS, groups, tuple(axes), biased), kernel, bias)
+
+
+def apply(m: AffineMap, x: Tensor) -> Tensor:
+    """The map by its definition: the source zero-extended far enough, then one output position after another."""
+    far = 12
+    rank = len(m.form.axes)
+    wide = F.pad(x, (far,) * (2 * rank))
+    sizes = [axis.size(h) for axis, h in zip(m.form.axes, x.shape[2:], strict=True)]
+    assert all(s is not None for s in sizes)
+    out = torch.zeros(x.shape[0], m.form.out_channels, *sizes, dtype=torch.float64)
+    per_group_in, per_group_out = m.form.in_channels // m.form.groups, m.form.out_channels // m.form.groups
+    for p in torch.cartesian_prod(*(torch.arange(s) for s in sizes)).reshape(-1, rank).tolist():
+        index = [
+            torch.tensor([far + axis.stride * q + t for t in axis.taps])
+            for axis, q in zip(m.form.axes, p, strict=True)
+        ]
+        window = wide
+        for d, i in enumerate(index):
+            window = window.index_select(2 + d, i)
+        for o in range(m.form.out_channels):
+            first = o // per_group_out * per_group_in
+            value = (window[:, first : first + per_group_in] * m.kernel[o]).flatten(1).sum(1)
+            out[(slice(None), o, *p)] = value + m.bias[o]
+    return out
+
+
+def as_conv(m: AffineMap, x: Tensor) -> Tensor:
+    """The map as the one convolution that is exported."""
+    geometry = conv_geometry(m.form)
+    x = F.pad(x, [p for pads in reversed(geometry.pads) for p in pads])
+    strides = [axis.stride for axis in m.form.axes]
+    conv = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}[len(strides)]
+    return conv(x, conv_kernel(m), m.bias, strides, 0, geometry.dilations, m.form.groups)
+
+
+def image(*size: int) -> Tensor:
+    return torch.randn(2, CHANNELS, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def same(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and bool((a - b).abs().max() <= EXACT * (1 + b.abs().max()))
+
+
+def runs(m: AffineMap, *size: int) -> bool:
+    """At that size the map exists and has outputs."""
+    return all((axis.size(h) or 0) > 0 for axis, h in zip(m.form.axes, size, strict=True))
+
+
+@given(convs(), st.integers(7, 11), st.integers(7, 11))
+def test_a_map_is_the_convolution_it_is_exported_as(m: AffineMap, height: int, width: int) -> None:
+    assume(runs(m, height, width))
+    assert same(as_conv(m, image(height, width)), apply(m, image(height, width)))
+
+
+@given(convs(rank=1), convs(rank=1), st.integers(9, 24))
+def test_a_legal_composition_holds_at_every_size(first: AffineMap, then: AffineMap, size: int) -> None:
+    try:
+        both = compose(first, then)
+    except IllegalError:
+        return
+    assume(runs(first, size) and runs(both, size))
+    x = image(size)
+    assert same(as_conv(both, x), as_conv(then, as_conv(first, x)))
+
+
+@given(convs(rank=1), convs(rank=1))
+def test_a_refused_composition_is_wrong_at_some_size(first: AffineMap, then: AffineMap) -> None:
+    """Somewhere `then` reads a position past the border where `first`, evaluated there, is not the zero of the padding."""
+    try:
+        compose(first, then)
+        return
+    except IllegalError as error:
+        assert error.code in ("BORDER_BIAS", "BORDER_WINDOW")
+    one, two = first.form.axes[0], then.form.axes[0]
+    far = 12
+    differs = False
+    for size in range(60, 60 + one.stride * two.stride):
+        between = apply(first, image(size))
+        positions = two.size(between.shape[2])
+        assert positions is not None
+        extended = apply(first, F.pad(image(size), (far * one.stride, far * one.stride)))
+        zeros = F.pad(between, (far, far))
+        read = {two.stride * q + t + far for q in range(positions) for t in two.taps}
+        differs = differs or any(not same(extended[:, :, p], zeros[:, :, p]) for p in read)
+    assert differs
+
+
+@given(convs(padded=False), convs(padded=False), convs(padded=False))
+def test_composition_is_associative(a: AffineMap, b: AffineMap, c: AffineMap) -> None:
+    left, right = compose(compose(a, b), c), compose(a, compose(b, c))
+    assert left.form == right.form
+    assert same(left.kernel, right.kernel) and same(left.bias, right.bias)
+
+
+@given(convs())
+def test_identity_is_neutral(m: AffineMap) -> None:
+    identity = identity_map(CHANNELS, 2)
+    for both in (compose(identity, m), compose(m, identity)):
+        assert both.form.axes == m.form.axes and both.form.groups == m.form.groups
+        assert same(both.kernel, m.kernel) and same(both.bias, m.bias)
+
+
+@given(convs(padded=False), convs(padded=False))
+def test_addition_commutes_and_concat_stacks(a: AffineMap, b: AffineMap) -> None:
+    try:
+        one, other = add([a, b], [1.0, -2.0]), add([b, a], [-2.0, 1.0])
+        stacked = concat([a, b])
+    except IllegalError as error:
+        assert error.code in ("STRIDES", "SIZES")
+        return
+    assert one.form == other.form and same(one.kernel, other.kernel)
+    size = next((h for h in range(11, 20) if runs(one, h, h)), None)
+    assume(size is not None)
+    x = image(size, size)
+    assert same(as_conv(one, x), as_conv(a, x) - 2 * as_conv(b, x))
+    assert same(as_conv(stacked, x), torch.cat([as_conv(a, x), as_conv(b, x)], 1))
+
+
+@given(convs(padded=False), convs(padded=False), convs(padded=False))
+def test_composition_distributes_over_addition(a: AffineMap, b: AffineMap, then: AffineMap) -> None:
+    try:
+        left = compose(add([a, b], [1.0, 1.0]), then)
+        right = add([compose(a, then), compose(b, then)], [1.0, 1.0])
+    except IllegalError:
+        return
+    bias_once = AffineMap(right.form, right.kernel, right.bias - then.bias)
+    assert same(left.kernel, bias_once.kernel) and same(left.bias, bias_once.bias)
+
+
+def test_a_2x2_stride_2_conv_under_a_padded_3x3_is_refused_for_its_odd_sizes() -> None:
+    first = AffineMap(
+        Form(4, 4, 1, (conv_axis(2, 2, 0, 0, 1),) * 2, False), torch.randn(4, 4, 2, 2).double(), torch.zeros(4).double()
+    )
+    then = AffineMap(
+        Form(4, 4, 1, (conv_axis(3, 1, 1, 1, 1),) * 2, False), torch.randn(4, 4, 3, 3).double(), torch.zeros(4).double()
+    )
+    try:
+        compose(first, then)
+    except IllegalError as error:
+        assert error.code == "BORDER_WINDOW" and "input size" in error.found
+    else:
+        raise AssertionError("merged, though it is wrong at odd sizes")

@@ -1,0 +1,286 @@
+"""Whole networks: Given a training-time module → Result a plain one that computes the same, at every size."""
+
+import copy
+import os
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from exporter.errors import ReparamError
+from exporter.reparam import Report, reparameterize
+from exporter.source import randomized
+
+LONG_RUN = int(os.environ.get("RANDOM_NETWORKS", "30"))
+
+
+def check_collapse(module: nn.Module, *sizes: tuple[int, ...], channels: int = 4, convs: int | None = None) -> Report:
+    """The plain network equals the module in float64 at every size given, keeps its state, and is as plain as it gets."""
+    module = randomized(module, 0).double().eval()
+    before = copy.deepcopy(module.state_dict())
+    example = torch.randn(2, channels, *sizes[0], dtype=torch.float64)
+    plain, report = reparameterize(module, example)
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for size in sizes:
+            for batch in (1, 3):
+                x = torch.randn(batch, channels, *size, dtype=torch.float64, generator=generator)
+                want, got = module(x), plain(x)
+                assert got.shape == want.shape
+                assert (got - want).abs().max() <= 1e-10 * (1 + want.abs().max())
+    assert report.macs_after <= report.macs_before
+    assert all(torch.equal(before[key], value) for key, value in module.state_dict().items())
+    shared = {t.data_ptr() for t in module.state_dict().values() if t.numel()}
+    assert not shared & {t.data_ptr() for t in plain.state_dict().values() if t.numel()}
+    again, second = reparameterize(plain, example)
+    assert second.counts_after == report.counts_after and second.macs_after == report.macs_after
+    if convs is not None:
+        assert report.counts_after["conv"] == convs and report.counts_after["norm"] == 0
+    return report
+
+
+class Branches(nn.Module):
+    """Parallel branches over one input, summed."""
+
+    def __init__(self, *branches: nn.Module) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(branches)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return sum(b(x) for b in self.branches)
+
+
+def conv_norm(taps: int, stride: int = 1, groups: int = 1, padding: int | None = None, out: int = 4) -> nn.Sequential:
+    padding = taps // 2 if padding is None else padding
+    return nn.Sequential(nn.Conv2d(4, out, taps, stride, padding, groups=groups, bias=False), nn.BatchNorm2d(out))
+
+
+def test_chain_of_1x1_convs_becomes_one() -> None:
+    chain = nn.Sequential(conv_norm(1), nn.LeakyReLU(1.0), conv_norm(1), nn.Dropout(0.3), nn.ReLU())
+    check_collapse(chain, (8, 8), (5, 7), convs=1)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_repvgg_block_becomes_one_3x3(groups: int) -> None:
+    block = Branches(conv_norm(3, groups=groups), conv_norm(1, groups=groups), nn.BatchNorm2d(4))
+    check_collapse(nn.Sequential(block, nn.ReLU()), (8, 8), (7, 5), (1, 1), convs=1)
+
+
+def test_pooled_branch_beside_a_strided_conv_becomes_one() -> None:
+    pooled = nn.Sequential(nn.AvgPool2d(2), conv_norm(1))
+    check_collapse(nn.Sequential(Branches(conv_norm(3, 2), pooled), nn.SiLU()), (8, 8), (6, 10), convs=1)
+
+
+def test_asymmetric_branches_become_one() -> None:
+    wide = nn.Sequential(nn.Conv2d(4, 4, (1, 3), padding=(0, 1), bias=False), nn.BatchNorm2d(4))
+    tall = nn.Sequential(nn.Conv2d(4, 4, (3, 1), padding=(1, 0), bias=False), nn.BatchNorm2d(4))
+    check_collapse(nn.Sequential(Branches(conv_norm(3), wide, tall), nn.ReLU()), (8, 8), (5, 4), convs=1)
+
+
+def test_dilated_and_padded_by_a_layer_of_its_own() -> None:
+    net = nn.Sequential(nn.ZeroPad2d((2, 2, 2, 2)), nn.Conv2d(4, 4, 3, dilation=2), nn.BatchNorm2d(4), nn.ReLU())
+    report = check_collapse(net, (8, 8), (9, 5), convs=1)
+    assert report.regions[0].kernel == (4, 4, 3, 3)
+
+
+def test_concatenation_under_a_1x1() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.join = conv_norm(3, out=4), conv_norm(1, out=4), nn.Conv2d(8, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.relu(self.join(torch.cat([self.a(x), self.b(x)], 1)))
+
+    check_collapse(Net(), (8, 8), (5, 5), convs=1)
+
+
+def test_linear_chain_and_one_dimensional_convs() -> None:
+    linear = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(), nn.Linear(8, 3))
+    plain, report = reparameterize(randomized(linear, 0).eval(), torch.randn(2, 4))
+    assert report.counts_after == {"conv": 0, "linear": 1, "norm": 0}
+    conv = nn.Sequential(nn.Conv1d(4, 4, 3, padding=1), nn.BatchNorm1d(4), nn.ReLU())
+    check_collapse(conv, (9,), (4,), convs=1)
+
+
+def test_three_dimensional_conv_takes_its_norm() -> None:
+    check_collapse(nn.Sequential(nn.Conv3d(4, 4, 3, padding=1), nn.BatchNorm3d(4), nn.ReLU()), (5, 4, 6), convs=1)
+
+
+# ------------------------------------------------------------------ what must not merge
+
+
+def test_a_slope_other_than_1_does_not_merge() -> None:
+    chain = nn.Sequential(conv_norm(1), nn.LeakyReLU(0.5), conv_norm(1))
+    report = check_collapse(chain, (8, 8), convs=2)
+    assert any(r.code == "SLOPE" and "0.5" in r.found for r in report.refusals)
+
+
+def test_a_biased_1x1_under_a_padded_3x3_does_not_merge() -> None:
+    report = check_collapse(nn.Sequential(conv_norm(1), conv_norm(3)), (8, 8), (5, 7), convs=2)
+    assert any(r.code == "BORDER_BIAS" for r in report.refusals)
+
+
+def test_an_expensive_merge_is_refused_with_both_numbers() -> None:
+    net = nn.Sequential(nn.Conv2d(4, 4, 7, padding=3, groups=4, bias=False), nn.Conv2d(4, 4, 1), nn.ReLU())
+    report = check_collapse(net, (16, 16), convs=2)
+    assert any(r.code == "COST" and "MMACs" in r.found for r in report.refusals)
+
+
+def test_a_linear_bottleneck_stays_a_bottleneck() -> None:
+    net = nn.Sequential(nn.Conv2d(4, 1, 1, bias=False), nn.Conv2d(1, 4, 1, bias=False), nn.ReLU())
+    check_collapse(net, (8, 8), convs=2)
+
+
+def test_train_mode_is_refused_by_name() -> None:
+    net = nn.Sequential(conv_norm(1), conv_norm(1)).eval()
+    net[1][1].train()
+    with pytest.raises(ReparamError, match=r"1\.1 is in train mode.*\.eval\(\)"):
+        reparameterize(net, torch.randn(1, 4, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("layer", "code"),
+    [
+        (nn.AvgPool2d(3, 2, ceil_mode=True), "CEIL_POOL"),
+        (nn.AvgPool2d(3, 1, 1, count_include_pad=False), "EDGE_POOL"),
+        (nn.BatchNorm2d(4, track_running_stats=False), "BATCH_STATISTICS"),
+    ],
+)
+def test_layers_that_are_not_one_map_are_refused_with_a_code(layer: nn.Module, code: str) -> None:
+    report = check_collapse(nn.Sequential(conv_norm(1), layer, conv_norm(1)), (8, 8))
+    assert code in {r.code for r in report.refusals}
+
+
+def test_a_value_that_is_read_elsewhere_stays_available() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = conv_norm(1), conv_norm(1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.a(x)
+            return F.relu(self.b(y)) + F.relu(y)
+
+    check_collapse(Shared(), (8, 8))
+
+
+def test_in_place_ops_and_writes_through_views() -> None:
+    class InPlace(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = conv_norm(1), conv_norm(1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.a(x)
+            z = y[:, :2]
+            z.mul_(2.0)
+            y += 1.0
+            return F.relu(self.b(y), inplace=True)
+
+    check_collapse(InPlace(), (8, 8), (5, 5))
+
+
+def test_weights_are_rounded_once_to_the_dtype() -> None:
+    """Given a float32 chain → Result the float64 kernel of the widened weights, rounded to nearest."""
+    net = randomized(nn.Sequential(conv_norm(1), conv_norm(1)), 3).eval()
+    x = torch.randn(1, 4, 8, 8)
+    narrow, _ = reparameterize(net, x)
+    wide, _ = reparameterize(copy.deepcopy(net).double(), x.double())
+    (a,), (b,) = ([p for p in m.parameters() if p.dim() == 4] for m in (narrow, wide))
+    assert a.dtype == torch.float32 and torch.equal(a, b.float())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_modules_keep_their_dtype(dtype: torch.dtype) -> None:
+    net = randomized(nn.Sequential(conv_norm(1), conv_norm(1), nn.ReLU()), 3).to(dtype).eval()
+    plain, report = reparameterize(net, torch.randn(1, 4, 8, 8, dtype=dtype))
+    assert {p.dtype for p in plain.parameters()} == {dtype} and report.counts_after["conv"] == 1
+
+
+# ------------------------------------------------------------------ random networks
+
+
+class RandomNetwork(nn.Module):
+    """Layers wired at random: each reads an earlier value; sums join values of one shape."""
+
+    def __init__(self, program: list[tuple[str, int, int, int]], height: int, width: int) -> None:
+        super().__init__()
+        self.layers, self.wires = nn.ModuleList(), []
+        values = [torch.zeros(1, 4, height, width)]
+        for kind, at, option, other in program:
+            source = at % len(values)
+            layer, second = _layer(kind, option), None
+            if kind in ("add", "sub"):
+                mates = [i for i, v in enumerate(values) if v.shape == values[source].shape]
+                second = mates[other % len(mates)]
+            try:
+                value = self.step(layer, kind, values, source, second)
+            except RuntimeError:
+                continue
+            if min(value.shape[2:]) < 2:
+                continue
+            values.append(value)
+            self.layers.append(layer)
+            self.wires.append((kind, source, second))
+
+    def step(self, layer: nn.Module, kind: str, values: list[Tensor], source: int, second: int | None) -> Tensor:
+        if second is not None:
+            return values[source] + values[second] if kind == "add" else values[source] - values[second]
+        if kind == "crop":
+            return values[source][:, :, 1:, :-1]
+        if kind == "scale":
+            return values[source] * -1.5
+        return layer(values[source])
+
+    def forward(self, x: Tensor) -> Tensor:
+        values = [x]
+        for layer, (kind, source, second) in zip(self.layers, self.wires, strict=True):
+            values.append(self.step(layer, kind, values, source, second))
+        return torch.cat([F.relu(values[-1]).flatten(1), F.relu(values[len(values) // 2]).flatten(1)], 1)
+
+
+def _layer(kind: str, option: int) -> nn.Module:
+    bias = option % 2 == 0
+    return {
+        "1x1": lambda: nn.Conv2d(4, 4, 1, bias=bias),
+        "3x3": lambda: nn.Conv2d(4, 4, 3, padding=1, groups=(1, 2, 4)[option % 3], bias=bias),
+        "odd": lambda: nn.Conv2d(
+            4, 4, (1 + option % 3, 2), 1 + option % 2, (option % 3, option % 2), 1 + option % 2, bias=bias
+        ),
+        "norm": lambda: nn.BatchNorm2d(4),
+        "pool": lambda: nn.AvgPool2d(2 + option % 2, 1 + option % 2, option % 2),
+        "pad": lambda: nn.ZeroPad2d((option % 3, option % 2, 1, 0)),
+        "relu": lambda: nn.ReLU(),
+    }.get(kind, nn.Identity)()
+
+
+KINDS = ("1x1", "1x1", "3x3", "3x3", "odd", "norm", "norm", "pool", "pad", "relu", "add", "add", "sub", "crop", "scale")
+programs = st.lists(
+    st.tuples(st.sampled_from(KINDS), st.integers(0, 9), st.integers(0, 5), st.integers(0, 9)), min_size=4, max_size=10
+)
+
+
+@settings(max_examples=LONG_RUN, deadline=None, suppress_health_check=list(HealthCheck))
+@given(programs, st.integers(7, 12), st.integers(7, 12))
+def test_random_networks_collapse_to_the_same_function(
+    program: list[tuple[str, int, int, int]], height: int, width: int
+) -> None:
+    net = RandomNetwork(program, height, width)
+    module = randomized(net, 1).double().eval()
+    example = torch.randn(2, 4, height, width, dtype=torch.float64)
+    plain, report = reparameterize(module, example)
+    assert report.macs_after <= report.macs_before
+    with torch.no_grad():
+        for extra in range(5):
+            x = torch.randn(2, 4, height + extra, width + (extra * 3) % 5, dtype=torch.float64)
+            try:
+                want = module(x)
+            except RuntimeError:
+                continue  # the network itself does not take this size
+            got = plain(x)
+            assert got.shape == want.shape
+            assert (got - want).abs().max() <= 1e-9 * (1 + want.abs().max())
