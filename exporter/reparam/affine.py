@@ -134,13 +134,12 @@ def compose_axes(first: Axis, then: Axis) -> tuple[Axis, bool]:
     axis = Axis(taps, first.stride * then.stride, laws)
     reach = max(map(abs, (*first.taps, *then.taps, *first.laws, *then.laws)))
     large = 4 * first.stride * then.stride * (reach + 1)
-    sizes = axis.sizes_in(large)
+    sizes = [size for size in axis.sizes_in(large) if first.size(size) is not None]
     if not sizes:
         raise IllegalError("SIZES", "the branches never have the same size", "check the network's strides and padding")
     past_border = False
     for source in sizes:
-        between = first.size(source)
-        out = axis.size(source)
+        between, out = first.size(source), axis.size(source)
         assert between is not None and out is not None
         for p in _outside(then, between, out):
             past_border = True
