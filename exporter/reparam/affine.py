@@ -246,21 +246,31 @@ def _on_taps(kernel: Tensor, old: Sequence[Sequence[int]], new: Sequence[Sequenc
 def compose(first: AffineMap, then: AffineMap) -> AffineMap:
     """K[o,i, s₁·t₂ + t₁] = Σ_m K₂[o,m,t₂] · K₁[m,i,t₁],   b = b₂ + Σ_{m,t₂} K₂[o,m,t₂] · b₁[m]."""
     form = compose_forms(first.form, then.form)
+    if first.form.identity or then.form.identity:
+        return replace(then if first.form.identity else first, form=form)
     k1_oiT = first.kernel.reshape(*first.kernel.shape[:2], -1)
     k2_oiT = then.kernel.reshape(*then.kernel.shape[:2], -1)
     place = {offset: i for i, offset in enumerate(itertools.product(*(axis.taps for axis in form.axes)))}
     taps = [axis.taps for axis in first.form.axes]
     strides = [axis.stride for axis in first.form.axes]
     product = _channel_product(first.form, then.form, k1_oiT, form.groups)
-    kernel_oiT = torch.zeros(form.out_channels, form.in_channels // form.groups, len(place), dtype=torch.float64)
-    for t2, offset in enumerate(itertools.product(*(axis.taps for axis in then.form.axes))):
-        moved = [[s * o + t for t in along] for s, o, along in zip(strides, offset, taps, strict=True)]
-        index = torch.tensor([place[to] for to in itertools.product(*moved)])
-        kernel_oiT.index_add_(2, index, product(k2_oiT[:, :, t2]))
-    g = then.form.groups
-    through = torch.bmm(k2_oiT.sum(2).reshape(g, then.form.out_channels // g, -1), first.bias.reshape(g, -1, 1))
+    if k2_oiT.shape[2] == 1:  # one tap: the sum has one term, and no tap moves past another
+        kernel_oiT = product(k2_oiT[:, :, 0])
+    else:
+        kernel_oiT = torch.zeros(form.out_channels, form.in_channels // form.groups, len(place), dtype=torch.float64)
+        for t2, offset in enumerate(itertools.product(*(axis.taps for axis in then.form.axes))):
+            moved = [[s * o + t for t in along] for s, o, along in zip(strides, offset, taps, strict=True)]
+            index = torch.tensor([place[to] for to in itertools.product(*moved)])
+            kernel_oiT.index_add_(2, index, product(k2_oiT[:, :, t2]))
+    bias = then.bias
+    if first.form.biased:
+        g = then.form.groups
+        k2_goi = (k2_oiT[:, :, 0] if k2_oiT.shape[2] == 1 else k2_oiT.sum(2)).reshape(
+            g, then.form.out_channels // g, -1
+        )
+        bias = bias + torch.bmm(k2_goi, first.bias.reshape(g, -1, 1)).reshape(-1)
     kernel = kernel_oiT.reshape(*kernel_oiT.shape[:2], *(len(axis.taps) for axis in form.axes))
-    return AffineMap(form, kernel, then.bias + through.reshape(-1))
+    return AffineMap(form, kernel, bias)
 
 
 def _channel_product(first: Form, then: Form, k1_oiT: Tensor, groups: int) -> Callable[[Tensor], Tensor]:

@@ -104,10 +104,11 @@ class Builder:
         """
         generator = torch.Generator().manual_seed(0)
         worst = 0.0
+        weights: dict[fx.Node, Tensor | None] = {}
         for size in _probe_sizes(form):
             x = torch.randn(2, form.in_channels, *size, dtype=torch.float64, generator=generator)
             values: dict[fx.Node, Tensor] = {source: x}
-            want = sum(weight * self._evaluate(value, values) for value, weight in wanted.terms)
+            want = sum(weight * self._evaluate(value, values, weights) for value, weight in wanted.terms)
             assert isinstance(want, Tensor)
             got = module(x if extend is None else nn.functional.pad(x, extend))
             if got.shape != want.shape:
@@ -117,13 +118,16 @@ class Builder:
             raise CheckFailedError(f"{where}: merged convolution is off by {worst:.1e} in float64; please report this")
         return worst
 
-    def _evaluate(self, node: fx.Node, values: dict[fx.Node, Tensor]) -> Tensor:
-        """The node's value in float64 by its own ops."""
+    def _evaluate(self, node: fx.Node, values: dict[fx.Node, Tensor], weights: dict[fx.Node, Tensor | None]) -> Tensor:
+        """The node's value in float64 by its own ops; `weights` keeps the constants met."""
         if node not in values:
 
             def resolve(argument: fx.Node) -> Tensor | None:
-                constant = argument in self.lifter.constants
-                return self.lifter.constant(argument) if constant else self._evaluate(argument, values)
+                if argument not in self.lifter.constants:
+                    return self._evaluate(argument, values, weights)
+                if argument not in weights:
+                    weights[argument] = self.lifter.constant(argument)
+                return weights[argument]
 
             args, kwargs = fx.node.map_arg((node.args, node.kwargs), resolve)
             values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
@@ -135,7 +139,7 @@ class Builder:
         self, name: str, source: fx.Node, node: fx.Node, nodes: Sequence[fx.Node], m: AffineMap, error: float
     ) -> None:
         old = [self._largest_weight(n) for n in nodes]
-        largest = m.kernel.abs().max().item()
+        largest = _largest(m.kernel)
         shape = sizes(node)
         assert shape is not None
         self.regions.append(
@@ -157,7 +161,7 @@ class Builder:
         weight = node.args[1] if own_macs(node, self.planner.ops[node]) and len(node.args) > 1 else None
         if not isinstance(weight, fx.Node) or weight.op != "get_attr":
             return 0.0
-        return float(attribute(self.lifter.graph_module, str(weight.target)).detach().abs().max())
+        return _largest(attribute(self.lifter.graph_module, str(weight.target)).detach())
 
     def _name(self, nodes: Sequence[fx.Node]) -> str:
         """The module that the merged ops share, else the one of their first convolution."""
@@ -172,6 +176,11 @@ class Builder:
         name = next(n for n in names if n not in taken)
         self.names.add(name)
         return name
+
+
+def _largest(tensor: Tensor) -> float:
+    low, high = torch.aminmax(tensor)
+    return max(-float(low), float(high))
 
 
 def own_macs(node: fx.Node, op: Op) -> int:

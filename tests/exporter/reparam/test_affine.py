@@ -51,8 +51,7 @@ def apply(m: AffineMap, x: Tensor) -> Tensor:
     per_group_in, per_group_out = m.form.in_channels // m.form.groups, m.form.out_channels // m.form.groups
     for p in torch.cartesian_prod(*(torch.arange(s) for s in sizes)).reshape(-1, rank).tolist():
         index = [
-            torch.tensor([far + axis.stride * q + t for t in axis.taps])
-            for axis, q in zip(m.form.axes, p, strict=True)
+            torch.tensor([far + axis.stride * q + t for t in axis.taps]) for axis, q in zip(m.form.axes, p, strict=True)
         ]
         window = wide
         for d, i in enumerate(index):
@@ -105,7 +104,7 @@ def test_a_legal_composition_holds_at_every_size(first: AffineMap, then: AffineM
 
 @given(convs(rank=1), convs(rank=1))
 def test_a_refused_composition_is_wrong_at_some_size(first: AffineMap, then: AffineMap) -> None:
-    """Somewhere `then` reads a position past the border where `first`, evaluated there, is not the zero of the padding."""
+    """Somewhere `then` reads past the border, where `first` evaluated there is not the zero of the padding."""
     try:
         compose(first, then)
         return

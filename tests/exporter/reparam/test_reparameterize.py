@@ -18,7 +18,7 @@ LONG_RUN = int(os.environ.get("RANDOM_NETWORKS", "30"))
 
 
 def check_collapse(module: nn.Module, *sizes: tuple[int, ...], channels: int = 4, convs: int | None = None) -> Report:
-    """The plain network equals the module in float64 at every size given, keeps its state, and is as plain as it gets."""
+    """The plain network equals the module in float64 at every size, shares no state, and stays as it is if repeated."""
     module = randomized(module, 0).double().eval()
     before = copy.deepcopy(module.state_dict())
     example = torch.randn(2, channels, *sizes[0], dtype=torch.float64)
@@ -35,7 +35,7 @@ def check_collapse(module: nn.Module, *sizes: tuple[int, ...], channels: int = 4
     assert all(torch.equal(before[key], value) for key, value in module.state_dict().items())
     shared = {t.data_ptr() for t in module.state_dict().values() if t.numel()}
     assert not shared & {t.data_ptr() for t in plain.state_dict().values() if t.numel()}
-    again, second = reparameterize(plain, example)
+    _, second = reparameterize(plain, example)
     assert second.counts_after == report.counts_after and second.macs_after == report.macs_after
     if convs is not None:
         assert report.counts_after["conv"] == convs and report.counts_after["norm"] == 0
@@ -100,7 +100,7 @@ def test_concatenation_under_a_1x1() -> None:
 
 def test_linear_chain_and_one_dimensional_convs() -> None:
     linear = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(), nn.Linear(8, 3))
-    plain, report = reparameterize(randomized(linear, 0).eval(), torch.randn(2, 4))
+    _, report = reparameterize(randomized(linear, 0).eval(), torch.randn(2, 4))
     assert report.counts_after == {"conv": 0, "linear": 1, "norm": 0}
     conv = nn.Sequential(nn.Conv1d(4, 4, 3, padding=1), nn.BatchNorm1d(4), nn.ReLU())
     check_collapse(conv, (9,), (4,), convs=1)
