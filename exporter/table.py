@@ -1,0 +1,131 @@
+"""A bundle as tables that a person reads, or as JSON with the same content."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from .bundle import Bundle, EngineRecord
+from .bundle.codec import plain_json
+
+NARROW = 100  # columns where the output is not a terminal
+
+
+def _console() -> Console:
+    console = Console(highlight=False, soft_wrap=False)
+    return console if console.is_terminal else Console(highlight=False, width=NARROW)
+
+
+def bundle_table(bundle: Bundle) -> None:
+    """Print what the bundle holds: network, sizes, parities with their tolerances, engines, seconds."""
+    manifest = bundle.manifest
+    console = _console()
+    console.print(f"[bold]{manifest.name}[/] · {bundle.folder} · every file verified")
+    for line in _source_lines(manifest.source):
+        console.print(line)
+    console.print(f"inputs {', '.join(map(str, bundle.inputs))} · outputs {', '.join(map(str, bundle.outputs))}")
+    console.print(_sizes(manifest.counts))
+    console.print(_parities(manifest.parities))
+    if bundle.engines:
+        console.print(_engines(bundle.engines))
+    else:
+        console.print("no engine: `exporter build` makes one; ONNX Runtime runs the ONNX graph as it is")
+    seconds: Mapping[str, float] = manifest.extra.get("seconds", {})
+    if seconds:
+        parts = ", ".join(f"{step} {value:.1f}" for step, value in seconds.items())
+        console.print(f"seconds: {parts}; {sum(seconds.values()):.1f} in all")
+
+
+def models_table(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print the catalogue."""
+    table = _table("name", "family", "parameters", "plain", "input")
+    for row in rows:
+        shape = "×".join(map(str, row["input"]))
+        table.add_row(row["name"], row["family"], millions(row["parameters"]), millions(row["parameters_plain"]), shape)
+    _console().print(table)
+
+
+def as_json(bundle: Bundle) -> dict[str, Any]:
+    """The same as one JSON object; the manifest's own names (exporter/BUNDLE.md)."""
+    manifest = bundle.manifest
+    return {
+        "name": manifest.name,
+        "bundle": str(bundle.folder),
+        "source": plain_json(manifest.source),
+        "inputs": plain_json(bundle.inputs),
+        "outputs": plain_json(bundle.outputs),
+        "counts": plain_json(manifest.counts),
+        "parities": plain_json(manifest.parities),
+        "engines": plain_json(bundle.engines),
+        **plain_json(manifest.extra),
+    }
+
+
+def millions(count: int) -> str:
+    """1234567 → 1.23 M."""
+    return f"{count / 1e6:.2f} M"
+
+
+def _table(*columns: str) -> Table:
+    table = Table(show_edge=False, pad_edge=False, header_style="bold")
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i == 0 else "right")
+    return table
+
+
+def _source_lines(source: Mapping[str, Any]) -> list[str]:
+    checkpoint = source.get("checkpoint")
+    if checkpoint:
+        known = {k: v for k, v in checkpoint.items() if k not in ("file", "sha256") and v is not None}
+        details = ", ".join(f"{key} {value}" for key, value in known.items())
+        return [f"weights {checkpoint['file']} ({details}), sha256 {checkpoint['sha256'][:16]}…"]
+    if "random_init" in source:
+        return [f"random weights, seed {source['random_init']}"]
+    return []
+
+
+def _sizes(counts: Mapping[str, Any]) -> Table:
+    table = _table("form", "parameters", "MACs", "convs", "norms", "nodes", "file")
+    for form, row in counts.items():
+        size = row.get("bytes")
+        table.add_row(
+            form,
+            millions(row["parameters"]) if "parameters" in row else "",
+            f"{row['macs'] / 1e6:.1f} M" if "macs" in row else "",
+            *(str(row.get(key, "")) for key in ("convs", "norms", "nodes")),
+            f"{size / 1e6:.2f} MB" if size else "",
+        )
+    return table
+
+
+def _parities(parities: Sequence[Mapping[str, Any]]) -> Table:
+    table = _table("parity against float64", "output", "error", "tolerance", "top-1", "accuracy", "")
+    for p in parities:
+        accuracy = p.get("accuracy")
+        table.add_row(
+            p["step"],
+            p.get("output") or "",
+            *(f"{p[key]:.2e}" if p.get(key) is not None else "" for key in ("error", "tolerance")),
+            f"{p['top1']:.2%}" if p.get("top1") is not None else "",
+            f"{accuracy['correct']}/{accuracy['images']} = {accuracy['correct'] / accuracy['images']:.2%}"
+            if accuracy
+            else "",
+            str(p["status"]),
+        )
+    return table
+
+
+def _engines(engines: Sequence[EngineRecord]) -> Table:
+    table = _table("engine", "precision", "targets", "batch", "size", "seconds")
+    for e in engines:
+        batches = {f"{r.min[0]}:{r.opt[0]}:{r.max[0]}" for profile in e.profiles for r in profile.values()}
+        table.add_row(
+            f"{e.backend} {e.backend_version}",
+            e.precision,
+            " ".join(e.targets),
+            " ".join(sorted(batches)) or "fixed",
+            f"{e.size / 1e6:.2f} MB",
+            f"{e.seconds:.1f}",
+        )
+    return table
