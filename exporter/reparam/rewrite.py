@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..errors import CheckFailedError
+from ..parity.widen import widened
 from .affine import AffineMap, ConvGeometry, Form, add, compose, concat, conv_geometry, conv_kernel, identity_map
 from .lift import Lifter, Linear, Op, Sum
 from .plan import Choice, Choices, GroupedSum, OneMap, Planner, inputs
@@ -108,9 +109,10 @@ class Builder:
         for size in _probe_sizes(form):
             x = torch.randn(1, form.in_channels, *size, dtype=torch.float64, generator=generator)
             values: dict[fx.Node, Tensor] = {source: x}
-            want = sum(weight * self._evaluate(value, values, weights) for value, weight in wanted.terms)
+            with widened():  # all is float64 already; this is for its float64 depthwise convolution
+                want = sum(weight * self._evaluate(value, values, weights) for value, weight in wanted.terms)
+                got = module(x if extend is None else nn.functional.pad(x, extend))
             assert isinstance(want, Tensor)
-            got = module(x if extend is None else nn.functional.pad(x, extend))
             if got.shape != want.shape:
                 raise CheckFailedError(f"{where}: merged convolution gives {tuple(got.shape)}, not {tuple(want.shape)}")
             worst = max(worst, float((got - want).abs().max() / want.abs().max().clamp_min(1e-300)))

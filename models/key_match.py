@@ -1,0 +1,109 @@
+"""How well the keys and shapes of a state dict fit a network, and which network of the catalogue they fit best."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from exporter.errors import SourceError
+
+from . import Entry, create, entries
+
+Form = Literal["training", "deploy"]
+Shapes = Mapping[str, tuple[int, ...]]
+
+FORMS: tuple[Form, Form] = ("training", "deploy")
+OPTIONAL = "num_batches_tracked"  # counts steps in training, changes nothing in eval mode, missing in old files
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """Where a state dict and a network differ; falsy where they do not."""
+
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    reshaped: tuple[str, ...]  # "KEY is 10×2048, wanted 1000×2048"
+
+    def __bool__(self) -> bool:
+        return bool(self.missing or self.unexpected or self.reshaped)
+
+    def __str__(self) -> str:
+        parts = []
+        if self.missing or self.unexpected:
+            parts = [_counted(self.missing, "missing"), _counted(self.unexpected, "unexpected")]
+        if self.reshaped:
+            parts.append(f"{len(self.reshaped)} of another shape (first: {self.reshaped[0]})")
+        return ", ".join(parts)
+
+
+def shapes_of(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each entry."""
+    return {key: tuple(tensor.shape) for key, tensor in state.items()}
+
+
+def empty_network(name: str, form: Form, options: Mapping[str, Any]) -> nn.Module:
+    """Build a network of shapes without storage.
+
+    Raises:
+        SourceError: as `create` does.
+    """
+    if form == "deploy":
+        options = {key: value for key, value in options.items() if key != "slope"}
+    with torch.device("meta"):
+        return create(name, deploy=form == "deploy", **options)
+
+
+def mismatch(found: Shapes, wanted: Shapes) -> Mismatch:
+    """Compare what a file has with what a network takes."""
+    return Mismatch(
+        missing=tuple(key for key in wanted if key not in found and not key.endswith(OPTIONAL)),
+        unexpected=tuple(key for key in found if key not in wanted),
+        reshaped=tuple(
+            f"{key} is {_times(found[key])}, wanted {_times(shape)}"
+            for key, shape in wanted.items()
+            if key in found and found[key] != shape
+        ),
+    )
+
+
+def overlap(found: Shapes, wanted: Shapes) -> float:
+    """Return the share of all keys that both have, with the same shape, from 0 to 1."""
+    same = sum(found.get(key) == shape for key, shape in wanted.items())
+    return same / max(1, len(found.keys() | wanted.keys()))
+
+
+def closest_network(state: Mapping[str, Tensor]) -> tuple[str, Form, float] | None:
+    """Find the network and form of the catalogue whose keys and shapes overlap most with `state`; None if none do."""
+    found = shapes_of(state)
+    scored = [
+        (overlap(found, shapes), name, form)
+        for name, entry in entries().items()
+        for form, shapes in _shapes_of_forms(entry, state).items()
+    ]
+    share, name, form = max(scored, key=lambda scored_form: scored_form[0])
+    return (name, form, share) if share > 0.1 else None
+
+
+def _shapes_of_forms(entry: Entry, state: Mapping[str, Tensor]) -> dict[Form, Shapes]:
+    """Shapes of both forms, with the options and the number of classes that the state dict itself tells."""
+    shapes: dict[Form, Shapes] = {}
+    for form, head in zip(FORMS, entry.heads, strict=True):
+        options = entry.options_from_state(state)
+        if head in state and state[head].ndim > 0:
+            options["num_classes"] = state[head].shape[0]
+        try:
+            shapes[form] = shapes_of(empty_network(entry.name, form, options).state_dict())
+        except SourceError:  # the state dict tells something that the network cannot be
+            continue
+    return shapes
+
+
+def _counted(keys: tuple[str, ...], what: str) -> str:
+    first = f" (first: {', '.join(keys[:3])})" if keys else ""
+    return f"{len(keys)} {'key' if len(keys) == 1 else 'keys'} {what}{first}"
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape)) or "a scalar"

@@ -1,0 +1,295 @@
+"""Train a small VanillaNet or ParNet on handwritten digits: a short recipe that writes the published file layouts.
+
+    python -m models.train vanillanet_digits -o digits.pth
+
+The file is a whole checkpoint after every epoch: a training that was stopped goes on with --resume, and can be exported
+as it stands. Name, recipe and seed decide the weights, whether it was stopped or not.
+"""
+
+import argparse
+import contextlib
+import math
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from exporter.errors import CheckpointError, PlainconvError
+from exporter.progress import track
+
+from . import create, entries, find
+from .checkpoint_files import read_content
+from .deep_training import Schedule, set_slope, slope_at
+from .digits import Digits, load_digits, save_digits, shifted
+
+TRAINABLE = tuple(name for name in entries() if name.endswith("_digits"))
+EMA_DECAY = 0.99
+INTERRUPTED = 130  # the shell's exit status for Ctrl-C
+
+# where each family keeps the weights, and their averages
+LAYOUTS: Mapping[str, tuple[str, str]] = {
+    "VanillaNet": ("model", "model_ema"),
+    "ParNet": ("state_dict", "state_dict_ema"),
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train; deep training's slope reaches 1 at `decay_epochs`, and `ema` is the averages' decay, 0 for none."""
+
+    epochs: int = 40
+    decay_epochs: int = 20
+    schedule: Schedule = "linear"
+    batch_size: int = 50
+    lr: float = 3e-3
+    weight_decay: float = 0.05
+    smoothing: float = 0.1
+    shift: int = 2
+    ema: float = 0.0
+    seed: int = 0
+
+    def args(self, name: str) -> dict[str, Any]:
+        """Name it all as the published training scripts do in the `args` of their checkpoints."""
+        return {
+            "model": name,
+            "epochs": self.epochs,
+            "decay_epochs": self.decay_epochs,
+            "decay_linear": self.schedule == "linear",
+            "batch_size": self.batch_size,
+            "lr": self.lr,
+            "weight_decay": self.weight_decay,
+            "smoothing": self.smoothing,
+            "shift": self.shift,
+            "model_ema": self.ema > 0,
+            "model_ema_decay": self.ema,
+            "seed": self.seed,
+        }
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The share of the held-out digits that the weights, and their averages, get right."""
+
+    accuracy: float
+    accuracy_ema: float | None
+
+
+class Training:
+    """A network in training: weights, averages, optimizer, and how many epochs are done."""
+
+    def __init__(self, name: str, recipe: Recipe) -> None:
+        self.name, self.recipe, self.epochs_done = name, recipe, 0
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            self.network = create(name)
+        self.average: AveragedModel | None = None
+        if recipe.ema:
+            averaging = get_ema_multi_avg_fn(recipe.ema)  # type: ignore[no-untyped-call]
+            self.average = AveragedModel(self.network, multi_avg_fn=averaging, use_buffers=True)
+        self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs of the recipe are done."""
+        return self.epochs_done >= self.recipe.epochs
+
+    def run_epoch(self, digits: Digits) -> float:
+        """Train one epoch, with the slope that belongs to it, and return its mean loss."""
+        recipe, epoch = self.recipe, self.epochs_done
+        for network in self._networks():
+            set_slope(network, slope_at(epoch, recipe.decay_epochs, recipe.schedule))
+        draw = torch.Generator().manual_seed(recipe.seed * 1_000_003 + epoch)
+        batches = torch.split(torch.randperm(len(digits.images), generator=draw), recipe.batch_size)
+        self.network.train()
+        total = 0.0
+        for step, batch in enumerate(batches):
+            lr = recipe.lr * warmed_cosine((epoch + step / len(batches)) / recipe.epochs)
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr
+            logits = self.network(shifted(digits.images[batch], recipe.shift, draw))
+            loss = functional.cross_entropy(logits, digits.labels[batch], label_smoothing=recipe.smoothing)
+            self.optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.optimizer.step()
+            if self.average is not None:
+                self.average.update_parameters(self.network)
+            total += loss.item()
+        self.epochs_done += 1
+        return total / len(batches)
+
+    def evaluate(self, held_out: Digits) -> Trained:
+        """Count what the networks get right of the held-out digits."""
+        shares = [accuracy(network, held_out) for network in self._networks()]
+        return Trained(shares[0], shares[1] if len(shares) > 1 else None)
+
+    def content(self) -> dict[str, Any]:
+        """Return what the family's published checkpoints hold; the optimizer only while there is more to train."""
+        args = argparse.Namespace(**self.recipe.args(self.name))
+        content = {"epoch": self.epochs_done - 1, "args": args}
+        for key, network in zip(LAYOUTS[find(self.name).family], self._networks(), strict=False):
+            content[key] = network.state_dict()
+        return content if self.finished else {**content, "optimizer": self.optimizer.state_dict()}
+
+    def resume(self, content: Mapping[str, Any], file: str) -> None:
+        """Take up where a checkpoint of the same recipe ends.
+
+        Raises:
+            CheckpointError: it was trained by another recipe, or it is no checkpoint of this training.
+        """
+        told, wanted = content.get("args"), self.recipe.args(self.name)
+        if not isinstance(told, argparse.Namespace) or "epoch" not in content:
+            raise CheckpointError(
+                f"{file}: is no training to resume; wanted a file of this command; leave --resume out"
+            )
+        for key, value in wanted.items():
+            if vars(told).get(key) != value:
+                found = vars(told).get(key)
+                raise CheckpointError(
+                    f"{file}: trained with {key} {found}, wanted {value}; give the recipe it began with"
+                )
+        for key, network in zip(LAYOUTS[find(self.name).family], self._networks(), strict=False):
+            network.load_state_dict(content[key])
+        if self.average is not None:
+            self.average.n_averaged.fill_(1)
+        self.epochs_done = content["epoch"] + 1
+        if not self.finished:
+            self.optimizer.load_state_dict(content["optimizer"])
+
+    def _networks(self) -> list[nn.Module]:
+        return [self.network] if self.average is None else [self.network, self.average.module]
+
+
+def train(name: str, path: Path, recipe: Recipe, *, resume: bool = False) -> Trained:
+    """Train `name` on the digits, and leave a checkpoint at `path` after every epoch.
+
+    Args:
+        name: vanillanet_digits or parnet_digits.
+        path: of the checkpoint; replaced as a whole, never written to in place.
+        recipe: how to train.
+        resume: go on from the checkpoint at `path`.
+
+    Raises:
+        CheckpointError: the checkpoint to resume is missing, damaged or of another recipe.
+        PlainconvError: scikit-learn is not installed.
+    """
+    digits, held_out = load_digits()
+    training = Training(name, recipe)
+    if resume:
+        training.resume(read_content(path)[1], path.name)
+    trained = training.evaluate(held_out)
+    with one_thread(), track(f"training {name}", total=recipe.epochs, unit="epochs") as bar:
+        bar.advance(training.epochs_done)
+        while not training.finished:
+            loss = training.run_epoch(digits)
+            save_atomically(training.content(), path)
+            trained = training.evaluate(held_out)
+            bar.advance(1, note=f"loss {loss:.3f}, held out {trained.accuracy:.1%}")
+    return trained
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one thread: no slower for networks this small, and sums come out the same on any number of cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def accuracy(network: nn.Module, digits: Digits) -> float:
+    """Return the share of `digits` that the network, in eval mode, gets right."""
+    with torch.inference_mode():
+        right = network.eval()(digits.images).argmax(1) == digits.labels
+    return int(right.sum()) / len(right)
+
+
+def warmed_cosine(progress: float, warmup: float = 0.05) -> float:
+    """Rise from 0 to 1 until `warmup`, then fall as ½·(1 + cos) to 0 at progress 1."""
+    if progress < warmup:
+        return progress / warmup
+    return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
+
+
+def save_atomically(content: Mapping[str, Any], path: Path) -> None:
+    """Write a checkpoint beside `path`, then move it there: whoever reads `path` finds the old one or the new one."""
+    beside = path.with_name(f".{path.name}.partial")
+    try:
+        with beside.open("wb") as file:
+            torch.save(dict(content), file)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    given = _parser().parse_args(arguments)
+    recipe = Recipe(
+        epochs=given.epochs,
+        decay_epochs=given.epochs // 2 if given.decay_epochs is None else given.decay_epochs,
+        schedule=given.schedule,
+        ema=EMA_DECAY if given.ema else 0.0,
+        seed=given.seed,
+    )
+    try:
+        _check(recipe, given.output, resume=given.resume, force=given.force)
+        trained = train(given.name, given.output, recipe, resume=given.resume)
+        if given.held_out is not None:
+            save_digits(load_digits()[1], given.held_out)
+    except PlainconvError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except OSError as error:
+        where = error.filename or given.output
+        print(f"error: {where}: cannot be written ({error.strerror}); give a FILE that can", file=sys.stderr)
+        return PlainconvError.exit_code
+    except KeyboardInterrupt:
+        remedy = "--resume goes on with it" if given.output.exists() else "no epoch was done; begin again"
+        print(f"stopped: {given.output}: {remedy}", file=sys.stderr)
+        return INTERRUPTED
+    averaged = "" if trained.accuracy_ema is None else f", averaged weights {trained.accuracy_ema:.1%}"
+    print(f"{given.output}: {given.name}, {trained.accuracy:.1%} of the held-out digits right{averaged}")
+    return 0
+
+
+def _check(recipe: Recipe, output: Path, *, resume: bool, force: bool) -> None:
+    if recipe.epochs < 1 or not 0 <= recipe.decay_epochs < recipe.epochs:
+        raise PlainconvError(
+            f"the slope reaches 1 at epoch {recipe.decay_epochs} of {recipe.epochs}; wanted an epoch before the last; "
+            "give --epochs and --decay-epochs"
+        )
+    if output.exists() and not (resume or force):
+        raise PlainconvError(f"{output}: exists; give --resume to go on with it, --force to begin anew, or another -o")
+
+
+def _parser() -> argparse.ArgumentParser:
+    standard = Recipe()
+    parser = argparse.ArgumentParser(prog="python -m models.train", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("name", choices=TRAINABLE, help="the network")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.pth", help="the checkpoint")
+    parser.add_argument("--epochs", type=int, default=standard.epochs, help="default %(default)s")
+    parser.add_argument(
+        "--decay-epochs", type=int, help="epochs until the slope is 1 (VanillaNet); default half of all"
+    )
+    parser.add_argument("--schedule", choices=("linear", "cosine"), default=standard.schedule, help="of the slope")
+    parser.add_argument("--ema", action="store_true", help=f"keep averaged weights too, decay {EMA_DECAY}")
+    parser.add_argument("--seed", type=int, default=standard.seed, help="default %(default)s")
+    parser.add_argument("--resume", action="store_true", help="go on with the checkpoint at FILE.pth")
+    parser.add_argument("--force", action="store_true", help="replace the checkpoint at FILE.pth")
+    parser.add_argument("--held-out", type=Path, metavar="FILE.npz", help="write the held-out images and labels too")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

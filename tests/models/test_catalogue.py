@@ -1,0 +1,115 @@
+"""The catalogue: names, parameter counts, options and their errors."""
+
+from types import ModuleType
+
+import pytest
+import torch
+
+import models
+from exporter.errors import SourceError
+from models import create, entries
+
+# millions of parameters, training form and plain form
+COUNTS = {
+    "vanillanet_5": (22.33, 15.52),
+    "vanillanet_6": (56.12, 32.51),
+    "vanillanet_7": (56.67, 32.80),
+    "vanillanet_8": (65.18, 37.10),
+    "vanillanet_9": (73.68, 41.40),
+    "vanillanet_10": (82.19, 45.69),
+    "vanillanet_11": (90.69, 49.99),
+    "vanillanet_12": (99.20, 54.29),
+    "vanillanet_13": (107.70, 58.59),
+    "vanillanet_13_x1_5": (236.94, 127.80),
+    "vanillanet_13_x1_5_ada_pool": (236.94, 127.80),
+    "parnet_s": (20.93, 19.13),
+    "parnet_s_96": (20.98, 19.18),
+    "parnet_m": (38.95, 35.58),
+    "parnet_l": (60.18, 54.91),
+    "parnet_xl": (93.18, 84.96),
+    "repvgg_a0": (9.11, 8.31),
+    "repvgg_a1": (14.09, 12.79),
+    "repvgg_a2": (28.21, 25.50),
+    "repvgg_b0": (15.82, 14.34),
+    "repvgg_b1": (57.42, 51.83),
+    "repvgg_b1g2": (45.78, 41.36),
+    "repvgg_b1g4": (39.97, 36.13),
+    "repvgg_b2": (89.02, 80.32),
+    "repvgg_b2g2": (70.85, 63.96),
+    "repvgg_b2g4": (61.76, 55.78),
+    "repvgg_b3": (123.09, 110.96),
+    "repvgg_b3g2": (96.91, 87.40),
+    "repvgg_b3g4": (83.83, 75.63),
+}
+
+
+def test_catalogue_holds_the_published_networks_and_the_digits() -> None:
+    assert entries().keys() == COUNTS.keys() | {"vanillanet_digits", "parnet_digits"}
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_parameter_counts_are_the_published_ones(name: str) -> None:
+    entry = entries()[name]
+    counted = (round(entry.params_training / 1e6, 2), round(entry.params_plain / 1e6, 2))
+    assert counted == COUNTS[name]
+
+
+def test_keys_and_shapes_are_those_of_the_vectors(any_vector_name: str, conformance: ModuleType) -> None:
+    vector = conformance.load(any_vector_name)
+    with torch.device("meta"):
+        state = create(vector.network, **vector.options).state_dict()
+    assert {key: tuple(tensor.shape) for key, tensor in state.items()} == vector.shapes
+
+
+@pytest.mark.parametrize("name", models.entries())
+def test_both_forms_take_the_input_that_the_entry_names(name: str) -> None:
+    entry = entries()[name]
+    assert entry.preprocessing["layout"] == "NCHW"
+    assert len(entry.preprocessing["mean"]) == entry.input_shape[1]
+    for deploy, head in zip((False, True), entry.heads, strict=True):
+        with torch.device("meta"):
+            network = create(name, deploy=deploy, num_classes=7).eval()
+            assert network(torch.empty(2, *entry.input_shape[1:])).shape == (2, 7)
+        assert network.state_dict()[head].shape[0] == 7
+
+
+@pytest.mark.parametrize(("name", "close"), [("vanilanet6", "vanillanet_6"), ("RepVGG-A0", "repvgg_a0")])
+def test_unknown_name_gives_the_closest(name: str, close: str) -> None:
+    with pytest.raises(SourceError, match=f"{name}.*did you mean {close}"):
+        create(name)
+
+
+def test_name_like_no_other_points_to_the_list() -> None:
+    with pytest.raises(SourceError, match=r"'xyz' is none of the 31 networks.*`exporter models` lists them"):
+        create("xyz")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("vanillanet_5", {"num_clases": 3}, "option num_clases is unknown, wanted one of num_classes, in_channels"),
+        ("vanillanet_5", {"num_classes": "10"}, "num_classes is '10', wanted a whole number from 1 on"),
+        ("vanillanet_5", {"num_classes": True}, "num_classes is True, wanted"),
+        ("vanillanet_5", {"slope": 1.5}, "slope is 1.5, wanted a number from 0 to 1"),
+        ("vanillanet_5", {"pool_sizes": [38, 19, 10]}, "option pool_sizes is unknown"),
+        ("vanillanet_13_x1_5_ada_pool", {"pool_sizes": [38, 19]}, "wanted a list of 3 whole numbers"),
+        ("parnet_s", {"activation": "swish"}, "activation is 'swish', wanted relu or silu"),
+        ("parnet_s", {"planes": [92, 192, 383, 1280]}, "make the third an even number"),
+        ("repvgg_a0", {"slope": 0.5}, "option slope is unknown, wanted one of num_classes, in_channels"),
+    ],
+)
+def test_wrong_option_is_named_in_one_line(name: str, options: dict[str, object], message: str) -> None:
+    with pytest.raises(SourceError, match=message) as raised:
+        create(name, **options)
+    assert str(raised.value).startswith(f"{name}: ")
+    assert "\n" not in str(raised.value)
+
+
+def test_every_problem_is_told_at_once() -> None:
+    with pytest.raises(SourceError, match=r"in_channels is 0.*drop_rate is 2"):
+        create("parnet_s", in_channels=0, drop_rate=2)
+
+
+def test_deploy_form_takes_no_slope() -> None:
+    with pytest.raises(SourceError, match=r"vanillanet_digits: slope is 0\.5, but the deploy form has no fading"):
+        create("vanillanet_digits", deploy=True, slope=0.5)
