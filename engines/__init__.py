@@ -1,0 +1,25 @@
+"""Bundle → engines → runners. Nothing here imports torch; TensorRT and ONNX Runtime are imported when they are used.
+
+`build` adds an engine to a bundle, `load` runs the best one that this machine can run.
+"""
+
+from .backend import Backend, available, choose
+from .from_bundle import build, build_engine, build_into, check_request, load, run_record, why_not_run
+from .gpu import Gpu, find_gpu
+from .runner import Runner
+
+__all__ = [
+    "Backend",
+    "Gpu",
+    "Runner",
+    "available",
+    "build",
+    "build_engine",
+    "build_into",
+    "check_request",
+    "choose",
+    "find_gpu",
+    "load",
+    "run_record",
+    "why_not_run",
+]

@@ -1,0 +1,49 @@
+"""The bundle: one folder that holds a network as ONNX, its engines, and the evidence that both are right.
+
+`exporter/BUNDLE.md` specifies it exactly. `Bundle.open` verifies and reads one; `write_bundle` and `update_bundle`
+write one, all or nothing.
+"""
+
+from .codec import plain_json
+from .manifest import (
+    DTYPES,
+    FORMAT_VERSION,
+    MANIFEST,
+    MODEL,
+    MODEL_DATA,
+    EngineRecord,
+    FileRecord,
+    JsonObject,
+    Link,
+    Manifest,
+    ShapeRange,
+    TensorSpec,
+    sha256_of_arrays,
+    sha256_of_files,
+)
+from .reader import Bundle, sha256_of_file
+from .writer import Draft, check_target, update_bundle, write_bundle
+
+__all__ = [
+    "DTYPES",
+    "FORMAT_VERSION",
+    "MANIFEST",
+    "MODEL",
+    "MODEL_DATA",
+    "Bundle",
+    "Draft",
+    "EngineRecord",
+    "FileRecord",
+    "JsonObject",
+    "Link",
+    "Manifest",
+    "ShapeRange",
+    "TensorSpec",
+    "check_target",
+    "plain_json",
+    "sha256_of_arrays",
+    "sha256_of_file",
+    "sha256_of_files",
+    "update_bundle",
+    "write_bundle",
+]

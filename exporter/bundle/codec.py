@@ -1,0 +1,195 @@
+"""The exact bytes of manifest.json, canonical JSON that carries its own hash, and back. See exporter/BUNDLE.md."""
+
+import dataclasses
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any, TypeVar
+
+from exporter.errors import BundleError
+
+from .manifest import (
+    FORMAT,
+    FORMAT_VERSION,
+    MANIFEST,
+    EngineRecord,
+    FileRecord,
+    JsonObject,
+    Link,
+    Manifest,
+    ShapeRange,
+    TensorSpec,
+)
+
+_OWN_HASH = re.compile(rb'^  "manifest_sha256": "([0-9a-f]{64})",?$', re.MULTILINE)
+_ZEROS = "0" * 64
+_FOREIGN = "it was not written by this program; exporter/BUNDLE.md has the rules"
+
+T = TypeVar("T")
+
+
+def bytes_of_manifest(manifest: Manifest) -> bytes:
+    """The manifest as it stands in manifest.json.
+
+    manifest_sha256 = SHA-256 of these very bytes, with the 64 digits of manifest_sha256 itself written as zeros.
+    """
+    data = {
+        **manifest.extra,
+        **{f.name: getattr(manifest, f.name) for f in dataclasses.fields(manifest) if f.name != "extra"},
+        "chain": [_json_of_link(link) for link in manifest.chain],
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "manifest_sha256": _ZEROS,
+    }
+    text = json.dumps(plain_json(data), sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    own_hash = hashlib.sha256(text.encode()).hexdigest()
+    return text.replace(f'\n  "manifest_sha256": "{_ZEROS}"', f'\n  "manifest_sha256": "{own_hash}"').encode()
+
+
+def sha256_in_manifest(raw: bytes) -> str | None:
+    """The manifest_sha256 that the bytes of a manifest.json carry; None where they carry none or do not match it."""
+    lines = list(_OWN_HASH.finditer(raw))
+    if len(lines) != 1:
+        return None
+    start, end = lines[0].span(1)
+    own_hash = raw[start:end].decode()
+    return own_hash if hashlib.sha256(raw[:start] + _ZEROS.encode() + raw[end:]).hexdigest() == own_hash else None
+
+
+def manifest_of_bytes(raw: bytes) -> Manifest:
+    """Parse a manifest.json.
+
+    Raises BundleError where any byte of it was changed, it is of another format version, or a key is missing or of the
+    wrong type. Whether its parts agree with each other is for `manifest.problems`.
+    """
+    if sha256_in_manifest(raw) is None:
+        raise BundleError(
+            f"{MANIFEST} is damaged (its bytes do not have the manifest_sha256 it carries); export again or restore it"
+        )
+    try:
+        data = json.loads(raw, object_pairs_hook=_object_of_pairs)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{MANIFEST} is not JSON ({error}); {_FOREIGN}") from None
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise BundleError(f'{MANIFEST} has no "format": "{FORMAT}"; {_FOREIGN}')
+    version = _take(data, "format_version", int)
+    if version != FORMAT_VERSION:
+        raise BundleError(
+            f"{MANIFEST} has format version {version}, this program reads {FORMAT_VERSION}; "
+            "install the plainconv that wrote it (its version is under tools)"
+        )
+    known = {f.name for f in dataclasses.fields(Manifest)} - {"extra"} | {"format", "format_version", "manifest_sha256"}
+    tools = _take(data, "tools", dict)
+    return Manifest(
+        name=_take(data, "name", str),
+        inputs=tuple(_tensor_of_json(item, at) for at, item in _members(data, "inputs")),
+        outputs=tuple(_tensor_of_json(item, at) for at, item in _members(data, "outputs")),
+        preprocessing=_take_or_none(data, "preprocessing", dict),
+        source=_take(data, "source", dict),
+        counts=_take(data, "counts", dict),
+        tools={tool: _take(tools, tool, str, "tools.") for tool in tools},
+        parities=list(_take_all(data, "parities", dict)),
+        chain=tuple(_link_of_json(item, at) for at, item in _members(data, "chain")),
+        engines=tuple(_engine_of_json(item, at) for at, item in _members(data, "engines")),
+        files={name: _file_of_json(item, f"files.{name}.") for name, item in _take(data, "files", dict).items()},
+        written=_take(data, "written", str),
+        extra={key: value for key, value in data.items() if key not in known},
+    )
+
+
+def plain_json(value: Any) -> Any:
+    """`value` as JSON can hold it: dataclasses become objects, tuples arrays, paths and NumPy scalars plain values.
+
+    JSON has no NaN or infinity: they become the strings "nan", "inf" and "-inf".
+    """
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, str | PurePath):
+        return str(value).encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else str(float(value))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {plain_json(str(key)): plain_json(item) for key, item in value.items()}
+    if hasattr(value, "tolist"):
+        return plain_json(value.tolist())
+    if isinstance(value, list | tuple):
+        return [plain_json(item) for item in value]
+    raise TypeError(f"a manifest cannot hold a {type(value).__name__}")
+
+
+def _object_of_pairs(pairs: list[tuple[str, Any]]) -> JsonObject:
+    if len(dict(pairs)) != len(pairs):
+        raise ValueError("a key appears twice in one object")
+    return dict(pairs)
+
+
+def _take(data: Any, key: str, kind: type[T], where: str = "") -> T:
+    value: Any = data.get(key) if isinstance(data, dict) else None
+    if kind is float and type(value) is int:
+        value = float(value)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        found = f"{value!r:.60}" if isinstance(data, dict) and key in data else "missing"
+        raise BundleError(f"{MANIFEST}: {where}{key} is {found}, wanted {kind.__name__}; {_FOREIGN}")
+    return value
+
+
+def _take_or_none(data: Any, key: str, kind: type[T], where: str = "") -> T | None:
+    return None if isinstance(data, dict) and key in data and data[key] is None else _take(data, key, kind, where)
+
+
+def _take_all(data: Any, key: str, kind: type[T], where: str = "") -> tuple[T, ...]:
+    items = _take(data, key, list, where)
+    return tuple(_take({key: item}, key, kind, f"{where}[{i}] of ") for i, item in enumerate(items))
+
+
+def _members(data: Any, key: str) -> list[tuple[str, Any]]:
+    return [(f"{key}[{i}].", item) for i, item in enumerate(_take(data, key, list))]
+
+
+def _tensor_of_json(data: Any, at: str) -> TensorSpec:
+    axes = _take(data, "shape", list, at)
+    shape = tuple(axis if isinstance(axis, str) else _take({"shape": axis}, "shape", int, at) for axis in axes)
+    return TensorSpec(_take(data, "name", str, at), _take(data, "dtype", str, at), shape)
+
+
+def _file_of_json(data: Any, at: str) -> FileRecord:
+    return FileRecord(_take(data, "size", int, at), _take(data, "sha256", str, at))
+
+
+def _json_of_link(link: Link) -> JsonObject:
+    return {"step": link.step, "sha256": link.sha256, "from": link.parent, "files": link.files}
+
+
+def _link_of_json(data: Any, at: str) -> Link:
+    parent = _take_or_none(data, "from", str, at)
+    return Link(_take(data, "step", str, at), _take(data, "sha256", str, at), parent, _take_all(data, "files", str, at))
+
+
+def _engine_of_json(data: Any, at: str) -> EngineRecord:
+    def profile(inputs: JsonObject) -> dict[str, ShapeRange]:
+        def ints(shapes: Any, key: str) -> tuple[int, ...]:
+            return _take_all(shapes, key, int, f"{at}profiles.")
+
+        return {name: ShapeRange(ints(s, "min"), ints(s, "opt"), ints(s, "max")) for name, s in inputs.items()}
+
+    return EngineRecord(
+        file=_take(data, "file", str, at),
+        backend=_take(data, "backend", str, at),
+        backend_version=_take(data, "backend_version", str, at),
+        precision=_take(data, "precision", str, at),
+        tf32=_take(data, "tf32", bool, at),
+        targets=_take_all(data, "targets", str, at),
+        device=_take_or_none(data, "device", str, at),
+        profiles=tuple(profile(item) for item in _take_all(data, "profiles", dict, at)),
+        seconds=_take(data, "seconds", float, at),
+        size=_take(data, "size", int, at),
+        sha256=_take(data, "sha256", str, at),
+        onnx_sha256=_take(data, "onnx_sha256", str, at),
+        log=_take_or_none(data, "log", str, at),
+        warnings=_take_all(data, "warnings", str, at),
+    )

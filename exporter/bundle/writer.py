@@ -1,0 +1,247 @@
+"""Writing a bundle: all of it or nothing, in the place of whatever was there. See exporter/BUNDLE.md."""
+
+import contextlib
+import copy
+import errno
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from exporter.errors import BundleError
+
+from . import swap
+from .codec import bytes_of_manifest, manifest_of_bytes
+from .manifest import (
+    FORMAT,
+    MANIFEST,
+    MODEL,
+    MODEL_DATA,
+    EngineRecord,
+    FileRecord,
+    Link,
+    Manifest,
+    is_file_name,
+    problems,
+    sha256_of_files,
+)
+from .reader import Bundle, file_sizes, more, sha256_of_file
+
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+_OUR_LAYOUT = re.compile(r"manifest\.json|[^/]+\.onnx(\.data)?|engines/[^/]+\.(engine|log)")
+
+
+class Draft:
+    """A bundle that is being written. `path` says where a file goes; `manifest` is the caller's to fill."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self._inherited: set[str] = set()
+        self._hashed: dict[str, tuple[tuple[int, int, int], FileRecord]] = {}
+
+    def path(self, name: str) -> Path:
+        """Where to write the file `name`, in a folder that exists. Raises BundleError for a name no bundle may hold."""
+        if not is_file_name(name):
+            raise BundleError(f"{name!r} is no file name that a bundle may hold; wanted letters, digits, '.', '_', '-'")
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if name in self._inherited:  # the same file as in the old version: write a new one, not into that one
+            self._inherited.discard(name)
+            path.unlink()
+        return path
+
+    def file(self, name: str) -> Path:
+        """Where the file `name`, already in the draft, is read."""
+        return self.folder / name
+
+    def read(self, name: str) -> bytes:
+        """The bytes of the file `name`, already in the draft."""
+        return self.file(name).read_bytes()
+
+    def record(self, name: str) -> FileRecord:
+        """Size and SHA-256 of a file in the draft; hashed once, unless it is written again."""
+        path = self.folder / name
+        status = path.stat()
+        state = (status.st_size, status.st_mtime_ns, status.st_ino)
+        if name not in self._hashed or self._hashed[name][0] != state:
+            self._hashed[name] = (state, FileRecord(status.st_size, sha256_of_file(path)))
+        return self._hashed[name][1]
+
+    def link(self, step: str, *, sha256: str = "", files: tuple[str, ...] = (), parent: str | None = None) -> Link:
+        """Add a link to the hash chain: over `files` of the draft, or with the `sha256` of something not in it.
+
+        It starts from the link whose hash is `parent`; by default from the last one.
+        """
+        chain = self.manifest.chain
+        own = sha256_of_files({name: self.record(name) for name in files}) if files else sha256
+        link = Link(step, own, parent or (chain[-1].sha256 if chain else None), files)
+        self.manifest.chain = (*chain, link)
+        return link
+
+    def link_onnx(self) -> Link:
+        """Add the link of model.onnx, with its external data where it has any: what every engine starts from."""
+        return self.link("onnx", files=tuple(name for name in (MODEL, MODEL_DATA) if (self.folder / name).exists()))
+
+    def add_engine(self, record: EngineRecord) -> None:
+        """Add an engine, its record and its link, in the place of an earlier one in the same file."""
+        manifest = self.manifest
+        manifest.engines = (*(old for old in manifest.engines if old.file != record.file), record)
+        manifest.chain = tuple(link for link in manifest.chain if link.files != (record.file,))
+        self.link("engine", files=(record.file,), parent=record.onnx_sha256)
+
+    def _inherit(self, bundle: Bundle) -> None:
+        for name, record in bundle.manifest.files.items():
+            path = self.path(name)
+            try:
+                os.link(bundle.folder / name, path)
+            except OSError:
+                shutil.copy2(bundle.folder / name, path)
+            status = path.stat()
+            self._hashed[name] = ((status.st_size, status.st_mtime_ns, status.st_ino), record)
+            self._inherited.add(name)
+
+    def _seal(self) -> None:
+        """Hash every file, write the manifest, last, and have all of it on the disk."""
+        self.manifest.files = {name: self.record(name) for name in sorted(file_sizes(self.folder))}
+        self.manifest.written = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        broken = problems(self.manifest)
+        if broken:
+            raise BundleError(f"the bundle would not open: {broken[0]}{more(broken)}; nothing was written")
+        raw = bytes_of_manifest(self.manifest)
+        manifest_of_bytes(raw)
+        (self.folder / MANIFEST).write_bytes(raw)
+        swap.sync_tree(self.folder)
+
+
+@contextlib.contextmanager
+def write_bundle(target: Path | str, force: bool = False) -> Iterator[Draft]:
+    """Write a new bundle at `target`; with `force`, in the place of the bundle that is there.
+
+    Leaving the block hashes all files, writes the manifest and moves the whole into place in one step. Leaving it by an
+    exception leaves nothing behind, and what was at `target` untouched.
+
+    Raises BundleError before the block is entered where `check_target` does; after it where the draft is no bundle, the
+    disk is full, or another process has written `target` meanwhile (without `force`).
+    """
+    place = check_target(target, force)
+    with _disk_full_errors(place), _folder_beside(place) as folder:
+        draft = Draft(folder, Manifest())
+        yield draft
+        with _write_errors(place):
+            draft._seal()
+            check_target(place, force)  # again: minutes may have passed
+            swap.replace(place, folder, may_replace=force)
+
+
+@contextlib.contextmanager
+def update_bundle(path: Path | str) -> Iterator[Draft]:
+    """Make a new version of the bundle at `path`: the draft holds its files and its manifest to begin with.
+
+    Unchanged files are hard-linked, or copied where the file system cannot. The old version stays whole and in place
+    until the new one replaces it in one step.
+
+    Raises BundleError as `Bundle.open` and `write_bundle` do, and where another process has replaced the bundle
+    meanwhile.
+    """
+    bundle = Bundle.open(Path(path).resolve())
+    with _disk_full_errors(bundle.folder), _folder_beside(bundle.folder) as folder:
+        draft = Draft(folder, copy.deepcopy(bundle.manifest))
+        with _write_errors(bundle.folder):
+            draft._inherit(bundle)
+        yield draft
+        with _write_errors(bundle.folder):
+            draft._seal()
+            swap.replace(bundle.folder, folder, may_replace=True, expected=bundle.sha256)
+
+
+def check_target(target: Path | str, force: bool = False) -> Path:
+    """Whether a bundle can be written at `target`; its absolute path. Nothing is changed on disk.
+
+    Raises BundleError where it is a file or a link, exists and `force` is False, is a folder with anything in it that
+    no bundle holds (even with `force`), lies inside a bundle, or lies where nothing can be written.
+    """
+    place = Path(os.path.abspath(target))
+    with _write_errors(place):
+        return _checked(place, target, force)
+
+
+def _checked(place: Path, target: Path | str, force: bool) -> Path:
+    parent = next((folder for folder in place.parents if folder.exists()), place)
+    if place.is_symlink() or (place.exists() and not place.is_dir()):
+        kind = "symbolic link" if place.is_symlink() else "file"
+        raise BundleError(f"{target} is a {kind}, wanted a folder to write the bundle to; give another -o")
+    if place == parent or not parent.is_dir():
+        raise BundleError(f"{target} cannot be made, {parent} is no folder; give another -o")
+    if place.exists() and not force:
+        raise BundleError(f"{target} exists, wanted a new folder; give --force to replace it, or another -o")
+    foreign = next(_foreign_files(place), None) if place.exists() else None
+    if foreign:
+        raise BundleError(f"{target} holds {foreign}, which is not of a bundle; give another -o, or move it out")
+    if (parent / MANIFEST).is_file() and _says_bundle(parent):
+        raise BundleError(f"{target} lies inside the bundle {parent}, wanted a folder outside; give another -o")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise BundleError(f"{target} cannot be written, {parent} is not writable; give another -o")
+    return place
+
+
+def _foreign_files(folder: Path) -> Iterator[str]:
+    """What is in `folder` that no bundle put there. A damaged bundle holds nothing foreign: it may be replaced."""
+    try:
+        own = set(manifest_of_bytes((folder / MANIFEST).read_bytes()).files)
+    except (BundleError, OSError):
+        own = set()
+    ours = _says_bundle(folder)
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder).as_posix()
+        known = ours and (name in own or _OUR_LAYOUT.fullmatch(name))
+        if path.is_symlink() or not (known or path.is_dir()):
+            yield name
+
+
+def _says_bundle(folder: Path) -> bool:
+    try:
+        return f'"{FORMAT}"'.encode() in (folder / MANIFEST).read_bytes()
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def _folder_beside(target: Path) -> Iterator[Path]:
+    with contextlib.ExitStack() as stack:
+        with _write_errors(target):
+            folder = stack.enter_context(swap.folder_beside(target))
+        yield folder
+
+
+@contextlib.contextmanager
+def _write_errors(target: Path) -> Iterator[None]:
+    """Say in one line what the file system refused."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _DISK_FULL:
+            raise
+        raise BundleError(
+            f"{target} cannot be written ({error.strerror}: {error.filename}); give another -o, or see to its folder"
+        ) from error
+
+
+@contextlib.contextmanager
+def _disk_full_errors(target: Path) -> Iterator[None]:
+    """Say in one line that the disk is full, whichever write met it."""
+    try:
+        yield
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None and not (isinstance(cause, OSError) and cause.errno in _DISK_FULL):
+            cause = cause.__cause__ or cause.__context__
+        if cause is None:
+            raise
+        free = shutil.disk_usage(next(folder for folder in target.parents if folder.exists())).free
+        raise BundleError(
+            f"disk full while writing {target} ({free / 1e6:.1f} MB free by now); make room or give another -o; "
+            "nothing was left behind"
+        ) from error
