@@ -4,11 +4,15 @@ import contextlib
 import sys
 import time
 from collections.abc import Iterator
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 LINE_EVERY_S = 10.0  # off a terminal: at most one line in this many seconds, besides the last
 
 _quiet = False
+_display: "Progress | None" = None
 
 
 class Bar(Protocol):
@@ -69,11 +73,9 @@ def track(what: str, total: float | None = None, unit: str = "step") -> Iterator
 
 @contextlib.contextmanager
 def _terminal_bar(what: str, total: float | None) -> Iterator[Bar]:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True)) as shown:
+    """A bar on the terminal's one live display; work within other work gets a line of its own below it."""
+    with contextlib.ExitStack() as stack:
+        shown = _display if _display is not None else stack.enter_context(_live_display())
         task = shown.add_task(what, total=total, note="")
 
         class Shown:
@@ -85,3 +87,18 @@ def _terminal_bar(what: str, total: float | None) -> Iterator[Bar]:
         yield Shown()
         if total is None:
             shown.update(task, total=1, completed=1)
+
+
+@contextlib.contextmanager
+def _live_display() -> "Iterator[Progress]":
+    global _display
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True)) as shown:
+        _display = shown
+        try:
+            yield shown
+        finally:
+            _display = None

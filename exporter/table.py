@@ -10,6 +10,7 @@ from .bundle import Bundle, EngineRecord
 from .bundle.codec import plain_json
 
 NARROW = 100  # columns where the output is not a terminal
+FORMS = ("training", "plain", "onnx, as traced", "onnx")
 
 
 def _console() -> Console:
@@ -27,6 +28,8 @@ def bundle_table(bundle: Bundle) -> None:
     console.print(f"inputs {', '.join(map(str, bundle.inputs))} · outputs {', '.join(map(str, bundle.outputs))}")
     console.print(_sizes(manifest.counts))
     console.print(_parities(manifest.parities))
+    for reason in dict.fromkeys(f"{p['step']}: {p['status']}" for p in manifest.parities if ": " in p["status"]):
+        console.print(reason)
     if bundle.engines:
         console.print(_engines(bundle.engines))
     else:
@@ -87,7 +90,10 @@ def _source_lines(source: Mapping[str, Any]) -> list[str]:
 
 def _sizes(counts: Mapping[str, Any]) -> Table:
     table = _table("form", "parameters", "MACs", "convs", "norms", "nodes", "file")
-    for form, row in counts.items():
+    for form in (*FORMS, *(form for form in counts if form not in FORMS)):
+        row = counts.get(form)
+        if row is None:
+            continue
         size = row.get("bytes")
         table.add_row(
             form,
@@ -100,20 +106,24 @@ def _sizes(counts: Mapping[str, Any]) -> Table:
 
 
 def _parities(parities: Sequence[Mapping[str, Any]]) -> Table:
-    table = _table("parity against float64", "output", "error", "tolerance", "top-1", "accuracy", "")
+    table = _table("parity with float64", "output", "error", "tolerance", "top-1", "accuracy", "status")
     for p in parities:
-        accuracy = p.get("accuracy")
         table.add_row(
             p["step"],
             p.get("output") or "",
             *(f"{p[key]:.2e}" if p.get(key) is not None else "" for key in ("error", "tolerance")),
             f"{p['top1']:.2%}" if p.get("top1") is not None else "",
-            f"{accuracy['correct']}/{accuracy['images']} = {accuracy['correct'] / accuracy['images']:.2%}"
-            if accuracy
-            else "",
-            str(p["status"]),
+            _share(p.get("accuracy")),
+            str(p["status"]).partition(":")[0],
         )
     return table
+
+
+def _share(accuracy: Mapping[str, Any] | None) -> str:
+    if accuracy is None:
+        return ""
+    correct, images = accuracy["correct"], accuracy["images"]
+    return f"{correct}/{images} = {correct / images:.2%}"
 
 
 def _engines(engines: Sequence[EngineRecord]) -> Table:

@@ -1,0 +1,121 @@
+"""What a network costs: parameters, multiply-accumulates, nodes by op, bytes of weights.
+
+A multiply-accumulate (MAC) is one product of a weight and a value, added: VanillaNet's "FLOPs" are MACs, ParNet's are
+twice that. Convolutions, matrix products and Linears count; elementwise ops and pools do not.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from .errors import ExportError
+from .surgery.onnx_file import infer_shapes, read
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of a network at one input size, for the batch given."""
+
+    parameters: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class GraphCost:
+    """Of an ONNX graph, for one image where its batch is open.
+
+    `parameters` are the elements of its float constants, which folding may have made of several.
+    """
+
+    parameters: int
+    macs: int
+    bytes: int
+    nodes: Mapping[str, int]
+
+
+def count_module(module: nn.Module, example: Tensor | tuple[Tensor, ...]) -> Cost:
+    """Parameters, and MACs of one forward of `example`; nothing is computed and `module` is left as it is."""
+    examples = example if isinstance(example, tuple) else (example,)
+    parameters = sum(p.numel() for p in module.parameters())
+    with FakeTensorMode(allow_non_fake_inputs=True) as fake, torch.no_grad():
+        inputs = tuple(fake.from_tensor(t) for t in examples)
+        with FlopCounterMode(display=False) as counter:
+            module(*inputs)
+    return Cost(parameters, counter.get_total_flops() // 2)
+
+
+def count_onnx(source: Path | gs.Graph) -> GraphCost:
+    """The cost of an ONNX file, or of a graph with its shapes inferred.
+
+    Raises:
+        ExportError: the file cannot be read; a shape that a count needs is unknown.
+
+    """
+    if isinstance(source, Path):
+        source, _ = read(source)
+        infer_shapes(source)
+    return _count(source)
+
+
+def _count(graph: gs.Graph) -> GraphCost:
+    constants = [t for t in graph.tensors().values() if isinstance(t, gs.Constant)]
+    floats = [t for t in constants if isinstance(t.dtype, np.dtype) and t.dtype.kind == "f"]
+    return GraphCost(
+        parameters=sum(prod(int(size) for size in t.shape) for t in floats),
+        macs=sum(_macs(node) for node in graph.nodes),
+        bytes=sum(t._values.nbytes for t in constants),
+        nodes=dict(sorted(Counter(node.op for node in graph.nodes).items())),
+    )
+
+
+def _conv(node: Any) -> int:
+    """N·O·P·(I/groups)·K: each output element reads one kernel."""
+    weight = node.inputs[1].shape  # O, I/groups, *K
+    return prod(_sizes(node.outputs[0], node)) * prod(int(size) for size in weight[1:])
+
+
+def _conv_transpose(node: Any) -> int:
+    """N·I·P·(O/groups)·K: each input element writes one kernel."""
+    weight = node.inputs[1].shape  # I, O/groups, *K
+    return prod(_sizes(node.inputs[0], node)) * prod(int(size) for size in weight[1:])
+
+
+def _gemm(node: Any) -> int:
+    """M·N·K."""
+    a = _sizes(node.inputs[0], node)
+    return prod(_sizes(node.outputs[0], node)) * a[0 if node.attrs.get("transA", 0) else 1]
+
+
+def _matmul(node: Any) -> int:
+    """Batch·M·N·K."""
+    return prod(_sizes(node.outputs[0], node)) * _sizes(node.inputs[0], node)[-1]
+
+
+_MACS: dict[str, Callable[[Any], int]] = {
+    "Conv": _conv,
+    "ConvTranspose": _conv_transpose,
+    "Gemm": _gemm,
+    "MatMul": _matmul,
+}
+
+
+def _macs(node: Any) -> int:
+    rule = _MACS.get(node.op) if (node.domain or "") in ("", "ai.onnx") else None
+    return rule(node) if rule is not None else 0
+
+
+def _sizes(tensor: Any, node: Any) -> list[int]:
+    """The shape of `tensor`, an open batch as 1."""
+    if tensor.shape is None or not all(isinstance(size, int) for size in tensor.shape[1:]):
+        raise ExportError(f"{node.name}: the shape of {tensor.name} is {tensor.shape}, want known sizes; infer shapes")
+    return [size if isinstance(size, int) else 1 for size in tensor.shape]

@@ -1,0 +1,71 @@
+"""What a network is compared on: seeded normal images, the user's own, and edges."""
+
+import math
+
+import numpy as np
+
+NORMAL, DATA, ZEROS, LARGE, HOT = "normal", "data", "zeros", "large", "hot"
+LARGE_FACTOR = 256.0
+"""A power of two, so that scaling rounds nothing: pixels of 0…255 where 0…1 was meant."""
+MAC_BUDGET = 40e9
+"""Multiply-accumulates that one pass over all the images may take: seconds on a small CPU, in float64."""
+MIN_NORMAL, MAX_NORMAL = 2, 13
+"""Random images: two give a spread; more than a dozen show nothing new."""
+
+
+def test_inputs(
+    shapes: list[tuple[int, ...]],
+    dtypes: list[np.dtype],
+    *,
+    seed: int,
+    macs: float | None = None,
+    data: np.ndarray | None = None,
+) -> tuple[tuple[np.ndarray, ...], tuple[str, ...]]:
+    """One array an input, [images, …], and the kind of each image; the same for the same arguments.
+
+    Args:
+        shapes: of one batch of each input, [N, …].
+        dtypes: of the inputs; one that is not a float gets zeros and ones.
+        seed: of the random images.
+        macs: of one image, which sets how many there are; as many as is useful where it is not known.
+        data: images of the user's own for the first input, [images, …].
+
+    """
+    affordable = MAX_NORMAL if not macs else int(MAC_BUDGET / macs) - 3
+    normals = min(max(affordable, MIN_NORMAL), MAX_NORMAL)
+    own = 0 if data is None else min(len(data), normals)
+    kinds = [NORMAL] * normals + [DATA] * own + [ZEROS, LARGE, HOT]
+    rng = np.random.default_rng(seed)
+    inputs = []
+    for position, (shape, dtype) in enumerate(zip(shapes, dtypes, strict=True)):
+        image = shape[1:]
+        if dtype.kind != "f":
+            inputs.append(rng.integers(0, 2, (len(kinds), *image)).astype(dtype))
+            continue
+        random = rng.standard_normal((normals, *image), np.float32)
+        if position == 0 and data is not None:
+            shown = np.asarray(data[:own], np.float32)
+        else:
+            shown = rng.standard_normal((own, *image), np.float32)
+        edges = [np.zeros(image, np.float32), random[0] * np.float32(LARGE_FACTOR), hot_borders(image)]
+        inputs.append(np.concatenate([random, shown, np.stack(edges)]).astype(dtype))
+    return tuple(inputs), tuple(kinds)
+
+
+test_inputs.__test__ = False  # type: ignore[attr-defined]
+
+
+def hot_borders(image: tuple[int, ...]) -> np.ndarray:
+    """Zeros but for one pixel at each corner and in the middle of each border, of the energy of a normal image."""
+    x = np.zeros(image, np.float32)
+    sizes = image[1:]
+    places = [sorted({0, size // 2, size - 1}) for size in sizes]
+    spots = [
+        spot
+        for spot in np.ndindex(*(len(p) for p in places))
+        if any(places[axis][i] in (0, sizes[axis] - 1) for axis, i in enumerate(spot))
+    ]
+    value = math.sqrt(math.prod(sizes) / max(len(spots), 1))
+    for spot in spots:
+        x[(slice(None), *(places[axis][i] for axis, i in enumerate(spot)))] = value
+    return x

@@ -1,0 +1,122 @@
+"""A float32 network evaluated in float64 without a float64 copy of its weights.
+
+Every tensor argument of every operation is widened for the length of that operation, every dtype asked for becomes
+float64, and results stay wide: so each weight is float64 only while it is used. Two layers are needed. Python calls
+are widened first, as C++ compares the dtypes of a conv's input and bias before it dispatches; what C++ casts or makes
+by itself is widened where it dispatches.
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+
+aten = torch.ops.aten
+_NARROW = (torch.float32, torch.float16, torch.bfloat16)
+_SHAPE_ONLY = {Tensor.size, Tensor.dim, Tensor.numel, Tensor.stride, Tensor.is_contiguous, Tensor.is_floating_point}
+_TO_FLOAT64 = {Tensor.float, Tensor.half, Tensor.bfloat16}
+
+
+@torch.no_grad()
+def float64_outputs(module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
+    """What `module` returns for `inputs`, computed in float64 throughout; `module` is left as it is.
+
+    A module that writes into its own weights or buffers, or that the widening does not fit, is copied in float64.
+    """
+    wide = tuple(_wide(t) for t in inputs)
+    try:
+        with widened():
+            return module(*wide)
+    except Exception:  # whatever it is, a copy in float64 either works or says why not
+        return copy.deepcopy(module).double()(*wide)
+
+
+@contextmanager
+def widened() -> Iterator[None]:
+    """Within it, PyTorch computes in float64 whatever the dtypes of its arguments."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        dispatch = _WidenDispatch()  # type: ignore[no-untyped-call]
+        with torch.inference_mode(False), torch.no_grad(), dispatch, _WidenCalls():
+            yield
+    finally:
+        torch.set_default_dtype(default)
+
+
+class _WidenCalls(TorchFunctionMode):
+    """Widens the arguments of what Python calls."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if func in _SHAPE_ONLY or name == "__get__":
+            return tree_map(_wide, func(*args, **kwargs))
+        if _writes(name) and args and isinstance(args[0], Tensor) and args[0].dtype in _NARROW:
+            raise TypeError(f"{name} writes into a {args[0].dtype} tensor that lives outside this evaluation")
+        if func in _TO_FLOAT64:
+            return _wide(args[0])
+        return tree_map(_wide, func(*tree_map(_wide, args), **tree_map(_wide, kwargs)))
+
+
+class _WidenDispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Widens the arguments of what C++ dispatches, and takes the slow kernel of a float64 depthwise conv's place."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        for value, argument in zip(args, func._schema.arguments, strict=False):
+            if argument.is_write and isinstance(value, Tensor) and value.dtype in _NARROW:
+                raise TypeError(f"{func} writes into a {value.dtype} tensor that lives outside this evaluation")
+        args, kwargs = tree_map(_wide, args), tree_map(_wide, kwargs or {})
+        if func is aten.convolution.default and _is_depthwise(*args):
+            return depthwise(*args[:6])
+        return func(*args, **kwargs)
+
+
+def _wide(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.double() if value.dtype in _NARROW else value
+    return torch.float64 if isinstance(value, torch.dtype) and value in _NARROW else value
+
+
+def _writes(name: str) -> bool:
+    """Whether a torch function of this name writes into its first argument."""
+    return name == "__setitem__" or (name.endswith("_") and not name.endswith("__")) or name in ("__iadd__", "__imul__")
+
+
+def _is_depthwise(
+    x: Tensor, w: Tensor, b: Any, stride: Any, padding: Any, dilation: Any, transposed: bool, _: Any, groups: int
+) -> bool:
+    return not transposed and x.dim() == 4 and w.shape[0] == x.shape[1] == groups > 1
+
+
+def depthwise(
+    x: Tensor, w: Tensor, b: Tensor | None, stride: list[int], padding: list[int], dilation: list[int]
+) -> Tensor:
+    """y[n,c,p] = b[c] + Σ_t w[c,0,t]·x[n,c, s·p + d·t − pad], a product over the whole map for each tap t.
+
+    PyTorch has no float64 kernel for it and runs one small conv a channel.
+    """
+    x_NHWC = F.pad(x, (padding[1], padding[1], padding[0], padding[0])).permute(0, 2, 3, 1).contiguous()
+    taps_HWC = w[:, 0].permute(1, 2, 0).contiguous()
+    kernel = taps_HWC.shape[:2]
+    rows, columns = ((x_NHWC.shape[1 + a] - dilation[a] * (kernel[a] - 1) - 1) // stride[a] + 1 for a in (0, 1))
+    y_NHWC = x_NHWC.new_zeros(x_NHWC.shape[0], rows, columns, x_NHWC.shape[3])
+    if b is not None:
+        y_NHWC += b
+    for i in range(kernel[0]):
+        for j in range(kernel[1]):
+            top, left = i * dilation[0], j * dilation[1]
+            seen = x_NHWC[:, top :: stride[0], left :: stride[1]][:, :rows, :columns]
+            y_NHWC.addcmul_(seen, taps_HWC[i, j])
+    return y_NHWC.permute(0, 3, 1, 2).contiguous()

@@ -1,0 +1,31 @@
+"""What a pass is."""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import onnx_graphsurgeon as gs
+
+
+class Pass(ABC):
+    """One exact rewrite of an ONNX graph. Its docstring states the algebra, then *Given → Result*.
+
+    A pass keeps names and shapes of the graph's inputs and outputs, leaves a value alone that something else reads, and
+    finds nothing to do on what it left behind.
+    """
+
+    name: str
+
+    def apply(self, graph: gs.Graph) -> int:
+        """Rewrite `graph` in place until the pass fits nowhere; the number of rewrites made (0: nothing changed)."""
+        total = 0
+        while count := self.sweep(graph):
+            total += count
+        return total
+
+    def sweep(self, graph: gs.Graph) -> int:
+        """Try the pass once on every node; the number of rewrites made."""
+        return sum(1 for node in list(graph.nodes) if node.outputs and self.rewrite(graph, node))
+
+    @abstractmethod
+    def rewrite(self, graph: gs.Graph, node: Any) -> bool:
+        """Rewrite around `node` if the pass fits there; whether it did."""

@@ -1,0 +1,172 @@
+"""The few moves that every pass makes on a `gs.Graph`: who makes a value, who reads it, put this in the place of that.
+
+Values and nodes are compared by identity; onnx-graphsurgeon's own `==` compares names.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from .onnx_file import LARGE
+
+
+def producer(tensor: Any, *ops: str) -> Any:
+    """The node that makes `tensor`, if it is one of `ops` (any, if none is named); else None."""
+    node = tensor.inputs[0] if tensor.inputs else None
+    standard = node is not None and (node.domain or "") in ("", "ai.onnx")
+    return node if node is not None and (not ops or (standard and node.op in ops)) else None
+
+
+def is_output(graph: gs.Graph, tensor: Any) -> bool:
+    """Whether `tensor` leaves the graph, or a subgraph of it."""
+    graphs = [graph, *graph.subgraphs(recursive=True)]
+    return any(output is tensor for g in graphs for output in g.outputs)
+
+
+def sole_user(graph: gs.Graph, tensor: Any, *ops: str) -> Any:
+    """The one node that reads `tensor`, once, if nothing else does and it is one of `ops`; else None."""
+    if len(tensor.outputs) != 1 or is_output(graph, tensor):
+        return None
+    user = tensor.outputs[0]
+    return user if not ops or user.op in ops else None
+
+
+def is_constant(tensor: Any) -> bool:
+    """Whether the values of `tensor` are known."""
+    return isinstance(tensor, gs.Constant)
+
+
+def is_weight(tensor: Any) -> bool:
+    """Whether `tensor` is a constant of 16-, 32- or 64-bit floats."""
+    return is_constant(tensor) and isinstance(tensor.dtype, np.dtype) and tensor.dtype.kind == "f"
+
+
+def values64(tensor: Any) -> np.ndarray:
+    """The values of a constant in float64: those before rounding, where a pass computed them."""
+    exact = getattr(tensor, "exact", None)
+    return exact if exact is not None else np.asarray(tensor.values, np.float64)
+
+
+def ints(tensor: Any) -> list[int] | None:
+    """The values of a small integer constant, or None."""
+    if not is_constant(tensor) or tensor._values.nbytes >= LARGE or np.dtype(tensor.dtype).kind not in "iu":
+        return None
+    return [int(v) for v in np.asarray(tensor.values).reshape(-1)]
+
+
+def scalar(tensor: Any) -> float | None:
+    """The value of a constant that holds one number, or None."""
+    if not is_constant(tensor) or int(np.prod(tensor.shape)) != 1 or np.dtype(tensor.dtype).kind != "f":
+        return None
+    return float(values64(tensor).reshape(-1)[0])
+
+
+def spatial(tensor: Any) -> tuple[int, ...] | None:
+    """The spatial sizes of an N,C,… value where all are known, or None."""
+    if tensor.shape is None or len(tensor.shape) < 3 or not all(isinstance(s, int) for s in tensor.shape[2:]):
+        return None
+    return tuple(tensor.shape[2:])
+
+
+def fresh(graph: gs.Graph, stem: str) -> str:
+    """A name that no value of `graph` has: `stem`, or `stem` and the first free number."""
+    return _first_free(stem, set(graph.tensors()))
+
+
+def fresh_node(graph: gs.Graph, stem: str) -> str:
+    """A name that no node of `graph` has, likewise."""
+    return _first_free(stem, {node.name for node in graph.nodes})
+
+
+def name_nodes(graph: gs.Graph) -> None:
+    """Give every node a name of its own: what a pass adds is named after what it replaces."""
+    taken: set[str] = set()
+    for node in graph.nodes:
+        node.name = _first_free(node.name or node.op.lower(), taken)
+        taken.add(node.name)
+
+
+def _first_free(stem: str, taken: set[str]) -> str:
+    name, n = stem, 0
+    while name in taken:
+        n += 1
+        name = f"{stem}_{n}"
+    return name
+
+
+def constant(graph: gs.Graph, stem: str, values: np.ndarray, dtype: Any) -> gs.Constant:
+    """A new constant of `values` rounded to `dtype`, which keeps them unrounded for later passes if they differ."""
+    tensor = gs.Constant(fresh(graph, stem), np.ascontiguousarray(values.astype(dtype)))
+    if not np.array_equal(tensor.values, values):
+        tensor.exact = values
+    return tensor
+
+
+def forget_exact(graph: gs.Graph) -> None:
+    """Free the unrounded values that `constant` kept."""
+    for tensor in graph.tensors().values():
+        if hasattr(tensor, "exact"):
+            del tensor.exact
+
+
+def append(
+    graph: gs.Graph,
+    op: str,
+    inputs: Iterable[Any],
+    *,
+    name: str,
+    like: Any = None,
+    shape: Sequence[Any] | None = None,
+    attrs: Mapping[str, Any] | None = None,
+) -> Any:
+    """Add a node and return its new output: of the type of `like`, and of its shape unless `shape` is given."""
+    output = gs.Variable(
+        fresh(graph, name), dtype=like.dtype, shape=list(shape if shape is not None else like.shape or []) or None
+    )
+    add_node(graph, op, inputs, output, name=name, attrs=attrs)
+    return output
+
+
+def add_node(
+    graph: gs.Graph, op: str, inputs: Iterable[Any], output: Any, *, name: str, attrs: Mapping[str, Any] | None = None
+) -> Any:
+    """Add a node that makes the existing value `output`, in the place of the node that made it."""
+    for old in list(output.inputs):
+        detach(graph, old)
+    node = gs.Node(op, fresh_node(graph, name), attrs=dict(attrs or {}), inputs=list(inputs), outputs=[output])
+    graph.nodes.append(node)
+    return node
+
+
+def detach(graph: gs.Graph, node: Any) -> None:
+    """Take `node` out of the graph; its name, and those of its weights that nothing else reads, become free."""
+    node.inputs.clear()
+    node.outputs.clear()
+    graph.nodes[:] = [other for other in graph.nodes if other is not node]
+
+
+def bypass(graph: gs.Graph, node: Any, source: Any) -> bool:
+    """Let `source` stand for the first output of `node`, which is dropped; False where that would rename an output."""
+    output = node.outputs[0]
+    if not is_output(graph, output):
+        detach(graph, node)
+        redirect(output, source)
+        return True
+    # The output keeps its name: whatever makes `source` makes it from now on.
+    maker = source.inputs[0] if source.inputs else None
+    if maker is None or is_output(graph, source):
+        return False
+    detach(graph, node)
+    maker.outputs[next(i for i, t in enumerate(maker.outputs) if t is source)] = output
+    redirect(source, output)
+    return True
+
+
+def redirect(old: Any, new: Any) -> None:
+    """Let every reader of `old` read `new`."""
+    for user in list(old.outputs):
+        for i, tensor in enumerate(user.inputs):
+            if tensor is old:
+                user.inputs[i] = new

@@ -1,0 +1,35 @@
+"""An inference-time BatchNormalization as the affine map that it is."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from .edit import is_weight, producer, values64
+
+
+class Affine(NamedTuple):
+    """y[c] = scale[c]·x[c] + shift[c], in float64."""
+
+    scale: np.ndarray
+    shift: np.ndarray
+
+
+def affine_from_norm(norm: Any) -> Affine:
+    """BN(x) = γ·(x − μ)/sqrt(var + eps) + β = s·x + t,  s = γ/sqrt(var + eps),  t = β − μ·s."""
+    gamma, beta, mean, var = (values64(t) for t in norm.inputs[1:5])
+    scale_C = gamma / np.sqrt(var + norm.attrs.get("epsilon", 1e-5))
+    return Affine(scale_C, beta - mean * scale_C)
+
+
+def norm_of(tensor: Any) -> Any:
+    """The BatchNormalization in inference mode, its parameters known, that makes `tensor`; else None."""
+    norm = producer(tensor, "BatchNormalization")
+    if norm is None or norm.attrs.get("training_mode", 0) or len(norm.outputs) != 1:
+        return None
+    return norm if all(is_weight(t) for t in norm.inputs[1:5]) else None
+
+
+def parameters(norm: Any) -> list[gs.Constant]:
+    """Its four parameters."""
+    return list(norm.inputs[1:5])

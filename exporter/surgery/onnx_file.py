@@ -1,0 +1,236 @@
+"""ONNX files whose weights never pass through protobuf.
+
+Protobuf holds a message whole, copies it to serialize it and stops at 2 GB. Surgery needs the graph and, now and then,
+one weight. So a graph in memory is a `gs.Graph` whose large constants are plain arrays (views of a module's own
+tensors, maps of a file); its *skeleton*, a `ModelProto` in which each large constant is a stub of name, type and
+shape, is all that shape inference, the checker and constant folding see; and `write` streams each weight from its
+array to the file.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from onnx import TensorProto
+from onnx_graphsurgeon.ir.tensor import LazyValues
+
+from exporter.errors import ExportError
+
+from . import wire
+from .wire import is_stub, make_stub
+
+LARGE = 1 << 20
+"""Bytes from which a constant stays out of protobuf."""
+PROTOBUF_LIMIT = (1 << 31) - 1
+"""Bytes that one protobuf message may hold: past it the weights go into a second file."""
+ALIGNMENT = 4096
+"""Bytes: each weight of a second file starts on a page, so that a reader can map it."""
+
+
+def graph_from_proto(proto: onnx.ModelProto, weights: Mapping[str, np.ndarray] | None = None) -> gs.Graph:
+    """The graph of `proto`; an initializer named in `weights` takes its values from there, not from the message."""
+    graph = gs.import_onnx(proto)
+    tensors = graph.tensors()
+    for name, values in (weights or {}).items():
+        if isinstance(tensors.get(name), gs.Constant):
+            tensors[name].values, tensors[name].data_location = values, None
+    return graph
+
+
+def read(path: Path) -> tuple[gs.Graph, dict[str, str]]:
+    """The graph and the metadata of the ONNX file at `path`; its large weights are mapped, not read.
+
+    Raises:
+        ExportError: `path` is missing, is no ONNX file, or names a weight file that is missing or outside its own
+        folder.
+
+    """
+    proto, weights = _mapped(path)
+    return graph_from_proto(proto, weights), {prop.key: prop.value for prop in proto.metadata_props}
+
+
+def skeleton(graph: gs.Graph, metadata: Mapping[str, str] | None = None) -> onnx.ModelProto:
+    """`graph` as a model whose every large initializer is a stub."""
+    with _stubbed(graph):
+        proto: onnx.ModelProto = gs.export_onnx(graph, do_type_check=False)
+    for key, value in sorted((metadata or {}).items()):
+        proto.metadata_props.add(key=key, value=value)
+    return proto
+
+
+def stubs_to_inputs(proto: onnx.ModelProto) -> set[str]:
+    """Turn the stubs of a skeleton into graph inputs, which need no data; their names."""
+    names = {t.name for t in proto.graph.initializer if is_stub(t)}
+    kept = [t for t in proto.graph.initializer if not is_stub(t)]
+    proto.graph.input.extend(
+        onnx.helper.make_tensor_value_info(t.name, t.data_type, list(t.dims))
+        for t in proto.graph.initializer
+        if is_stub(t)
+    )
+    del proto.graph.initializer[:]
+    proto.graph.initializer.extend(kept)
+    return names
+
+
+def infer_shapes(graph: gs.Graph) -> None:
+    """Give every value of `graph` the type and shape that strict inference finds.
+
+    Raises:
+        ExportError: types or shapes contradict one another.
+
+    """
+    tensors = graph.tensors()
+    for info in _inferred(skeleton(graph)).graph.value_info:
+        tensor, type_ = tensors.get(info.name), info.type.tensor_type
+        if isinstance(tensor, gs.Variable) and info.type.HasField("tensor_type") and type_.HasField("shape"):
+            tensor.dtype = onnx.helper.tensor_dtype_to_np_dtype(type_.elem_type)
+            tensor.shape = [d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in type_.shape.dim]
+
+
+def write(
+    graph: gs.Graph, path: Path, metadata: Mapping[str, str] | None = None, *, limit: int = PROTOBUF_LIMIT
+) -> Path:
+    """Write `graph` to `path`, and its large weights to `path` + ".data" beside it where one message cannot hold them.
+
+    The same graph gives the same bytes. An interrupted write leaves nothing at `path`.
+
+    Raises:
+        ExportError: the file cannot be written (no such folder, disk full).
+
+    """
+    proto = skeleton(graph, metadata)
+    tensors = graph.tensors()
+    data = {t.name: _bytes(tensors[t.name]) for t in proto.graph.initializer if is_stub(t)}
+    beside = path.with_name(path.name + ".data")
+    partial, partial_data = (p.with_name(p.name + ".partial") for p in (path, beside))
+    try:
+        with partial.open("wb") as file:
+            if proto.ByteSize() + sum(len(values) for values in data.values()) < limit:
+                wire.join(proto, data, file)
+            else:
+                _write_beside(proto, data, partial_data, beside.name)
+                file.write(proto.SerializeToString(deterministic=True))
+                partial_data.replace(beside)
+        partial.replace(path)
+    except OSError as error:
+        remedy = "free space, or choose another place"
+        raise ExportError(f"{path}: cannot be written ({error.strerror or error}); {remedy}") from None
+    finally:
+        partial.unlink(missing_ok=True)
+        partial_data.unlink(missing_ok=True)
+    return path
+
+
+def check(path: Path) -> None:
+    """`onnx.checker` in full, and strict shape inference with data propagation, on the file at `path`.
+
+    Large weights are seen as inputs of their type and shape: that their data is there, and as long as the shape says,
+    is checked where they are mapped.
+
+    Raises:
+        ExportError: the checker's first complaint.
+
+    """
+    proto, _ = _mapped(path)
+    stubs_to_inputs(proto)
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(f"{path.name}: the ONNX checker refuses it: {one_line(error)}") from None
+    _inferred(proto)
+
+
+def one_line(error: BaseException, width: int = 300) -> str:
+    """The message of `error` on one line."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def _inferred(proto: onnx.ModelProto) -> onnx.ModelProto:
+    try:
+        return onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
+    except onnx.shape_inference.InferenceError as error:
+        remedy = "export it again"
+        raise ExportError(
+            f"types or shapes of the ONNX graph contradict one another ({one_line(error)}); {remedy}"
+        ) from None
+
+
+@contextmanager
+def _stubbed(graph: gs.Graph) -> Iterator[None]:
+    """Within it, each large constant of `graph` exports as a stub."""
+    held: list[tuple[Any, Any]] = []
+    for tensor in graph.tensors().values():
+        if isinstance(tensor, gs.Constant) and tensor._values.nbytes >= LARGE:
+            held.append((tensor, tensor._values))
+            dtype = tensor.dtype  # onnx-graphsurgeon gives the ONNX type itself where numpy has none
+            type_ = dtype if isinstance(dtype, int) else onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+            tensor.values = LazyValues(make_stub(tensor.name, type_, list(tensor.shape)))
+    try:
+        yield
+    finally:
+        for tensor, values in held:
+            tensor.values = values
+
+
+def _mapped(path: Path) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+    """The model in the file at `path` with stubs for its large initializers, and these mapped from where they lie."""
+    try:
+        proto, extents = wire.split(path, LARGE)
+    except OSError as error:
+        raise ExportError(f"{path}: {error.strerror or error}; give the path of an ONNX file") from None
+    except (wire.WireError, DecodeError) as error:
+        raise ExportError(f"{path}: no ONNX file, or a truncated one ({error}); export it again") from None
+    if not proto.HasField("graph"):
+        raise ExportError(f"{path}: holds no graph; give the path of an ONNX file")
+    weights = {}
+    for tensor in proto.graph.initializer:
+        if tensor.name in extents:
+            weights[tensor.name] = _map(tensor, path, extents[tensor.name])
+        elif tensor.data_location == TensorProto.EXTERNAL:
+            entry = {e.key: e.value for e in tensor.external_data}
+            file = (path.parent / entry.get("location", "")).resolve()
+            if not file.is_relative_to(path.parent.resolve()):
+                where = f"outside its own folder ({entry['location']})"
+                raise ExportError(f"{path.name}: keeps {tensor.name} {where}; move that file beside it")
+            extent = wire.Extent(int(entry.get("offset", 0)), int(entry.get("length", 0)))
+            weights[tensor.name] = _map(tensor, file, extent)
+            tensor.CopyFrom(make_stub(tensor.name, tensor.data_type, list(tensor.dims)))
+    return proto, weights
+
+
+def _map(tensor: TensorProto, file: Path, extent: wire.Extent) -> np.ndarray:
+    """The data of `tensor`, as a map of where it lies."""
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    nbytes = int(np.prod(tensor.dims)) * dtype.itemsize
+    try:
+        if extent.length not in (0, nbytes):
+            raise ValueError(f"{extent.length} bytes for a shape of {nbytes}")
+        return np.memmap(file, dtype, "r", offset=extent.offset, shape=tuple(tensor.dims))
+    except (OSError, ValueError) as error:
+        raise ExportError(f"{file.name}: lacks the weight {tensor.name} ({one_line(error)}); copy it whole") from None
+
+
+def _bytes(tensor: Any) -> memoryview:
+    """The values of a constant as little-endian bytes in C order, copied only where they are not."""
+    values = np.ascontiguousarray(tensor.values)
+    if values.dtype.byteorder == ">":
+        values = values.astype(values.dtype.newbyteorder("<"))
+    return values.reshape(-1).view(np.uint8).data
+
+
+def _write_beside(proto: onnx.ModelProto, data: Mapping[str, memoryview], path: Path, name: str) -> None:
+    """Write the data of each stub to `path`, and its place in the file `name` into the stub."""
+    with path.open("wb") as file:
+        for stub in filter(is_stub, proto.graph.initializer):
+            offset = -(-file.tell() // ALIGNMENT) * ALIGNMENT
+            file.write(bytes(offset - file.tell()))
+            length = file.write(data[stub.name])
+            del stub.external_data[:]
+            for key, value in (("location", name), ("offset", str(offset)), ("length", str(length))):
+                stub.external_data.add(key=key, value=value)

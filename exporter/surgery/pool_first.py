@@ -1,0 +1,77 @@
+from typing import Any, NamedTuple
+
+import onnx_graphsurgeon as gs
+
+from .base import Pass
+from .edit import add_node, append, ints, is_constant, producer, sole_user
+from .norms import norm_of, parameters
+
+
+class PoolFirst(Pass):
+    """mean(f(x)) = f(mean(x)) for an f that does the same to every position: on 1×1 it costs nothing.
+
+    Such are s·x + t, a gate x·g that is constant over the map, x[channels] and concat(x₁, …, xₙ).
+
+    Given  BatchNormalization, Gather of channels or Concat of channels → GlobalAveragePool; Mul by a 1×1 gate →
+           GlobalAveragePool, nothing else reading the product
+    Result GlobalAveragePool → the same on 1×1
+    """
+
+    name = "pool-first"
+
+    def rewrite(self, graph: gs.Graph, node: Any) -> bool:  # noqa: D102
+        found = _commuting(graph, node) if node.op == "GlobalAveragePool" else None
+        if found is None or node.outputs[0].shape is None:
+            return False
+        name, y = node.name, node.outputs[0]
+        pooled = []
+        for source in found.sources:
+            shape = [*source.shape[:2], *y.shape[2:]]
+            pooled.append(append(graph, "GlobalAveragePool", [source], name=f"{name}_first", like=y, shape=shape))
+        add_node(graph, found.op, [*pooled, *found.others], y, name=name, attrs=found.attrs)
+        return True
+
+
+class _Commuting(NamedTuple):
+    op: str
+    sources: list[Any]
+    others: list[Any]
+    attrs: Any
+
+
+def _commuting(graph: gs.Graph, pool: Any) -> _Commuting | None:
+    """What makes the value that `pool` reads, if it commutes with the pool and all its sources are maps."""
+    value = pool.inputs[0]
+    node = producer(value, "BatchNormalization", "Gather", "Concat", "Mul")
+    if node is None:
+        return None
+    found = None
+    if norm_of(value) is not None:
+        found = _Commuting(node.op, [node.inputs[0]], list(parameters(node)), node.attrs)
+    elif node.op == "Gather" and node.attrs.get("axis", 0) == 1 and ints(node.inputs[1]) is not None:
+        found = _Commuting(node.op, [node.inputs[0]], [node.inputs[1]], node.attrs)
+    elif node.op == "Concat" and node.attrs["axis"] == 1 and _may_go(value):
+        found = _Commuting(node.op, list(node.inputs), [], node.attrs)
+    elif node.op == "Mul" and sole_user(graph, value) is pool and (gate := gate_of(node)) is not None:
+        source = node.inputs[0] if node.inputs[1] is gate else node.inputs[1]
+        found = _Commuting(node.op, [source], [gate], {})
+    maps = found is not None and all(
+        t.shape is not None and value.shape is not None and len(t.shape) == len(value.shape) for t in found.sources
+    )
+    return found if maps else None
+
+
+def _may_go(concat: Any) -> bool:
+    """Whether no reader of a concat needs it whole: then the pool shall not either, as it may be split away."""
+    return all(user.op in ("GlobalAveragePool", "Conv", "Gather") for user in concat.outputs)
+
+
+def gate_of(mul: Any) -> Any:
+    """The factor of `mul` that is 1×1 where the other is a map, if one is and it is computed; else None."""
+    for gate, value in ((mul.inputs[0], mul.inputs[1]), (mul.inputs[1], mul.inputs[0])):
+        if gate.shape is None or value.shape is None or len(gate.shape) != len(value.shape) or len(gate.shape) < 3:
+            continue
+        flat = all(size == 1 for size in gate.shape[2:]) and any(size != 1 for size in value.shape[2:])
+        if flat and list(gate.shape[:2]) == list(value.shape[:2]) and not is_constant(gate):
+            return gate
+    return None

@@ -1,0 +1,176 @@
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from exporter.parity import Reference, reference_from_module, run_module
+from exporter.parity.reference import MULTIPLE, UNIT_ROUNDOFF, in_batches
+
+EXAMPLE = torch.zeros(1, 3, 8, 8)
+
+
+def network(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 5),
+    ).eval()
+
+
+class Shifted(nn.Module):
+    """A network whose outputs are moved by a function of the input and the output."""
+
+    def __init__(self, inner: nn.Module, shift: object) -> None:
+        super().__init__()
+        self.inner, self.shift = inner, shift
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.shift(x, self.inner(x))  # type: ignore[operator]
+
+
+def test_the_network_itself_holds_with_the_error_that_eager_float32_has() -> None:
+    net = network()
+    reference = reference_from_module(net, EXAMPLE)
+    (parity,) = reference.judge("eager", run_module(net))
+    assert parity
+    assert parity.own_error == reference.own_errors[0] > 0
+    assert parity.error == pytest.approx(parity.own_error, rel=0.5)  # kernels differ from batch to batch
+    assert parity.top1 == 1.0
+    assert "held" in str(parity)
+
+
+def test_the_tolerance_is_a_multiple_of_eagers_own_error_and_never_below_that_of_rounding() -> None:
+    reference = reference_from_module(network(), EXAMPLE)
+    assert reference.tolerance(0) >= MULTIPLE * reference.own_errors[0]
+
+    exact = reference_from_module(nn.Flatten(), EXAMPLE)  # eager float32 is exact here
+    rounding = max(np.abs(y).max() / scale for y, scale in zip(exact.outputs[0], exact.scales[0], strict=True))
+    assert exact.own_errors == (0.0,)
+    assert exact.tolerance(0) == pytest.approx(MULTIPLE * UNIT_ROUNDOFF * rounding)
+
+
+@pytest.mark.parametrize("kind", ["normal", "zeros", "large", "hot"])
+def test_a_wrong_output_on_one_kind_of_input_alone_fails_and_is_named(kind: str) -> None:
+    net = network()
+    reference = reference_from_module(net, EXAMPLE)
+    image = reference.kinds.index(kind)
+    wrong = [y.astype(np.float32) for y in in_batches(run_module(net), reference.inputs, 1)]
+    wrong[0][image, 3] += 1e-3 * reference.scales[0][image]
+
+    (parity,) = reference.compare("step", wrong)
+
+    assert not parity
+    assert parity.status == "failed"
+    assert parity.worst == (image, 3)
+    assert parity.worst_input == kind
+    assert parity.error == pytest.approx(1e-3, rel=0.01)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_an_output_that_is_not_finite_never_holds(value: float) -> None:
+    reference = reference_from_module(network(), EXAMPLE)
+    outputs = [reference.outputs[0].copy()]
+    outputs[0][1, 2] = value
+    (parity,) = reference.compare("step", outputs)
+    assert not parity
+    assert parity.worst == (1, 2)
+
+
+def test_an_output_of_another_shape_or_number_fails() -> None:
+    reference = reference_from_module(network(), EXAMPLE)
+    (shape,) = reference.compare("step", [reference.outputs[0][:, :4]])
+    (number,) = reference.compare("step", [])
+    assert not shape
+    assert "want [5]" in shape.status
+    assert not number
+    assert "0 outputs, want 1" in number.status
+
+
+def test_an_output_that_does_not_depend_on_the_input_is_not_certified() -> None:
+    constant = Shifted(network(), lambda _x, y: y * 0 + 3)
+    reference = reference_from_module(constant, EXAMPLE)
+    (parity,) = reference.judge("eager", run_module(constant))
+    assert not parity
+    assert parity.status.startswith("not certified: the output does not depend on the input")
+
+
+def test_an_output_whose_spread_drowns_in_rounding_is_not_certified() -> None:
+    drowned = Shifted(network(), lambda _x, y: (y * 1e-6 + 3) - 3)
+    reference = reference_from_module(drowned, EXAMPLE)
+    (parity,) = reference.judge("eager", run_module(drowned))
+    assert not parity
+    assert parity.status.startswith("not certified: eager float32 itself")
+
+
+def test_an_output_nearly_independent_of_the_input_fails_where_an_absolute_tolerance_would_pass() -> None:
+    net = Shifted(network(), lambda _x, y: y * 1e-5)
+    reference = reference_from_module(net, EXAMPLE)
+    swapped = [np.roll(reference.outputs[0], 1, axis=0)]
+    assert np.abs(swapped[0] - reference.outputs[0])[reference.kinds.index("zeros")].max() < 1e-4
+    assert not reference.compare("step", swapped)[0]
+
+
+def test_a_lower_precision_is_held_to_the_tolerance_given() -> None:
+    net = network()
+    reference = reference_from_module(net, EXAMPLE)
+    half = [y.astype(np.float16) for y in in_batches(run_module(net), reference.inputs, 1)]
+    assert not reference.compare("fp16", half)[0]
+    assert reference.compare("fp16", half, tolerances=[5e-3])[0]
+
+
+def test_inputs_are_the_same_each_time_and_fewer_for_an_expensive_network() -> None:
+    first, second = (reference_from_module(network(), EXAMPLE, macs=1e5) for _ in range(2))
+    dear = reference_from_module(network(), EXAMPLE, macs=1e12)
+    assert all(np.array_equal(a, b) for a, b in zip(first.inputs, second.inputs, strict=True))
+    assert first.kinds.count("normal") > dear.kinds.count("normal") == 2
+    assert set(dear.kinds) == {"normal", "zeros", "large", "hot"}
+
+
+def test_the_users_own_images_count_and_set_the_spread() -> None:
+    data = np.random.default_rng(1).uniform(0, 1, (4, 3, 8, 8)).astype(np.float32)
+    reference = reference_from_module(network(), EXAMPLE, data=data)
+    shown = [x for x, kind in zip(reference.inputs[0], reference.kinds, strict=True) if kind == "data"]
+    assert np.array_equal(np.stack(shown), data)
+    own = reference.outputs[0][[kind == "data" for kind in reference.kinds]]
+    assert reference.spreads[0] == pytest.approx(math.sqrt(own.var(axis=0, ddof=1).mean()))
+
+
+def test_several_inputs_and_outputs_are_judged_one_by_one() -> None:
+    class Two(nn.Module):
+        def forward(self, x: Tensor, scale: Tensor) -> dict[str, Tensor]:
+            return {"sum": (x * scale).sum((2, 3)), "map": x + scale}
+
+    reference = reference_from_module(Two().eval(), (EXAMPLE, torch.zeros(1, 3, 1, 1)), output_names=("sum", "map"))
+    first, second = reference.judge("eager", run_module(Two()))
+    assert first
+    assert second
+    assert (first.output, second.output) == ("sum", "map")
+    assert first.top1 == 1.0
+    assert second.top1 is None
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_a_network_made_for_one_batch_size_is_run_with_it(batch: int) -> None:
+    class Fixed(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.reshape(batch, 3 * 8 * 8) * 2
+
+    reference = reference_from_module(Fixed().eval(), torch.zeros(batch, 3, 8, 8))
+    assert reference.outputs[0].shape == (len(reference.kinds), 192)
+    assert np.allclose(reference.outputs[0], reference.inputs[0].reshape(-1, 192) * 2.0)
+    assert reference.judge("eager", run_module(Fixed()))[0]
+
+
+def test_a_saved_reference_judges_as_before(tmp_path: Path) -> None:
+    net = network()
+    reference = reference_from_module(net, EXAMPLE)
+    reference.save(tmp_path / "reference.npz")
+    loaded = Reference.load(tmp_path / "reference.npz")
+    assert loaded.judge("eager", run_module(net)) == reference.judge("eager", run_module(net))
