@@ -22,14 +22,15 @@ def bundle_table(bundle: Bundle) -> None:
     """Print what the bundle holds: network, sizes, parities with their tolerances, engines, seconds."""
     manifest = bundle.manifest
     console = _console()
-    console.print(f"[bold]{manifest.name}[/] · {bundle.folder} · every file verified")
+    console.print(f"{manifest.name} · {bundle.folder} · every file verified", style="bold", markup=False)
     for line in _source_lines(manifest.source):
-        console.print(line)
-    console.print(f"inputs {', '.join(map(str, bundle.inputs))} · outputs {', '.join(map(str, bundle.outputs))}")
+        console.print(line, markup=False)
+    tensors = [", ".join(map(str, specs)) for specs in (bundle.inputs, bundle.outputs)]
+    console.print(f"inputs {tensors[0]} · outputs {tensors[1]}", markup=False)
     console.print(_sizes(manifest.counts))
     console.print(_parities(manifest.parities))
     for reason in dict.fromkeys(f"{p['step']}: {p['status']}" for p in manifest.parities if ": " in p["status"]):
-        console.print(reason)
+        console.print(reason, markup=False)
     if bundle.engines:
         console.print(_engines(bundle.engines))
     else:

@@ -51,11 +51,15 @@ def trace(module: nn.Module, example: tuple[Tensor, ...]) -> fx.GraphModule:
 
 
 def _export(module: nn.Module, example: tuple[Tensor, ...]) -> ExportedProgram:
-    """torch.export with the batch and spatial axes left symbolic if the module takes it, else at the example's size."""
+    """torch.export with the batch and spatial axes left symbolic if the module takes it, else at the example's size.
+
+    A size of 1 cannot be symbolic, so a batch of one is traced as two.
+    """
     dynamic = tuple({d: Dim.AUTO for d in range(x.dim()) if d != 1} if x.dim() >= 2 else {} for x in example)
+    several = tuple(torch.cat([x, x]) if x.dim() >= 2 and x.shape[0] == 1 else x for x in example)
     with torch.no_grad():
         try:
-            return torch.export.export(module, example, dynamic_shapes=dynamic, strict=False)
+            return torch.export.export(module, several, dynamic_shapes=dynamic, strict=False)
         except Exception:
             return torch.export.export(module, example, strict=False)
 

@@ -20,6 +20,7 @@ class Pass(ABC):
         total = 0
         while count := self.sweep(graph):
             total += count
+            graph.cleanup()  # what a rewrite left behind must not count as a reader in the next sweep
         return total
 
     def sweep(self, graph: gs.Graph) -> int:

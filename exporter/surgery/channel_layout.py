@@ -5,7 +5,7 @@ import onnx_graphsurgeon as gs
 
 from .base import Pass
 from .channels import LAYOUT, channel_map
-from .edit import add_node, append, fresh
+from .edit import add_node, append, bypass, fresh
 
 
 class ChannelLayout(Pass):
@@ -14,7 +14,7 @@ class ChannelLayout(Pass):
     The form that the passes after this one look for: a channel shuffle and an interleaved concat are one thing.
 
     Given  layout ops whose effect is to move channels
-    Result Concat, if there are several sources, and Gather of channels, if their order changes
+    Result Concat, if there are several sources, and Gather of channels, if their order changes; the source, if neither
     """
 
     name = "channel-layout"
@@ -27,8 +27,10 @@ class ChannelLayout(Pass):
         if found is None:
             return False
         normal = int(len(found.sources) > 1) + int(not found.is_plain)
-        if len(found.nodes) <= normal or normal == 0:
+        if len(found.nodes) <= normal:
             return False
+        if normal == 0:
+            return bypass(graph, node, found.sources[0])
         x, name = found.sources[0], node.name
         if len(found.sources) > 1:
             shape = [y.shape[0], sum(t.shape[1] for t in found.sources), *y.shape[2:]]

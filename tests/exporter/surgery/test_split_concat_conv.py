@@ -1,0 +1,47 @@
+import numpy as np
+import pytest
+
+from exporter.surgery.split_concat_conv import SplitConcatConv
+
+INTERLEAVED = np.arange(16).reshape(2, 8).T.ravel()
+GIVEN = """(double[N,8,8,8] x, double[N,8,8,8] z) => (double[N,4,4,4] y) {{
+    c = Concat<axis=1>(x, z) {shuffle} y = Conv<pads=[1,1,1,1],strides=[2,2],group={groups}>({source}, w, b) }}"""
+SHUFFLE = "s = Gather<axis=1>(c, i)"
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_a_conv_of_an_interleaved_concat_is_a_sum_of_convs(check_pass, groups: int) -> None:
+    weights = {"i": INTERLEAVED, "w": (4, 16 // groups, 3, 3), "b": (4,)}
+    given = GIVEN.format(shuffle=SHUFFLE, source="s", groups=groups)
+    graph = check_pass(SplitConcatConv(), given, {"Conv": 2, "Add": 1}, weights)
+    assert {t.name for node in graph.nodes if node.op == "Conv" for t in node.inputs[:1]} == {"x", "z"}
+    assert sum(len(node.inputs) == 3 for node in graph.nodes if node.op == "Conv") == 1  # one of them has the bias
+
+
+def test_a_plain_concat_before_a_dense_conv_likewise(check_pass) -> None:
+    given = GIVEN.format(shuffle="", source="c", groups=1)
+    check_pass(SplitConcatConv(), given, {"Conv": 2, "Add": 1}, {"w": (4, 16, 3, 3), "b": (4,)})
+
+
+def test_three_sources_take_two_sums(check_pass) -> None:
+    given = """(double[1,8,8,8] x) => (double[1,4,4,4] y) { n = Neg(x) e = Exp(x) c = Concat<axis=1>(x, n, e)
+        y = Conv<pads=[1,1,1,1],strides=[2,2]>(c, w) }"""
+    check_pass(SplitConcatConv(), given, {"Neg": 1, "Exp": 1, "Conv": 3, "Add": 2}, {"w": (4, 24, 3, 3)})
+
+
+@pytest.mark.parametrize(
+    ("given", "width"),
+    [
+        # a group reads one source alone: a plain concat before a grouped conv
+        (GIVEN.format(shuffle="", source="c", groups=2), 8),
+        # the sums would move more than the concat does
+        ("""(double[1,8,8,8] x, double[1,8,8,8] z) => (double[1,64,8,8] y)
+            { c = Concat<axis=1>(x, z) y = Conv<pads=[1,1,1,1]>(c, w, b) }""", 16),
+        # the concat is read elsewhere
+        ("""(double[1,8,8,8] x, double[1,8,8,8] z) => (double[1,4,4,4] y, double[1,16,8,8] c)
+            { c = Concat<axis=1>(x, z) y = Conv<pads=[1,1,1,1],strides=[2,2]>(c, w, b) }""", 16),
+    ],
+)  # fmt: skip
+def test_where_it_does_not_fit_or_does_not_pay_it_stays(check_pass, given: str, width: int) -> None:
+    outputs = 64 if "64" in given else 4
+    check_pass(SplitConcatConv(), given, None, {"w": (outputs, width, 3, 3), "b": (outputs,)})
