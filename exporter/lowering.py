@@ -6,12 +6,12 @@ element twice without harm: gather each window's elements, repeating the last to
 overlap. A mean takes none twice: it is a product with one matrix an axis. Both hold at the traced size alone.
 """
 
-import copy
 import operator
 from typing import Any, NamedTuple
 
 import torch
 from torch import fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 
 from .errors import ExportError
@@ -78,10 +78,13 @@ def lower(module: fx.GraphModule, example: tuple[torch.Tensor, ...]) -> fx.Graph
         ExportError: an adaptive pool whose input size is symbolic, or whose indices are used.
 
     """
-    lowered = fx.GraphModule(module, copy.deepcopy(module.graph))
+    graph = fx.Graph()
+    graph.output(graph.graph_copy(module.graph, {}))
+    graph.set_codegen(module.graph._codegen)
+    lowered = fx.GraphModule(module, graph)
     lowered.train(module.training)
     if any("val" not in node.meta for node in lowered.graph.nodes if _adaptive(node, lowered) is not None):
-        FakeTensorProp(lowered).propagate(*example)
+        FakeTensorProp(lowered, FakeTensorMode(allow_non_fake_inputs=True)).propagate(*example)
     for node in list(lowered.graph.nodes):
         kind = _adaptive(node, lowered)
         if kind is not None:

@@ -9,7 +9,6 @@ package.module:CALLABLE   the same, imported from the working folder or the envi
 import hashlib
 import importlib
 import importlib.util
-import math
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from .errors import PlainconvError, SourceError
+from .randomize import randomized
 from .rooms import room
 
 DEFAULT_INPUT = (1, 3, 224, 224)
@@ -96,7 +96,7 @@ def _from_catalogue(source: str, request: Request) -> Network:
     elif request.random_init is not None:
         torch.manual_seed(request.random_init)
         deploy = request.layout == "deploy"
-        module = randomized(models.create(source, deploy=deploy, **request.options), request.random_init)
+        module = models.create(source, deploy=deploy, **request.options)
         warnings = ()
     else:
         raise SourceError(
@@ -181,8 +181,6 @@ def _find_callable(source: str, place: str, name: str) -> Callable[..., Any]:
 
 
 def _load_own_weights(module: nn.Module, request: Request) -> tuple[dict[str, Any], tuple[str, ...]]:
-    if request.random_init is not None:
-        randomized(module, request.random_init)
     if request.checkpoint is None:
         return {}, ()
     checkpoints = room("models.checkpoints")
@@ -214,10 +212,12 @@ def _network(
     module.eval()
     for parameter in module.parameters():
         parameter.requires_grad_(False)
-    _check_finite(module)
     shape = request.input_shape or default_shape
     example = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     _check_input(name, module, example, takes)
+    if request.random_init is not None:
+        randomized(module, request.random_init, example)
+    _check_finite(module)
     provenance: dict[str, Any] = {"source": source, "options": dict(request.options)}
     if checkpoint:
         provenance["checkpoint"] = dict(checkpoint)
@@ -250,32 +250,6 @@ def _check_input(name: str, module: nn.Module, example: Tensor, takes: str) -> N
         raise SourceError(f"{name} returns {type(output).__name__}; wanted one tensor: wrap the network to return it")
     if output.numel() == 0:
         raise SourceError(f"{name} gives an empty output for an input of shape {shape}; give a larger --input-shape")
-
-
-@torch.no_grad()
-def randomized(module: nn.Module, seed: int) -> nn.Module:
-    """Weights and statistics under which every op matters, in place; returns the module.
-
-    Kernels N(0, 1/√fan_in); batch norms with mean N(0, ½), variance U(½, 2), γ U(½, 3/2), β N(0, ½). A freshly
-    initialized network has identity batch norms, which would hide an error in folding them.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    norms = (nn.modules.batchnorm._BatchNorm,)
-    inside_norms = {id(t) for m in module.modules() if isinstance(m, norms) for t in m.parameters(recurse=False)}
-    for m in module.modules():
-        if isinstance(m, norms):
-            if m.running_mean is not None and m.running_var is not None:
-                m.running_mean.normal_(0, 0.5, generator=generator)
-                m.running_var.uniform_(0.5, 2, generator=generator)
-            if m.affine:
-                m.weight.uniform_(0.5, 1.5, generator=generator)
-                m.bias.normal_(0, 0.5, generator=generator)
-    for parameter in module.parameters():
-        if id(parameter) in inside_norms or not parameter.is_floating_point():
-            continue
-        fan_in = math.prod(parameter.shape[1:]) if parameter.dim() > 1 else 4
-        parameter.normal_(0, 1 / math.sqrt(fan_in), generator=generator)
-    return module
 
 
 def weights_sha256(module: nn.Module) -> str:

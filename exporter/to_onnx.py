@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from importlib.metadata import PackageNotFoundError, version
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -134,13 +135,18 @@ def _refuse_count(what: str, names: int, found: int) -> None:
 def _contiguous(module: nn.Module) -> nn.Module:
     """`module`, or a copy that shares all its weights but those whose layout would take ops to undo."""
     tensors = [*module.parameters(), *module.buffers()]
-    if all(t.is_contiguous() for t in tensors):
+    if all(t.stride() == _c_strides(t) for t in tensors):
         return module
     laid_out: dict[int, Any] = {}
     for t in tensors:
-        flat = t.detach().contiguous()
+        # An axis of size 1 may have any stride and say "channels last" by it: give it the one of C order.
+        flat = t.detach().contiguous().as_strided(t.shape, _c_strides(t))
         laid_out[id(t)] = nn.Parameter(flat, t.requires_grad) if isinstance(t, nn.Parameter) else flat
     return copy.deepcopy(module, laid_out)
+
+
+def _c_strides(t: torch.Tensor) -> tuple[int, ...]:
+    return tuple(prod(t.shape[axis + 1 :]) for axis in range(t.dim()))
 
 
 def _traced(

@@ -25,11 +25,12 @@ import sys
 import onnxslim
 import torch
 import models
-from exporter.source import randomized
+from exporter.randomize import randomized
 
 torch.manual_seed(0)
-module = randomized(models.create(sys.argv[1]), 0).eval()
-program = torch.onnx.export(module, (torch.randn(1, 3, 224, 224),), dynamo=True, verbose=False)
+image = torch.randn(1, 3, 224, 224)
+module = randomized(models.create(sys.argv[1]), 0, image)
+program = torch.onnx.export(module, (image,), dynamo=True, verbose=False)
 program.save(sys.argv[2])
 onnxslim.slim(sys.argv[2], sys.argv[2])
 """

@@ -1,7 +1,7 @@
 """One row per network: what `exporter run` made of it, with random weights and statistics (seed 0).
 
-    python tests/benchmarks/table_networks.py                      # the whole list; large networks take a minute each
-    python tests/benchmarks/table_networks.py vanillanet_6 parnet_s
+python tests/benchmarks/table_networks.py                      # the whole list; large networks take a minute each
+python tests/benchmarks/table_networks.py vanillanet_6 parnet_s
 """
 
 import argparse

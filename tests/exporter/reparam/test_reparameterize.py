@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from exporter.errors import ReparamError
 from exporter.reparam import Report, reparameterize
-from exporter.source import randomized
+from exporter.randomize import randomized
 
 LONG_RUN = int(os.environ.get("RANDOM_NETWORKS", "30"))
 

@@ -34,7 +34,7 @@ def filled(weights: Weights) -> dict[str, np.ndarray]:
 
 
 def parsed(text: str, weights: Weights, opset: int = 20) -> onnx.ModelProto:
-    """`text` in ONNX's text syntax, a graph in double; {opset} 20 and IR 10 are supplied."""
+    """`text` in ONNX's text syntax, a graph in double."""
     model = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : {opset}]> g {text}')
     model.graph.initializer.extend(onnx.numpy_helper.from_array(a, name) for name, a in filled(weights).items())
     return model
@@ -65,9 +65,9 @@ def run(path: Path, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
 def check_pass(tmp_path: Path) -> Callable[..., gs.Graph]:
     """(pass, text, result, weights) → the graph left.
 
-    Asserts that the ops left are `result` (in any order; a mapping counts them); that inputs and outputs keep names, types
-    and shapes; that outputs are equal in float64 for three seeds; that ONNX's checker passes; and that a second run
-    changes nothing. `result=None` means that the pass must decline.
+    Asserts that the ops left are `result` (in any order; a mapping counts them); that inputs and outputs keep names,
+    types and shapes; that outputs are equal in float64 for three seeds; that ONNX's checker passes; and that a second
+    run changes nothing. `result=None` means that the pass must decline.
     """
 
     def check_one(

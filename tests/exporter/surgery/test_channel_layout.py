@@ -23,7 +23,9 @@ def test_the_same_at_an_open_batch(check_pass) -> None:
 def test_an_interleaved_concat_is_a_concat_and_a_gather(check_pass) -> None:
     given = """(double[2,3,4,5] x, double[2,3,4,5] z) => (double[2,6,4,5] y) {
         a = Unsqueeze(x, two) b = Unsqueeze(z, two) c = Concat<axis=2>(a, b) d = Reshape(c, t) y = Exp(d) }"""
-    graph = check_pass(ChannelLayout(), given, ["Concat", "Gather", "Exp"], {"two": np.array([2]), "t": np.array([2, 6, 4, 5])})
+    graph = check_pass(
+        ChannelLayout(), given, ["Concat", "Gather", "Exp"], {"two": np.array([2]), "t": np.array([2, 6, 4, 5])}
+    )
     gather = next(node for node in graph.nodes if node.op == "Gather")
     assert gather.inputs[1].values.tolist() == [0, 3, 1, 4, 2, 5]
 

@@ -5,7 +5,9 @@ from exporter.surgery.common_subexpressions import CommonSubexpressions
 
 
 def test_of_two_equal_ops_one_remains(check_pass) -> None:
-    given = "(double[2,3,4,4] x) => (double[2,3,1,1] y) { a = GlobalAveragePool(x) b = GlobalAveragePool(x) y = Add(a, b) }"
+    given = (
+        "(double[2,3,4,4] x) => (double[2,3,1,1] y) { a = GlobalAveragePool(x) b = GlobalAveragePool(x) y = Add(a, b) }"
+    )
     check_pass(CommonSubexpressions(), given, ["GlobalAveragePool", "Add"])
 
 
@@ -27,7 +29,10 @@ def test_an_output_keeps_its_name(check_pass) -> None:
         ("a = LeakyRelu<alpha=0.1>(x) b = LeakyRelu<alpha=0.2>(x) y = Add(a, b)", {}),
         ("a = Mul(x, k) b = Mul(x, l) y = Add(a, b)", {"k": np.ones(3), "l": np.zeros(3)}),
         ("a = Sub(x, k) b = Sub(k, x) y = Add(a, b)", {"k": np.ones(3)}),
-        ("a = RandomUniformLike(x) b = RandomUniformLike(x) c = Sub(a, b) d = Mul(c, k) y = Add(x, d)", {"k": np.array(0.0)}),
+        (
+            "a = RandomUniformLike(x) b = RandomUniformLike(x) c = Sub(a, b) d = Mul(c, k) y = Add(x, d)",
+            {"k": np.array(0.0)},
+        ),
     ],
 )
 def test_ops_that_differ_stay(check_pass, ops: str, weights: dict) -> None:

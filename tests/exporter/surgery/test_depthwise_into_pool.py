@@ -12,10 +12,11 @@ GIVEN = """(double[N,4,7,7] x) => (double[N,4,1,1] y)
 
 
 @pytest.mark.parametrize("inputs", ["x, w", "x, w, b"])
-@pytest.mark.parametrize("attrs", ["", ", pads=[3,3,3,3]", ", pads=[0,3,2,1], strides=[2,1]", ", pads=[2,2,2,2], dilations=[1,2]"])
+@pytest.mark.parametrize(
+    "attrs", ["", ", pads=[3,3,3,3]", ", pads=[0,3,2,1], strides=[2,1]", ", pads=[2,2,2,2], dilations=[1,2]"]
+)
 def test_depthwise_and_pool_become_one_depthwise_over_the_whole_map(check_pass, attrs: str, inputs: str) -> None:
-    weights = {"w": (4, 1, 5, 5), "b": (4,)} if "dilations" not in attrs else {"w": (4, 1, 5, 5), "b": (4,)}
-    weights = {name: shape for name, shape in weights.items() if name in inputs}
+    weights = {name: shape for name, shape in {"w": (4, 1, 5, 5), "b": (4,)}.items() if name in inputs}
     graph = check_pass(DepthwiseIntoPool(), GIVEN.format(attrs=attrs, inputs=inputs), ["Conv"], weights)
     (conv,) = graph.nodes
     assert conv.inputs[1].shape == (4, 1, 7, 7)
@@ -48,9 +49,11 @@ def test_the_pooled_kernel_weighs_each_pixel_by_how_often_it_is_seen(size, kerne
         # not depthwise
         "(double[1,4,7,7] x) => (double[1,4,1,1] y) { c = Conv<pads=[2,2,2,2]>(x, dense) y = GlobalAveragePool(c) }",
         # an open size
-        "(double[1,4,H,W] x) => (double[1,4,1,1] y) { c = Conv<group=4,pads=[2,2,2,2]>(x, w) y = GlobalAveragePool(c) }",
+        """(double[1,4,H,W] x) => (double[1,4,1,1] y)
+           { c = Conv<group=4,pads=[2,2,2,2]>(x, w) y = GlobalAveragePool(c) }""",
         # the map has many more positions than the kernel weights
-        "(double[1,4,9,9] x) => (double[1,4,1,1] y) { c = Conv<group=4,pads=[2,2,2,2]>(x, w) y = GlobalAveragePool(c) }",
+        """(double[1,4,9,9] x) => (double[1,4,1,1] y)
+           { c = Conv<group=4,pads=[2,2,2,2]>(x, w) y = GlobalAveragePool(c) }""",
         # the map is read elsewhere
         """(double[1,4,7,7] x) => (double[1,4,1,1] y, double[1,4,7,7] c)
            { c = Conv<group=4,pads=[2,2,2,2]>(x, w) y = GlobalAveragePool(c) }""",

@@ -16,7 +16,9 @@ def test_a_norm_behind_a_conv_goes_into_it(check_pass, conv: str) -> None:
     check_pass(FoldNorm(), given, ["Conv"], weights)
 
 
-@pytest.mark.parametrize(("conv", "size"), [("Conv(n, w)", 6), ("Conv(n, w, b)", 6), ("Conv<group=2, strides=[2,1]>(n, v, b)", 3)])
+@pytest.mark.parametrize(
+    ("conv", "size"), [("Conv(n, w)", 6), ("Conv(n, w, b)", 6), ("Conv<group=2, strides=[2,1]>(n, v, b)", 3)]
+)
 def test_a_norm_before_an_unpadded_conv_goes_into_it(check_pass, conv: str, size: int) -> None:
     given = f"""(double[1,4,8,8] x) => (double[1,6,{size},6] y)
         {{ n = BatchNormalization(x, gamma, beta, mean, var) y = {conv} }}"""

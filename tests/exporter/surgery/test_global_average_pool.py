@@ -29,7 +29,11 @@ def test_another_mean_stays(check_pass, axes: list[int]) -> None:
 
 @pytest.mark.parametrize(
     ("attrs", "shape"),
-    [("kernel_shape=[4,4]", "1,2"), ("kernel_shape=[4,5], pads=[1,1,1,1]", "3,3"), ("kernel_shape=[4,5], pads=[1,0,0,0]", "2,1")],
+    [
+        ("kernel_shape=[4,4]", "1,2"),
+        ("kernel_shape=[4,5], pads=[1,1,1,1]", "3,3"),
+        ("kernel_shape=[4,5], pads=[1,0,0,0]", "2,1"),
+    ],
 )
 def test_another_average_pool_stays(check_pass, attrs: str, shape: str) -> None:
     given = f"(double[2,3,4,5] x) => (double[2,3,{shape}] y) {{ y = AveragePool<{attrs}>(x) }}"

@@ -26,7 +26,8 @@ def test_the_constant_of_a_gate_goes_into_the_conv_that_it_gates(check_pass) -> 
 
 def test_it_passes_sums_and_relus(check_pass) -> None:
     given = """(double[1,3,7,7] x, double[1,4,1,1] g) => (double[1,4,5,5] y)
-        { s = Sigmoid(g) d = Mul(s, two) a = Conv(x, w, b) n = Neg(x) e = Conv(n, w) c = Add(a, e) r = Relu(c) y = Mul(r, d) }"""
+        { s = Sigmoid(g) d = Mul(s, two) a = Conv(x, w, b) n = Neg(x) e = Conv(n, w)
+          c = Add(a, e) r = Relu(c) y = Mul(r, d) }"""
     check_pass(ScaleIntoConv(), given, ["Sigmoid", "Conv", "Neg", "Conv", "Add", "Relu", "Mul"], used(given))
 
 
@@ -40,7 +41,8 @@ def test_it_passes_sums_and_relus(check_pass) -> None:
         """(double[1,3,7,7] x, double[1,4,1,1] g) => (double[1,4,5,5] y, double[1,4,1,1] d)
            { d = Mul(two, g) c = Conv(x, w, b) y = Mul(c, d) }""",
         # one side of the sum is no conv
-        "(double[1,4,5,5] x, double[1,3,7,7] z) => (double[1,4,5,5] y) { c = Conv(z, w, b) s = Add(x, c) y = Mul(s, two) }",
+        """(double[1,4,5,5] x, double[1,3,7,7] z) => (double[1,4,5,5] y)
+           { c = Conv(z, w, b) s = Add(x, c) y = Mul(s, two) }""",
         # the constant is a map
         "(double[1,3,7,7] x) => (double[1,4,5,5] y) { c = Conv(x, w, b) y = Mul(c, map) }",
     ],

@@ -4,7 +4,8 @@ import pytest
 from exporter.surgery.shuffle_into_conv import ShuffleIntoConv
 
 ACROSS, WITHIN = np.array([0, 3, 1, 4, 2, 5]), np.array([2, 0, 1, 4, 5, 3])
-GIVEN = "(double[N,6,7,7] x) => (double[N,4,7,7] y) {{ s = Gather<axis=1>(x, i) y = Conv<pads=[1,1,1,1],group={groups}>(s, w, b) }}"
+GIVEN = """(double[N,6,7,7] x) => (double[N,4,7,7] y)
+    {{ s = Gather<axis=1>(x, i) y = Conv<pads=[1,1,1,1],group={groups}>(s, w, b) }}"""
 
 
 def weights(index: np.ndarray, groups: int) -> dict:

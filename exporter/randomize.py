@@ -1,0 +1,65 @@
+"""Random weights under which every op of a network matters, for a network without a checkpoint."""
+
+import contextlib
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+_Norm = nn.modules.batchnorm._BatchNorm
+
+
+@torch.no_grad()
+def randomized(module: nn.Module, seed: int, example: Tensor | None = None) -> nn.Module:
+    """Give a network random weights and statistics, in place; returns it, in eval mode.
+
+    Kernels N(0, 1/√fan_in), batch norms with γ U(½, 3/2) and β N(0, ½): a freshly initialized network has identity
+    batch norms, which would hide an error in folding them. Their statistics are N(0, ½) and U(½, 2) or, given an `example`
+    [N, C, …] of the input, what two random images of that size really have there, off by as much: the statistics of a
+    trained network fit its data, and without that a deep one hardly depends on its input any more.
+    """
+    module.eval()
+    generator = torch.Generator().manual_seed(seed)
+    norms = [m for m in module.modules() if isinstance(m, _Norm)]
+    of_norms = {id(p) for m in norms for p in m.parameters(recurse=False)}
+    for parameter in module.parameters():
+        if id(parameter) not in of_norms and parameter.is_floating_point():
+            fan_in = math.prod(parameter.shape[1:]) if parameter.dim() > 1 else 4
+            parameter.normal_(0, 1 / math.sqrt(fan_in), generator=generator)
+    for norm in norms:
+        if norm.affine:
+            norm.weight.uniform_(0.5, 1.5, generator=generator)
+            norm.bias.normal_(0, 0.5, generator=generator)
+        if norm.running_mean is not None and norm.running_var is not None:
+            norm.running_mean.normal_(0, 0.5, generator=generator)
+            norm.running_var.uniform_(0.5, 2, generator=generator)
+    if example is not None:
+        images = torch.randn(2, *example.shape[1:], generator=generator).to(example.dtype)
+        with _fitting_statistics(norms):
+            module(images)
+    return module
+
+
+@contextlib.contextmanager
+def _fitting_statistics(norms: list[_Norm]) -> Iterator[None]:
+    """Within it, each batch norm that runs moves its statistics, once, to those of its input: μ + σ·mean, σ²·var."""
+    done: set[int] = set()
+
+    def fit(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(norm, _Norm)
+        if id(norm) in done or norm.running_mean is None or norm.running_var is None:
+            return
+        done.add(id(norm))
+        axes = [axis for axis in range(inputs[0].dim()) if axis != 1]
+        var, mean = torch.var_mean(inputs[0], dim=axes)
+        var = var.clamp_min(float(var.mean()) * 1e-2 + 1e-12)  # a channel that hardly moves stays as good as constant
+        norm.running_mean.mul_(var.sqrt()).add_(mean)
+        norm.running_var.mul_(var)
+
+    handles = [norm.register_forward_pre_hook(fit) for norm in norms]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
