@@ -16,18 +16,27 @@ import onnx_graphsurgeon as gs
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from .errors import ExportError
 from .surgery.onnx_file import infer_shapes, read
 
+aten = torch.ops.aten
+_PRODUCTS = {aten.mm, aten.addmm, aten.bmm, aten.baddbmm}
+_MEANS = {aten.mean, aten.sum, aten._adaptive_avg_pool2d, aten.avg_pool2d}
+
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a network at one input size, for the batch given."""
+    """Of a network at one input size, for the batch given.
+
+    `longest_sum` is the most terms that one value of a convolution, matrix product, mean or sum adds up.
+    """
 
     parameters: int
     macs: int
+    longest_sum: int = 1
 
 
 @dataclass(frozen=True)
@@ -49,9 +58,28 @@ def count_module(module: nn.Module, example: Tensor | tuple[Tensor, ...]) -> Cos
     parameters = sum(p.numel() for p in module.parameters())
     with FakeTensorMode(allow_non_fake_inputs=True) as fake, torch.no_grad():
         inputs = tuple(fake.from_tensor(t) for t in examples)
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounterMode(display=False) as counter, _LongestSum() as sums:
             module(*inputs)
-    return Cost(parameters, counter.get_total_flops() // 2)
+    return Cost(parameters, counter.get_total_flops() // 2, sums.terms)
+
+
+class _LongestSum(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Keeps the largest number of terms that an operation adds up for one value of its result."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.terms = 1
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        op = func.overloadpacket
+        if op is aten.convolution:
+            self.terms = max(self.terms, args[1][0].numel())
+        elif op in _PRODUCTS:
+            self.terms = max(self.terms, args[-1].shape[-2])
+        elif op in _MEANS and result.numel():
+            self.terms = max(self.terms, args[0].numel() // result.numel())
+        return result
 
 
 def count_onnx(source: Path | gs.Graph) -> GraphCost:

@@ -157,7 +157,7 @@ def _write_graph(draft: Draft, job: Job, network: Network, data: EvalData | None
     """Everything up to the verified ONNX file, into the draft."""
     cost = count_module(network.module, network.example)
     with clock.step("reference"):
-        reference = reference_from_module(network.module, network.example, macs=cost.macs)
+        reference = reference_from_module(network.module, network.example, macs=cost.macs, longest_sum=cost.longest_sum)
         steps = Steps(reference, data)
         if data is not None:
             steps.check(EAGER, run_module(network.module), judged=False)

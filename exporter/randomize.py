@@ -15,7 +15,7 @@ def randomized(module: nn.Module, seed: int, example: Tensor | None = None) -> n
     """Give a network random weights and statistics, in place; returns it, in eval mode.
 
     Kernels N(0, 1/√fan_in), batch norms with γ U(½, 3/2) and β N(0, ½): a freshly initialized network has identity
-    batch norms, which would hide an error in folding them. Their statistics are N(0, ½) and U(½, 2) or, given an `example`
+    norms, which would hide an error in folding them. Their statistics are N(0, ½) and U(½, 2) or, given an `example`
     [N, C, …] of the input, what two random images of that size really have there, off by as much: the statistics of a
     trained network fit its data, and without that a deep one hardly depends on its input any more.
     """

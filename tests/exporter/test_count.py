@@ -73,3 +73,12 @@ def test_an_open_map_size_is_refused(tmp_path: Path) -> None:
     path = onnx_model(tmp_path / "op.onnx", "Conv", {"w": (6, 4, 3, 3)}, [1, 4, "H", "W"], [1, 6, "h", "w"])
     with pytest.raises(ExportError, match="want known sizes"):
         count_onnx(path)
+
+
+def test_the_longest_sum_is_that_of_the_largest_window() -> None:
+    conv = nn.Conv2d(4, 8, 3, padding=1)  # 4·3·3 terms
+    image = torch.randn(1, 4, 16, 16)
+    assert count_module(conv, image).longest_sum == 36
+    pooled = nn.Sequential(conv, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
+    assert count_module(pooled, image).longest_sum == 16 * 16
+    assert count_module(nn.Linear(100, 3), torch.randn(1, 100)).longest_sum == 100

@@ -174,3 +174,15 @@ def test_a_saved_reference_judges_as_before(tmp_path: Path) -> None:
     reference.save(tmp_path / "reference.npz")
     loaded = Reference.load(tmp_path / "reference.npz")
     assert loaded.judge("eager", run_module(net)) == reference.judge("eager", run_module(net))
+
+
+@pytest.mark.parametrize(("kind", "allowed"), [("zeros", True), ("hot", True), ("normal", False), ("large", False)])
+def test_the_bias_of_a_long_sum_is_allowed_only_where_its_terms_are_equal(kind: str, allowed: bool) -> None:
+    """Given an output off by half of what adding n equal terms in sequence may cost → held on the flat images alone."""
+    net = network()
+    terms = 3000
+    reference = reference_from_module(net, EXAMPLE, longest_sum=terms)
+    at = reference.kinds.index(kind)
+    outputs = [y.copy() for y in reference.outputs]
+    outputs[0][at] += 0.5 * terms * UNIT_ROUNDOFF * np.abs(outputs[0][at]).max()
+    assert bool(reference.compare("step", outputs)[0]) is allowed
