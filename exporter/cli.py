@@ -1,19 +1,26 @@
 """The command line. It sees every room, and imports one only when a command needs it."""
 
+import _thread
 import argparse
 import ast
 import contextlib
 import json
+import os
 import sys
+import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .errors import PlainconvError
+from .errors import CheckFailedError, PlainconvError, PlainconvWarning, SourceError
 from .progress import be_quiet
 
 INTERRUPTED = 130
+CLOSED = 141  # as a program that SIGPIPE ends
 INTERNAL = 70  # EX_SOFTWARE: a fault of ours
+
+MAX_SIZE = 2**31 - 1  # of an axis, in TensorRT
 
 
 class _Parser(argparse.ArgumentParser):
@@ -28,26 +35,64 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     be_quiet(args.quiet or args.json)
     try:
-        command: Callable[[argparse.Namespace], int] = args.command
-        return command(args)
-    except PlainconvError as error:
-        return _complain(args, error, error.exit_code)
-    except KeyboardInterrupt:
-        print("exporter: interrupted; nothing was left behind", file=sys.stderr)
-        return INTERRUPTED
-    except BrokenPipeError:
-        return _complain(args, BrokenPipeError("the output was closed"), 1)
-    except MemoryError as error:
-        return _complain(args, error, 1, "out of memory; close other programs or take a smaller network")
-    except Exception as error:
-        return _complain(args, error, INTERNAL, f"internal error: {type(error).__name__}: {error}; --debug shows where")
+        command: Callable[[argparse.Namespace], None] = args.command
+        with _no_interrupt_lost():
+            command(args)
+        sys.stdout.flush()
+        return 0
+    except BrokenPipeError:  # the reader has seen enough, as in `exporter models | head`
+        _forget_stdout()
+        return CLOSED
+    except (Exception, KeyboardInterrupt) as error:
+        code, message = _in_one_line(error)
+        if args.debug and code != INTERRUPTED:
+            raise
+        print(f"exporter: {message}".replace("\n", " "), file=sys.stderr)
+        return code
 
 
-def _complain(args: argparse.Namespace, error: Exception, code: int, message: str = "") -> int:
-    if args.debug:
-        raise error
-    print(f"exporter: {message or error}".replace("\n", " "), file=sys.stderr)
-    return code
+def _in_one_line(error: BaseException) -> tuple[int, str]:
+    """The exit code and what to say."""
+    if _is_interrupt(error):
+        return INTERRUPTED, "interrupted; nothing half-made was left behind"
+    if isinstance(error, PlainconvError):
+        return error.exit_code, str(error)
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return 1, "out of memory; close other programs, or take a smaller network or input"
+    if isinstance(error, OSError) and error.filename is None and error.errno is not None:
+        _forget_stdout()
+        return 2, f"the output cannot be written ({error.strerror}); see where it goes to"
+    return INTERNAL, f"internal error: {type(error).__name__}: {error}; --debug shows where"
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Whether a Ctrl-C is behind `error`: a library that is interrupted while it is imported raises ImportError."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+@contextlib.contextmanager
+def _no_interrupt_lost() -> Iterator[None]:
+    """Send a Ctrl-C again that met a callback of a weak reference: Python prints it there and carries on."""
+    before = sys.unraisablehook
+
+    def hook(lost: Any) -> None:
+        if lost.exc_type is KeyboardInterrupt:
+            threading.Timer(0.01, _thread.interrupt_main).start()
+        else:
+            before(lost)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+
+
+def _forget_stdout() -> None:
+    """Keep what is still buffered from failing again when Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 # ------------------------------------------------------------------ arguments
@@ -83,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
 _EVAL_DATA = "labelled images (arrays images [N,C,H,W] and labels [N]): report accuracy at every step"
 
 
-def _command(commands: Any, name: str, function: Callable[[argparse.Namespace], int], summary: str) -> _Parser:
+def _command(commands: Any, name: str, function: Callable[[argparse.Namespace], None], summary: str) -> _Parser:
     parser: _Parser = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
     parser.set_defaults(command=function)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -125,7 +170,7 @@ def _shape(text: str) -> tuple[int, ...]:
         shape = tuple(int(part) for part in text.split(","))
     except ValueError:
         shape = ()
-    if len(shape) < 2 or min(shape) < 1:
+    if len(shape) < 2 or not all(1 <= size <= MAX_SIZE for size in shape):
         raise argparse.ArgumentTypeError(f"{text!r} is not a shape; wanted positive integers like 1,3,224,224")
     return shape
 
@@ -135,13 +180,16 @@ def _batch_range(text: str) -> tuple[int, int, int]:
         low, best, high = (int(part) for part in text.split(":"))
     except ValueError:
         low, best, high = 0, 0, 0
-    if not 1 <= low <= best <= high:
+    if not 1 <= low <= best <= high <= MAX_SIZE:
         raise argparse.ArgumentTypeError(f"{text!r} is not a batch range; wanted MIN:OPT:MAX like 1:8:32")
     return low, best, high
 
 
 def _names(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+    names = tuple(part.strip() for part in text.split(","))
+    if not all(names):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of names; wanted some like sm80,sm86")
+    return tuple(dict.fromkeys(names))
 
 
 def _option(text: str) -> tuple[str, Any]:
@@ -157,21 +205,22 @@ def _option(text: str) -> tuple[str, Any]:
 # ------------------------------------------------------------------ commands
 
 
-def _run(args: argparse.Namespace) -> int:
+def _run(args: argparse.Namespace) -> None:
     from .pipeline import export_bundle
 
-    engine = None if args.engine == "none" else args.engine
-    with _loud_warnings(args):
-        bundle = export_bundle(_job(args), engine=engine or "none", targets=args.targets)
-    return _show(args, bundle)
+    if args.engine == "none" and args.targets:
+        raise SourceError("both --targets and --engine none given; wanted one of them")
+    with _only_our_words():
+        bundle = export_bundle(_job(args), engine=args.engine, targets=args.targets)
+    _show(args, bundle)
 
 
-def _export(args: argparse.Namespace) -> int:
+def _export(args: argparse.Namespace) -> None:
     from .pipeline import export_bundle
 
-    with _loud_warnings(args):
+    with _only_our_words():
         bundle = export_bundle(_job(args), engine="none", targets=())
-    return _show(args, bundle)
+    _show(args, bundle)
 
 
 def _job(args: argparse.Namespace) -> Any:
@@ -198,28 +247,29 @@ def _job(args: argparse.Namespace) -> Any:
     )
 
 
-def _build(args: argparse.Namespace) -> int:
+def _build(args: argparse.Namespace) -> None:
     from .rooms import room
 
-    record = room("engines").build(
-        args.bundle, engine=args.engine, targets=args.targets, dynamic_batch=args.dynamic_batch
-    )
-    del record
-    return _show(args, args.bundle)
+    with _only_our_words():
+        room("engines").build(args.bundle, engine=args.engine, targets=args.targets, dynamic_batch=args.dynamic_batch)
+    _show(args, args.bundle)
 
 
-def _validate(args: argparse.Namespace) -> int:
+def _validate(args: argparse.Namespace) -> None:
     from .pipeline import validate_bundle
 
-    held = validate_bundle(args.bundle, eval_data=args.eval_data)
-    return _show(args, args.bundle) or (0 if held else 1)
+    with _only_our_words():
+        failed = validate_bundle(args.bundle, eval_data=args.eval_data)
+    _show(args, args.bundle)
+    if failed:
+        raise CheckFailedError(f"{failed[0]}{f' (and {len(failed) - 1} more)' if failed[1:] else ''}")
 
 
-def _inspect(args: argparse.Namespace) -> int:
-    return _show(args, args.bundle)
+def _inspect(args: argparse.Namespace) -> None:
+    _show(args, args.bundle)
 
 
-def _models(args: argparse.Namespace) -> int:
+def _models(args: argparse.Namespace) -> None:
     from .rooms import room
 
     rows = [
@@ -238,10 +288,9 @@ def _models(args: argparse.Namespace) -> int:
         from .table import models_table
 
         models_table(rows)
-    return 0
 
 
-def _show(args: argparse.Namespace, path: Path) -> int:
+def _show(args: argparse.Namespace, path: Path) -> None:
     from .bundle import Bundle
     from .table import as_json, bundle_table
 
@@ -250,19 +299,17 @@ def _show(args: argparse.Namespace, path: Path) -> int:
         print(json.dumps(as_json(bundle), indent=2))
     else:
         bundle_table(bundle)
-    return 0
 
 
 @contextlib.contextmanager
-def _loud_warnings(args: argparse.Namespace) -> Iterator[None]:
-    """Our warnings as one line each on stderr."""
-    import warnings
+def _only_our_words() -> Iterator[None]:
+    """Our warnings as one line each on stderr, no one else's; what a user's network prints stays out of stdout."""
 
     def show(message: Warning | str, *_: Any) -> None:
         print(f"exporter: warning: {message}".replace("\n", " "), file=sys.stderr)
 
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
         warnings.simplefilter("ignore")
-        warnings.filterwarnings("always", category=UserWarning, module=r"exporter|plainconv_")
+        warnings.simplefilter("always", PlainconvWarning)
         warnings.showwarning = show  # type: ignore[assignment]
         yield

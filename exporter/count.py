@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from .errors import ExportError
+from .errors import ExportError, ReparamError
 from .surgery.onnx_file import infer_shapes, read
 
 aten = torch.ops.aten
@@ -53,13 +53,22 @@ class GraphCost:
 
 
 def count_module(module: nn.Module, example: Tensor | tuple[Tensor, ...]) -> Cost:
-    """Parameters, and MACs of one forward of `example`; nothing is computed and `module` is left as it is."""
+    """Parameters, and MACs of one forward of `example`; nothing is computed and `module` is left as it is.
+
+    Raises ReparamError where the forward needs the values it computes, as data-dependent control flow does.
+    """
     examples = example if isinstance(example, tuple) else (example,)
     parameters = sum(p.numel() for p in module.parameters())
     with FakeTensorMode(allow_non_fake_inputs=True) as fake, torch.no_grad():
         inputs = tuple(fake.from_tensor(t) for t in examples)
         with FlopCounterMode(display=False) as counter, _LongestSum() as sums:
-            module(*inputs)
+            try:
+                module(*inputs)
+            except Exception as error:
+                raise ReparamError(
+                    f"{type(module).__name__} cannot be traced ({str(error).partition(chr(10))[0]}); "
+                    "it needs a forward without data-dependent control flow"
+                ) from error
     return Cost(parameters, counter.get_total_flops() // 2, sums.terms)
 
 

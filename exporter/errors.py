@@ -11,6 +11,10 @@ class PlainconvError(Exception):
     exit_code = 2
 
 
+class PlainconvWarning(UserWarning):
+    """Something the user should know that stops nothing; the command line prints it in one line."""
+
+
 class SourceError(PlainconvError):
     """The SOURCE of a network cannot be resolved or called, or its input shape does not fit it."""
 

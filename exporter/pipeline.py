@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import fx, nn
+from torch import fx
 
 from .bundle import Bundle, Draft, TensorSpec, check_target, update_bundle, write_bundle
 from .bundle.manifest import MODEL
 from .count import Cost, count_module, count_onnx
-from .errors import CheckFailedError, ExportError
+from .errors import CheckFailedError, ExportError, PlainconvWarning
 from .parity import (
     EvalData,
     Parity,
@@ -104,22 +104,23 @@ class Clock:
     def __init__(self, total: int) -> None:
         self.seconds: dict[str, float] = {}
         self.total = total
-        self._advance: Callable[[str], None] = lambda _: None
+        self._show: Callable[[int, str], None] = lambda steps, note: None
 
     @contextmanager
     def running(self, what: str) -> Iterator[None]:
         """Show how many of the steps are done."""
         with track(what, total=self.total, unit="steps") as bar:
-            self._advance = lambda step: bar.advance(1, note=step)
+            self._show = bar.advance
             yield
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
         """Time one step."""
+        self._show(0, name)
         started = time.perf_counter()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
-        self._advance(name)
+        self._show(1, "")
 
 
 def export_bundle(job: Job, *, engine: str, targets: tuple[str, ...]) -> Path:
@@ -140,7 +141,7 @@ def export_bundle(job: Job, *, engine: str, targets: tuple[str, ...]) -> Path:
             network = load_network(job.source, job.request)
             data = read_eval_data(job.eval_data, tuple(network.example.shape[1:])) if job.eval_data else None
         for warning in network.warnings:
-            warnings.warn(warning, stacklevel=2)
+            warnings.warn(warning, PlainconvWarning, stacklevel=2)
         with write_bundle(target, job.force) as draft:
             steps = _write_graph(draft, job, network, data, clock)
             if engines is not None:
@@ -163,7 +164,7 @@ def _write_graph(draft: Draft, job: Job, network: Network, data: EvalData | None
             steps.check(EAGER, run_module(network.module), judged=False)
     with clock.step("reparameterize"):
         plain, report = reparameterize(network.module, network.example)
-        object.__setattr__(network, "module", nn.Identity())  # the eager network is not needed any more
+        del network.module  # and its weights with it
         gc.collect()
         steps.check(PLAIN, run_module(plain))
         _raise_failed(steps)
@@ -265,10 +266,10 @@ def _raise_failed(steps: Steps) -> None:
         raise CheckFailedError(f"{steps.failed[0]}; no bundle was written")
 
 
-def validate_bundle(path: Path, *, eval_data: Path | None) -> bool:
+def validate_bundle(path: Path, *, eval_data: Path | None) -> list[str]:
     """Open the bundle, which verifies it, and measure ONNX and engine again against its float64 reference.
 
-    The measured parities replace those in the manifest. Returns whether all that could be executed held.
+    The measured parities replace those in the manifest. Returns what of all that could be executed did not hold.
     """
     bundle = Bundle.open(path)
     engines = room("engines")
@@ -285,6 +286,4 @@ def validate_bundle(path: Path, *, eval_data: Path | None) -> bool:
                 bar.advance(1)
             kept = [p for p in draft.manifest.parities if p["step"] in (EAGER, PLAIN)]
             draft.manifest.parities = kept + steps.parities
-    for line in steps.failed:
-        print(f"exporter: {line}", file=sys.stderr)
-    return not steps.failed
+    return steps.failed

@@ -38,9 +38,9 @@ class Request:
     input_shape: tuple[int, ...] | None = None
 
 
-@dataclass(frozen=True)
+@dataclass
 class Network:
-    """A network ready to export.
+    """A network ready to export. Its owner may `del network.module` to free the weights.
 
     `provenance` goes into the bundle's manifest: the source as written, its options, the checkpoint's file name, sha256
     and what was read from it. `weights_sha256` starts the manifest's hash chain: of the checkpoint file where there is
@@ -62,16 +62,20 @@ def load_network(source: str, request: Request) -> Network:
         raise SourceError("both --checkpoint and --random-init given; wanted one of them")
     if request.slope is not None and request.checkpoint is None:
         raise SourceError("--slope given without --checkpoint; it tells the slope that a checkpoint was trained to")
-    kind, _, rest = source.partition(":")
+    kind, _, rest = source.rpartition(":") if ".py:" in source else source.partition(":")
     if source.endswith(".onnx"):
         raise SourceError(
             f"{source} is an ONNX file; wanted a network: a catalogue name, timm:NAME or FILE.py:CALLABLE"
         )
-    if kind == "timm" and rest:
+    if not rest and (":" in source or source.endswith(".py")):
+        raise SourceError(f"{source} names a file alone; wanted FILE.py:CALLABLE, module:CALLABLE or timm:NAME")
+    if not rest:
+        return _from_catalogue(source, request)
+    if request.slope is not None or request.layout != "auto":
+        raise SourceError(f"--slope and --layout are for networks of the catalogue, not {source}; leave them out")
+    if kind == "timm":
         return _from_timm(source, rest, request)
-    if rest:
-        return _from_callable(source, kind, rest, request)
-    return _from_catalogue(source, request)
+    return _from_callable(source, kind, rest, request)
 
 
 # ------------------------------------------------------------------ kinds of source
@@ -143,8 +147,11 @@ def _from_callable(source: str, place: str, name: str, request: Request) -> Netw
         module = build(**request.options)
     except PlainconvError:
         raise
-    except Exception as error:
-        raise SourceError(f"{source} raised {type(error).__name__}: {_one_line(error)}; wanted an nn.Module") from error
+    except (Exception, SystemExit) as error:
+        remedy = "; its arguments are given by --set NAME=VALUE" if isinstance(error, TypeError) else ""
+        raise SourceError(
+            f"{source} raised {type(error).__name__}: {_one_line(error)}; wanted an nn.Module{remedy}"
+        ) from error
     if not isinstance(module, nn.Module):
         raise SourceError(f"{source} returned {type(module).__name__}; wanted an nn.Module")
     info, warnings = _load_own_weights(module, request)
@@ -159,18 +166,21 @@ def _find_callable(source: str, place: str, name: str) -> Callable[..., Any]:
             if not path.is_file():
                 raise SourceError(f"{place} is not a file; wanted FILE.py:CALLABLE")
             sys.path.insert(0, str(path.parent))
-            spec = importlib.util.spec_from_file_location(path.stem, path)
+            alias = path.stem if path.stem not in sys.modules else f"plainconv_source_{path.stem}"
+            spec = importlib.util.spec_from_file_location(alias, path)
             assert spec is not None and spec.loader is not None
-            module = importlib.util.module_from_spec(spec)
-            sys.modules.setdefault(path.stem, module)
+            module = sys.modules[alias] = importlib.util.module_from_spec(spec)
             spec.loader.exec_module(module)
         else:
             sys.path.insert(0, str(Path.cwd()))
             module = importlib.import_module(place)
     except SourceError:
         raise
-    except Exception as error:
-        raise SourceError(f"{place} cannot be imported: {type(error).__name__}: {_one_line(error)}") from error
+    except (Exception, SystemExit) as error:
+        raise SourceError(
+            f"{place} cannot be imported: {type(error).__name__}: {_one_line(error)}; wanted a file that imports by "
+            "itself, or a package.module:CALLABLE of the working folder"
+        ) from error
     found: Any = module
     for part in name.split("."):
         found = getattr(found, part, None)
@@ -212,12 +222,10 @@ def _network(
     module.eval()
     for parameter in module.parameters():
         parameter.requires_grad_(False)
-    shape = request.input_shape or default_shape
-    example = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    _check_input(name, module, example, takes)
+    _check_weights(name, module)
+    example = _checked_example(name, module, request.input_shape or default_shape, takes)
     if request.random_init is not None:
         randomized(module, request.random_init, example)
-    _check_finite(module)
     provenance: dict[str, Any] = {"source": source, "options": dict(request.options)}
     if checkpoint:
         provenance["checkpoint"] = dict(checkpoint)
@@ -227,29 +235,42 @@ def _network(
     return Network(name, module, example, preprocessing, provenance, sha256, warnings)
 
 
-def _check_finite(module: nn.Module) -> None:
-    for name, tensor in module.state_dict().items():
+def _check_weights(name: str, module: nn.Module) -> None:
+    for key, parameter in module.named_parameters():
+        if parameter.device.type != "cpu" or (parameter.is_floating_point() and parameter.dtype != torch.float32):
+            found = f"{parameter.dtype} on {parameter.device}".removeprefix("torch.")
+            raise SourceError(f"{name}: {key} is {found}; wanted float32 on cpu: return network.float().cpu()")
+    for key, tensor in module.state_dict().items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             bad = int((~torch.isfinite(tensor)).sum())
-            raise SourceError(
-                f"{name} has {bad} NaN or infinite values; wanted finite weights: take a sound checkpoint"
-            )
+            raise SourceError(f"{key} has {bad} NaN or infinite values; wanted finite weights: take a sound checkpoint")
 
 
-def _check_input(name: str, module: nn.Module, example: Tensor, takes: str) -> None:
-    """Run the network once, so that an input shape it cannot take is named before any work."""
-    shape = ",".join(map(str, example.shape))
+def _checked_example(name: str, module: nn.Module, shape: tuple[int, ...], takes: str) -> Tensor:
+    """An input of `shape`, once the network has run on it: one that it cannot take is named before any work."""
+    sizes = ",".join(map(str, shape))
     try:
+        example = torch.randn(shape, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
             output = module(example)
     except Exception as error:
         raise SourceError(
-            f"{name} cannot take an input of shape {shape} ({_one_line(error)}); {takes}: --input-shape N,C,H,W"
+            f"{name} cannot take one float32 input of shape {sizes} ({_one_line(error)}); {takes}: "
+            "--input-shape N,C,H,W"
         ) from error
     if not isinstance(output, Tensor):
         raise SourceError(f"{name} returns {type(output).__name__}; wanted one tensor: wrap the network to return it")
+    if not output.is_floating_point():
+        found = str(output.dtype).removeprefix("torch.")
+        raise SourceError(f"{name} returns {found} numbers; wanted float32: return the scores, before any argmax")
     if output.numel() == 0:
-        raise SourceError(f"{name} gives an empty output for an input of shape {shape}; give a larger --input-shape")
+        raise SourceError(f"{name} gives an empty output for an input of shape {sizes}; give a larger --input-shape")
+    if not bool(torch.isfinite(output).all()):
+        raise SourceError(
+            f"{name} gives NaN or infinity for a normal input of shape {sizes}; wanted finite outputs: "
+            "see to its weights, or train it"
+        )
+    return example
 
 
 def weights_sha256(module: nn.Module) -> str:

@@ -13,24 +13,32 @@ NARROW = 100  # columns where the output is not a terminal
 FORMS = ("training", "plain", "onnx, as traced", "onnx")
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave it to the caller, where rich would end the program."""
+        raise BrokenPipeError
+
+
 def _console() -> Console:
-    console = Console(highlight=False, soft_wrap=False)
-    return console if console.is_terminal else Console(highlight=False, width=NARROW)
+    console = _Console(highlight=False)
+    return console if console.is_terminal else _Console(highlight=False, width=NARROW)
 
 
 def bundle_table(bundle: Bundle) -> None:
     """Print what the bundle holds: network, sizes, parities with their tolerances, engines, seconds."""
     manifest = bundle.manifest
     console = _console()
-    console.print(f"{manifest.name} · {bundle.folder} · every file verified", style="bold", markup=False)
+    console.print(
+        f"{manifest.name} · {bundle.folder} · every file verified", style="bold", markup=False, soft_wrap=True
+    )
     for line in _source_lines(manifest.source):
-        console.print(line, markup=False)
+        console.print(line, markup=False, soft_wrap=True)
     tensors = [", ".join(map(str, specs)) for specs in (bundle.inputs, bundle.outputs)]
-    console.print(f"inputs {tensors[0]} · outputs {tensors[1]}", markup=False)
+    console.print(f"inputs {tensors[0]} · outputs {tensors[1]}", markup=False, soft_wrap=True)
     console.print(_sizes(manifest.counts))
     console.print(_parities(manifest.parities))
     for reason in dict.fromkeys(f"{p['step']}: {p['status']}" for p in manifest.parities if ": " in p["status"]):
-        console.print(reason, markup=False)
+        console.print(reason, markup=False, soft_wrap=True)
     if bundle.engines:
         console.print(_engines(bundle.engines))
     else:

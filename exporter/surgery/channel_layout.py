@@ -11,7 +11,8 @@ from .edit import add_node, append, bypass, fresh
 class ChannelLayout(Pass):
     """y[:, c] = concat(x₁, …, xₙ)[:, index[c]], whatever mix of Reshape, Transpose, Unsqueeze, Concat says so.
 
-    The form that the passes after this one look for: a channel shuffle and an interleaved concat are one thing.
+    The form that the passes after this one look for: a channel shuffle and an interleaved concat are one thing
+    (the fusion of Non-deep Networks §3.2).
 
     Given  layout ops whose effect is to move channels
     Result Concat, if there are several sources, and Gather of channels, if their order changes; the source, if neither

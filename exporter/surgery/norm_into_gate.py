@@ -13,7 +13,7 @@ class NormIntoGate(Pass):
     """BN(x)·g = (s·x + t)·g = x·(s·g) + t·g.
 
     The products with g are 1×1: one pass over the whole map takes the place of the norm's, and it is a sum, which joins
-    the sum that a skip connection ends in.
+    the sum that a skip connection ends in (the gated skip of Non-deep Networks §3.1).
 
     Given  BatchNormalization → Mul by a 1×1 gate, nothing else reading the normalized value
     Result Mul by the scaled gate, and Add of the gate times the shift

@@ -186,3 +186,15 @@ def test_the_bias_of_a_long_sum_is_allowed_only_where_its_terms_are_equal(kind: 
     outputs = [y.copy() for y in reference.outputs]
     outputs[0][at] += 0.5 * terms * UNIT_ROUNDOFF * np.abs(outputs[0][at]).max()
     assert bool(reference.compare("step", outputs)[0]) is allowed
+
+
+@pytest.mark.parametrize(("kind", "held"), [("zeros", True), ("hot", True), ("normal", False), ("large", False)])
+def test_the_bias_of_long_sums_is_allowed_on_flat_images_alone(kind: str, held: bool) -> None:
+    net, terms = network(), 100_000
+    reference = reference_from_module(net, EXAMPLE, longest_sum=terms)
+    image = reference.kinds.index(kind)
+    biased = [y.copy() for y in reference.outputs]
+    biased[0][image] *= 1 + 0.5 * terms * UNIT_ROUNDOFF
+    (parity,) = reference.compare("step", biased)
+    assert bool(parity) == held
+    assert not reference_from_module(net, EXAMPLE).compare("step", biased)[0]

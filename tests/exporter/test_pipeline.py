@@ -1,0 +1,118 @@
+"""The main job on tiny networks: every family, shapes and batches, and what stops it."""
+
+import gc
+import weakref
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from exporter import pipeline
+from exporter.bundle import Bundle
+from exporter.errors import CheckFailedError, ReparamError
+from exporter.pipeline import Job, export_bundle, validate_bundle
+from exporter.source import Network, Request, weights_sha256
+
+ASSETS = Path(__file__).parents[1] / "assets"
+
+
+class Net(nn.Module):
+    """conv, norm, ReLU, head; and what a test does to its result."""
+
+    def __init__(self, change=lambda y: y):
+        super().__init__()
+        self.conv, self.norm, self.head, self.change = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 3), change
+
+    def forward(self, x):
+        return self.change(self.head(torch.relu(self.norm(self.conv(x))).mean((2, 3))))
+
+
+class OwnNorm(nn.Module):
+    """A batch norm that the catalogue knows nothing of."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.weight = nn.Parameter(torch.rand(channels) + 0.5)
+        self.register_buffer("mean", torch.randn(channels))
+        self.register_buffer("var", torch.rand(channels) + 0.5)
+
+    def forward(self, x):
+        scale = self.weight / torch.sqrt(self.var + 1e-5)
+        return (x - self.mean[:, None, None]) * scale[:, None, None]
+
+
+@pytest.fixture
+def export(monkeypatch, tmp_path):
+    """Export a module as if SOURCE had named it."""
+
+    def run(module, shape=(1, 3, 8, 8), **options):
+        def load(source, request):
+            torch.manual_seed(0)
+            example, sha256 = torch.randn(shape), weights_sha256(module)
+            return Network(source, module.eval(), example, {}, {"source": source}, sha256)
+
+        monkeypatch.setattr(pipeline, "load_network", load)
+        return export_bundle(Job("net", Request(), tmp_path / "b", **options), engine="none", targets=())
+
+    torch.manual_seed(0)
+    return run
+
+
+@pytest.mark.parametrize(
+    ("module", "shape"),
+    [
+        (nn.Sequential(nn.Conv1d(4, 8, 3), nn.BatchNorm1d(8), nn.ReLU(), nn.Conv1d(8, 5, 1)), (1, 4, 20)),
+        (nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 4)), (1, 16)),
+        (nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), OwnNorm(4), nn.ReLU(), nn.Conv2d(4, 2, 1)), (1, 3, 8, 6)),
+        (nn.Sequential(nn.ReLU(), nn.AvgPool2d(2)), (2, 3, 8, 8)),
+    ],
+    ids=["conv1d", "mlp", "own norm", "no parameters, batch of two"],
+)
+def test_users_network_holds(export, module, shape):
+    bundle = Bundle.open(export(module, shape))
+    assert [p["status"] for p in bundle.manifest.parities] == ["held", "held"]
+    assert bundle.inputs[0].shape == shape
+    assert validate_bundle(bundle.folder, eval_data=None) == []
+
+
+@pytest.mark.parametrize("name", ["vanillanet_digits", "parnet_digits"])
+def test_dynamic_batch_at_a_size_of_its_own(name, tmp_path):
+    request = Request(checkpoint=ASSETS / f"{name}.pth", input_shape=(1, 1, 64, 32))
+    job = Job(name, request, tmp_path / "b", dynamic_batch=(1, 2, 4))
+    bundle = Bundle.open(export_bundle(job, engine="none", targets=()))
+    assert bundle.inputs[0].shape == ("batch", 1, 64, 32)
+    assert {p["status"] for p in bundle.manifest.parities} == {"held"}
+
+
+def test_network_that_looks_at_its_values_is_refused(export, tmp_path):
+    with pytest.raises(ReparamError, match="data-dependent control flow"):
+        export(Net(lambda y: y if y.sum() > 0 else -y))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_output_that_does_not_depend_on_the_input_is_not_certified(export, tmp_path):
+    with pytest.raises(CheckFailedError, match=r"not certified: .*; no bundle was written"):
+        export(Net(lambda y: y * 0))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_eager_network_is_freed_before_the_onnx_is_written(monkeypatch, tmp_path):
+    """Given a network that only the job holds → it is gone once the plain one exists."""
+    alive = []
+
+    def load(source, request):
+        torch.manual_seed(0)
+        module = Net().eval()
+        alive.append(weakref.ref(module))
+        return Network(source, module, torch.randn(1, 3, 8, 8), {}, {"source": source}, weights_sha256(module))
+
+    def write(*arguments):
+        gc.collect()
+        assert alive[0]() is None
+        return written(*arguments)
+
+    written = pipeline._write_onnx
+    monkeypatch.setattr(pipeline, "load_network", load)
+    monkeypatch.setattr(pipeline, "_write_onnx", write)
+    export_bundle(Job("net", Request(), tmp_path / "b"), engine="none", targets=())
