@@ -1,5 +1,6 @@
 """A bundle's engines: building them into it, and running the best one that this machine can run."""
 
+import warnings
 from pathlib import Path
 
 from exporter.bundle import (
@@ -11,7 +12,7 @@ from exporter.bundle import (
     sha256_of_files,
     update_bundle,
 )
-from exporter.errors import EngineError
+from exporter.errors import EngineError, PlainconvWarning
 
 from .backend import Backend, backends, choose
 from .cuda import CudaRuntime
@@ -58,6 +59,8 @@ def build_into(
     compiled = compile_onnx(
         draft.file(graph.files[0]), backend, targets=targets, dynamic_batch=dynamic_batch, tf32=tf32
     )
+    for warning in compiled.warnings:
+        warnings.warn(f"{backend.name}: {warning}", PlainconvWarning, stacklevel=2)
     name = _name(backend, compiled, dynamic_batch)
     _write(compiled, draft.path(f"{name}.engine"))
     draft.path(f"{name}.log").write_text(compiled.log, encoding="utf-8")

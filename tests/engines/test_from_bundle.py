@@ -12,7 +12,7 @@ from engines.backend import backends
 from engines.gpu import Gpu
 from engines.tensorrt_runner import TensorRTRunner
 from exporter.bundle import Bundle, update_bundle, write_bundle
-from exporter.errors import BundleError, EngineError
+from exporter.errors import BundleError, EngineError, PlainconvWarning
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="needs tensorrt-rtx")
 
@@ -60,6 +60,12 @@ def test_rebuild_gives_the_same_engine_in_the_same_place(bundle):
     assert again.sha256 == first.sha256
     assert Bundle.open(bundle).engines == (again, other)
     assert [link.step for link in Bundle.open(bundle).manifest.chain] == ["checkpoint", "onnx", "engine", "engine"]
+
+
+def test_what_the_builder_warns_of_reaches_the_user(bundle):
+    with pytest.warns(PlainconvWarning, match="sm75 makes an engine slower on every other target"):
+        record = engines.build(bundle, targets=("sm75", "sm86"))
+    assert Bundle.open(bundle).engines[-1].warnings == record.warnings != ()
 
 
 def test_build_with_dynamic_batch_and_external_data(tmp_path, make):

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from exporter.errors import ReparamError
-from exporter.reparam import Report, reparameterize
 from exporter.randomize import randomized
+from exporter.reparam import Report, reparameterize
 
 LONG_RUN = int(os.environ.get("RANDOM_NETWORKS", "30"))
 
