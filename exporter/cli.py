@@ -11,10 +11,13 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from .errors import CheckFailedError, PlainconvError, PlainconvWarning, SourceError
 from .progress import be_quiet
+
+if TYPE_CHECKING:
+    from .bundle import Bundle
 
 INTERRUPTED = 130
 CLOSED = 141  # as a program that SIGPIPE ends
@@ -212,7 +215,7 @@ def _run(args: argparse.Namespace) -> None:
         raise SourceError("both --targets and --engine none given; wanted one of them")
     with _only_our_words():
         bundle = export_bundle(_job(args), engine=args.engine, targets=args.targets)
-    _show(args, bundle)
+    _show_certified(args, bundle)
 
 
 def _export(args: argparse.Namespace) -> None:
@@ -220,7 +223,7 @@ def _export(args: argparse.Namespace) -> None:
 
     with _only_our_words():
         bundle = export_bundle(_job(args), engine="none", targets=())
-    _show(args, bundle)
+    _show_certified(args, bundle)
 
 
 def _job(args: argparse.Namespace) -> Any:
@@ -260,9 +263,10 @@ def _validate(args: argparse.Namespace) -> None:
 
     with _only_our_words():
         failed = validate_bundle(args.bundle, eval_data=args.eval_data)
-    _show(args, args.bundle)
     if failed:
+        _show(args, args.bundle)
         raise CheckFailedError(f"{failed[0]}{f' (and {len(failed) - 1} more)' if failed[1:] else ''}")
+    _show_certified(args, args.bundle)
 
 
 def _inspect(args: argparse.Namespace) -> None:
@@ -290,7 +294,14 @@ def _models(args: argparse.Namespace) -> None:
         models_table(rows)
 
 
-def _show(args: argparse.Namespace, path: Path) -> None:
+def _show_certified(args: argparse.Namespace, path: Path) -> None:
+    """Show the bundle. Raises CheckFailedError for a parity in it that nothing certifies."""
+    for parity in _show(args, path).manifest.parities:
+        if parity["status"].startswith("not certified"):
+            raise CheckFailedError(f"{path} was written, but {parity['step']} is {parity['status']}")
+
+
+def _show(args: argparse.Namespace, path: Path) -> "Bundle":
     from .bundle import Bundle
     from .table import as_json, bundle_table
 
@@ -299,6 +310,7 @@ def _show(args: argparse.Namespace, path: Path) -> None:
         print(json.dumps(as_json(bundle), indent=2))
     else:
         bundle_table(bundle)
+    return bundle
 
 
 @contextlib.contextmanager

@@ -90,7 +90,7 @@ class Steps:
     def add(self, parity: Parity, counted: Mapping[str, Any] | None = None) -> None:
         """Keep the record of one step."""
         self.parities.append(parity.as_json() | ({"accuracy": counted} if counted else {}))
-        if not parity and not parity.status.startswith("not executed"):
+        if parity.failed:
             self.failed.append(str(parity))
 
 
@@ -127,7 +127,8 @@ def export_bundle(job: Job, *, engine: str, targets: tuple[str, ...]) -> Path:
     """Do the whole job; returns the bundle's folder.
 
     Raises PlainconvError for what the user can mend, before anything is written where that is possible, and
-    CheckFailedError where a parity or an accuracy does not hold; no bundle is written then.
+    CheckFailedError where a parity or an accuracy does not hold; no bundle is written then. Parities that could not be
+    certified stand in the bundle as such.
     """
     target = check_target(job.target, job.force)
     if not MIN_OPSET <= job.opset <= MAX_OPSET:

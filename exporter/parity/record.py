@@ -34,6 +34,11 @@ class Parity:
     def __bool__(self) -> bool:
         return self.status == HELD and self.error <= self.tolerance
 
+    @property
+    def failed(self) -> bool:
+        """Executed and wrong. A step that was not executed, or that nothing certifies, is neither true nor this."""
+        return self.status.startswith(FAILED)
+
     def __str__(self) -> str:
         if math.isnan(self.error) and self.status not in (HELD, FAILED):
             return f"{self.step}, {self.output}: {self.status}"

@@ -40,6 +40,10 @@ class Net(nn.Module):
     def forward(self, x):
         return self.head(torch.relu(self.norm(self.conv(x))).mean((2, 3)))
 
+class Constant(Net):
+    def forward(self, x):
+        return super().forward(x) * 0
+
 class Chatty(Net):
     def forward(self, x):
         import warnings
@@ -392,3 +396,13 @@ def test_terminal_is_left_as_it_was(nets, tmp_path):
     assert process.returncode == 0
     assert shown.count(b"\x1b[?25l") == shown.count(b"\x1b[?25h") == 1
     assert b"exporting" in shown
+
+
+def test_a_network_that_nothing_certifies_is_written_and_said_so(nets, tmp_path, capsys):
+    """Given an output that does not depend on the input → the bundle, its table, one line and exit code 1."""
+    target = tmp_path / "b"
+    assert main(["export", f"{nets}:Constant", "--input-shape", "1,3,8,8", "-o", str(target), "--quiet"]) == 1
+    said = capsys.readouterr()
+    assert Bundle.open(target).manifest.parities and "parity" in said.out
+    assert len(said.err.splitlines()) == 1
+    assert "was written, but plain network is not certified: the output does not depend on the input" in said.err
