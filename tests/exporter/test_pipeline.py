@@ -10,7 +10,7 @@ from torch import nn
 
 from exporter import pipeline
 from exporter.bundle import Bundle
-from exporter.errors import CheckFailedError, ReparamError
+from exporter.errors import ReparamError
 from exporter.pipeline import Job, export_bundle, validate_bundle
 from exporter.source import Network, Request, weights_sha256
 
