@@ -3,8 +3,8 @@
 A step's error on image i is max |y − y64| / scaleᵢ. The scale is the spread, the RMS over elements of the standard
 deviation of y64 over the random images (the user's own, if there are at least two): an output that hardly depends on
 its input has a small one, and no tolerance in absolute terms would notice that it is wrong. An edge may move the
-output further than that (four times the contrast moves a ReLU network's output by four times as much), and its rounding
-errors grow alike: scaleᵢ is the RMS of y64ᵢ − mean(y64) where that is larger.
+output further than that (twice the contrast moves a ReLU network's output by twice as much), and its rounding errors
+grow alike: scaleᵢ is the RMS of y64ᵢ − mean(y64) where that is larger.
 
 The tolerance follows from the network: at most MULTIPLE times what eager PyTorch in float32 is from float64 on the same
 images, and no less than MULTIPLE times the rounding of a perfect result, u·|y64|, u = 2⁻²⁴: where eager happens to be

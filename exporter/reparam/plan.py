@@ -295,13 +295,12 @@ class Planner:
             op = self.ops[node]
             if not isinstance(choice, Keep) or not isinstance(op, Linear) or op.source not in choices:
                 continue
-            over = [(s, f) for s, f in self.forms[node].items() if s is not op.source and not f.pointwise]
-            if not over:
-                continue
-            source, form = over[0]
-            one = self._map_cost(form, source, node).macs
             parts = self._cost({n: c for n, c in choices.items() if n in (node, op.source)}).macs
-            found = f"one conv would take {one / 1e6:.1f} MMACs, its parts take {parts / 1e6:.1f}"
+            merged = (self._map_cost(f, s, node).macs for s, f in self.forms[node].items() if s is not op.source)
+            one = next((macs for macs in merged if macs > parts), None)
+            if one is None:
+                continue
+            found = f"one conv would take {one / 1e6:.3g} MMACs, its parts take {parts / 1e6:.3g}"
             self.refusals.append(Refusal(node.name, "COST", found, "nothing to do: the parts are cheaper"))
 
 
