@@ -150,6 +150,7 @@ def export_bundle(job: Job, *, engine: str, targets: tuple[str, ...]) -> Path:
                     record = engines.build_into(draft, engine=engine, targets=targets, dynamic_batch=job.dynamic_batch)
                     _check_engine(steps, engines, draft, record)
             draft.manifest.parities = steps.parities
+            draft.manifest.extra["warnings"] = list(network.warnings)
             draft.manifest.extra["seconds"] = {name: round(s, 3) for name, s in clock.seconds.items()}
             _raise_failed(steps)
     return target

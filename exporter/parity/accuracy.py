@@ -77,6 +77,12 @@ def correctness(run: Run, data: EvalData, batch: int) -> np.ndarray:
         raise SourceError(
             f"the network's output is {list(scores.shape)}, want [images, classes] to hold against labels"
         )
+    classes = scores.shape[1]
+    if data.labels.min() < 0 or data.labels.max() >= classes:
+        found = f"{data.labels.min()} to {data.labels.max()}"
+        raise SourceError(
+            f"labels run from {found}, want 0 to {classes - 1}; give the labels of this network's classes"
+        )
     right: np.ndarray = (scores.argmax(axis=1) == data.labels) & np.isfinite(scores).all(axis=1)
     return right
 

@@ -81,3 +81,10 @@ def test_a_file_that_is_missing_empty_or_cut_short_is_refused(tmp_path: Path) ->
 def test_an_output_that_is_not_a_row_of_scores_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="want"):
         correctness(lambda x: [x], read_eval_data(data(tmp_path), (1, 2, 2)), 1)
+
+
+def test_labels_of_other_classes_are_refused(tmp_path: Path) -> None:
+    held = read_eval_data(data(tmp_path), (1, 2, 2))
+    held.labels[3] = 2
+    with pytest.raises(SourceError, match="labels run from 0 to 2, want 0 to 1"):
+        correctness(lambda x: scores_of_sum(x), held, 4)
