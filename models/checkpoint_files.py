@@ -134,8 +134,11 @@ def _torch_content(path: Path, head: bytes) -> Any:
 
 
 def _has_pickle(path: Path) -> bool:
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/data.pkl") for name in archive.namelist())
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/data.pkl") for name in archive.namelist())
+    except Exception:  # of many kinds, for a damaged archive: torch.load says what is wrong with it
+        return True
 
 
 def _torch_problem(path: Path, head: bytes, message: str) -> str:
