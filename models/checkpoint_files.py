@@ -124,7 +124,7 @@ def _safetensors_content(path: Path) -> dict[str, Tensor]:
 
 def _torch_content(path: Path, head: bytes) -> Any:
     zipped = head.startswith(ZIP_MAGIC)
-    if zipped and zipfile.is_zipfile(path) and not _has_pickle(path):
+    if zipped and _is_other_archive(path):
         raise CheckpointError(f"{path.name}: is a zip archive that torch.save did not write; wanted a checkpoint")
     try:
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings(action="ignore"):
@@ -133,12 +133,13 @@ def _torch_content(path: Path, head: bytes) -> Any:
         raise CheckpointError(f"{path.name}: {_torch_problem(path, head, str(error))}") from None
 
 
-def _has_pickle(path: Path) -> bool:
+def _is_other_archive(path: Path) -> bool:
+    """Whether the file is a sound zip archive without the pickle that torch.save puts into it."""
     try:
         with zipfile.ZipFile(path) as archive:
-            return any(name.endswith("/data.pkl") for name in archive.namelist())
+            return not any(name.endswith("/data.pkl") for name in archive.namelist())
     except Exception:  # of many kinds, for a damaged archive: torch.load says what is wrong with it
-        return True
+        return False
 
 
 def _torch_problem(path: Path, head: bytes, message: str) -> str:
