@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from .errors import ExportError, ReparamError
+from .errors import ExportError, ReparamError, first_line
 from .surgery.onnx_file import infer_shapes, read
 
 aten = torch.ops.aten
@@ -66,7 +66,7 @@ def count_module(module: nn.Module, example: Tensor | tuple[Tensor, ...]) -> Cos
                 module(*inputs)
             except Exception as error:
                 raise ReparamError(
-                    f"{type(module).__name__} cannot be traced ({str(error).partition(chr(10))[0]}); "
+                    f"{type(module).__name__} cannot be traced ({first_line(error)}); "
                     "it needs a forward without data-dependent control flow"
                 ) from error
     return Cost(parameters, counter.get_total_flops() // 2, sums.terms)

@@ -43,3 +43,9 @@ class CheckFailedError(PlainconvError):
     """The program did its work and the result did not hold: a parity beyond its tolerance, an accuracy that moved."""
 
     exit_code = 1
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what someone else's error says, without its full stop; its type where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__

@@ -6,7 +6,6 @@ FILE.py:CALLABLE          the user's own network: CALLABLE() returns an nn.Modul
 package.module:CALLABLE   the same, imported from the working folder or the environment
 """
 
-import hashlib
 import importlib
 import importlib.util
 import sys
@@ -18,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .errors import PlainconvError, SourceError
+from .bundle import sha256_of_arrays
+from .errors import PlainconvError, SourceError, first_line
 from .randomize import randomized
 from .rooms import room
 
@@ -129,7 +129,7 @@ def _from_timm(source: str, name: str, request: Request) -> Network:
         module = timm.create_model(name, pretrained=pretrained, **request.options)
     except Exception as error:
         remedy = "" if not pretrained else "; --checkpoint FILE or --random-init SEED does without a download"
-        raise SourceError(f"timm cannot create {name}: {_one_line(error)}{remedy}") from error
+        raise SourceError(f"timm cannot create {name}: {first_line(error)}{remedy}") from error
     config = getattr(module, "pretrained_cfg", {}) or {}
     shape = (1, *config.get("input_size", DEFAULT_INPUT[1:]))
     preprocessing = {"layout": "NCHW", "color": "RGB", "range": [0.0, 1.0]} | {
@@ -150,7 +150,7 @@ def _from_callable(source: str, place: str, name: str, request: Request) -> Netw
     except (Exception, SystemExit) as error:
         remedy = "; its arguments are given by --set NAME=VALUE" if isinstance(error, TypeError) else ""
         raise SourceError(
-            f"{source} raised {type(error).__name__}: {_one_line(error)}; wanted an nn.Module{remedy}"
+            f"{source} raised {type(error).__name__}: {first_line(error)}; wanted an nn.Module{remedy}"
         ) from error
     if not isinstance(module, nn.Module):
         raise SourceError(f"{source} returned {type(module).__name__}; wanted an nn.Module")
@@ -178,7 +178,7 @@ def _find_callable(source: str, place: str, name: str) -> Callable[..., Any]:
         raise
     except (Exception, SystemExit) as error:
         raise SourceError(
-            f"{place} cannot be imported: {type(error).__name__}: {_one_line(error)}; wanted a file that imports by "
+            f"{place} cannot be imported: {type(error).__name__}: {first_line(error)}; wanted a file that imports by "
             "itself, or a package.module:CALLABLE of the working folder"
         ) from error
     found: Any = module
@@ -255,7 +255,7 @@ def _checked_example(name: str, module: nn.Module, shape: tuple[int, ...], takes
             output = module(example)
     except Exception as error:
         raise SourceError(
-            f"{name} cannot take one float32 input of shape {sizes} ({_one_line(error)}); {takes}: "
+            f"{name} cannot take one float32 input of shape {sizes} ({first_line(error)}); {takes}: "
             "--input-shape N,C,H,W"
         ) from error
     if not isinstance(output, Tensor):
@@ -274,14 +274,9 @@ def _checked_example(name: str, module: nn.Module, shape: tuple[int, ...], takes
 
 
 def weights_sha256(module: nn.Module) -> str:
-    """SHA-256 over the state dict: for each tensor in name order, `name dtype shape` and its bytes."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def _one_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(error).__name__
+    """The hash of the state dict, as BUNDLE.md defines it for the links `initialization` and `plain`."""
+    state = {name: tensor.detach().cpu() for name, tensor in module.state_dict().items()}
+    widened = {
+        name: t.float() if t.dtype == torch.bfloat16 else t for name, t in state.items()
+    }  # NumPy has no bfloat16
+    return sha256_of_arrays({name: tensor.numpy() for name, tensor in widened.items()})

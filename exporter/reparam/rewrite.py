@@ -62,7 +62,7 @@ class Builder:
         value = node.meta["val"]
         module.to(value.dtype)
         name = self._name(nodes)
-        self._record(name, source, node, nodes, m, error)
+        self._record(name, source, node, nodes, m, tuple(map(len, geometry.boxes)), error)
         return Merged(name, module, extend)
 
     def _numbers(self, node: fx.Node, source: fx.Node, cache: dict[fx.Node, AffineMap]) -> AffineMap:
@@ -138,7 +138,14 @@ class Builder:
     # -------------------------------------------------------------- names and records
 
     def _record(
-        self, name: str, source: fx.Node, node: fx.Node, nodes: Sequence[fx.Node], m: AffineMap, error: float
+        self,
+        name: str,
+        source: fx.Node,
+        node: fx.Node,
+        nodes: Sequence[fx.Node],
+        m: AffineMap,
+        taps: tuple[int, ...],
+        error: float,
     ) -> None:
         old = [self._largest_weight(n) for n in nodes]
         largest = _largest(m.kernel)
@@ -150,7 +157,7 @@ class Builder:
                 source=source.name,
                 result=node.name,
                 merged=tuple(n.name for n in nodes),
-                kernel=tuple(conv_kernel_shape(m.form)),
+                kernel=(*m.kernel.shape[:2], *taps),
                 macs_before=sum(own_macs(n, self.planner.ops[n]) for n in nodes),
                 macs_after=m.form.macs(shape[2:]),
                 error=error,
@@ -190,13 +197,8 @@ def own_macs(node: fx.Node, op: Op) -> int:
     shape = sizes(node)
     assert shape is not None
     name = node.target.overloadpacket.__name__ if isinstance(node.target, torch._ops.OpOverload) else ""
-    counts = isinstance(op, Linear) and (name.startswith("conv") or name == "linear")
-    return op.form.macs(shape[2:]) if counts and isinstance(op, Linear) else 0
-
-
-def conv_kernel_shape(form: Form) -> list[int]:
-    """[O, I/groups, *taps] of the convolution that computes a form."""
-    return [form.out_channels, form.in_channels // form.groups, *(len(axis.box) for axis in form.axes)]
+    multiplies = name.startswith("conv") or name == "linear"
+    return op.form.macs(shape[2:]) if isinstance(op, Linear) and multiplies else 0
 
 
 def _module_path(node: fx.Node) -> str:
@@ -303,8 +305,7 @@ def _replacement(
                     term = value if weight == 1 else graph.call_function(torch.mul, (value, weight))
                 total = term if total is None else graph.call_function(torch.add, (total, term))
             return total
-        kept_identity = isinstance(op, Linear) and op.form.identity
-        return now.get(op.source, op.source) if kept_identity and isinstance(op, Linear) else None
+        return now.get(op.source, op.source) if isinstance(op, Linear) and op.form.identity else None
 
 
 def _insert(graph: fx.Graph, merged: Merged, source: fx.Node, node: fx.Node) -> fx.Node:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 
-from ..errors import ReparamError
+from ..errors import ReparamError, first_line
 
 _METADATA_CHECKS = {
     torch.ops.aten._assert_tensor_metadata.default,
@@ -37,9 +37,8 @@ def trace(module: nn.Module, example: tuple[Tensor, ...]) -> fx.GraphModule:
     except ReparamError:
         raise
     except Exception as error:
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ReparamError(
-            f"{type(module).__name__} cannot be traced by torch.export ({first_line}); "
+            f"{type(module).__name__} cannot be traced by torch.export ({first_line(error)}); "
             "it needs a forward without data-dependent control flow"
         ) from error
     assert isinstance(graph_module, fx.GraphModule)

@@ -1,6 +1,7 @@
 """The main job on tiny networks: every family, shapes and batches, and what stops it."""
 
 import gc
+import hashlib
 import weakref
 from pathlib import Path
 
@@ -116,3 +117,15 @@ def test_eager_network_is_freed_before_the_onnx_is_written(monkeypatch, tmp_path
     monkeypatch.setattr(pipeline, "load_network", load)
     monkeypatch.setattr(pipeline, "_write_onnx", write)
     export_bundle(Job("net", Request(), tmp_path / "b"), engine="none", targets=())
+
+
+def test_the_plain_link_is_the_hash_that_the_specification_defines(export):
+    """Given a bundle → its initialization link is reproduced from the weights by BUNDLE.md's own words."""
+    net = Net()
+    bundle = Bundle.open(export(net))
+    digest = hashlib.sha256()
+    for name, tensor in sorted(net.state_dict().items()):
+        array = tensor.numpy()
+        shape = ",".join(map(str, array.shape))
+        digest.update(f"{name}\0{array.dtype.name}\0{shape}\0".encode() + array.tobytes())
+    assert bundle.manifest.chain[0].sha256 == digest.hexdigest()
