@@ -5,11 +5,14 @@ from collections import Counter
 import torch
 from torch import Tensor, fx, nn
 
-from .affine import AffineMap, Axis, Form, IllegalError
+from . import rules as rules  # registers them
+from .affine import AffineMap
+from .build import own_macs
+from .forms import Axis, Form, IllegalError
 from .lift import Lifter, Op, rule
 from .plan import Planner
 from .report import Refusal, Region, Report
-from .rewrite import own_macs, rewrite
+from .rewrite import rewrite
 from .trace import trace
 
 __all__ = ["AffineMap", "Axis", "Form", "IllegalError", "Refusal", "Region", "Report", "reparameterize", "rule"]

@@ -12,10 +12,10 @@ from functools import cached_property
 
 from torch import fx
 
-from .affine import Form, IllegalError, add_forms, compose_forms, concat_forms, conv_geometry, identity_form
+from .forms import Form, IllegalError, add_forms, compose_forms, concat_forms, conv_geometry, identity_form
+from .graph import sizes
 from .lift import Concat, Linear, Op, Sum
 from .report import Refusal
-from .trace import sizes
 
 LAUNCH = 2000  # what one more op costs, in multiply-accumulates
 MAX_ANCESTORS = 64  # a linear chain longer than this is cut
@@ -283,7 +283,7 @@ class Planner:
             return Cost()
         shape = sizes(node)
         assert shape is not None
-        copied = not form.pointwise and not conv_geometry(form).symmetric
+        copied = not form.pointwise and bool(conv_geometry(form).extends)
         read = elements(source)
         pools = may_pool and getattr(node.target, "__name__", "").startswith("avg_pool")
         macs = 0 if pools else form.macs(shape[2:])

@@ -10,7 +10,8 @@ class Region:
 
     `macs_*` are per sample at the traced size, over the ops whose work the convolution took over. `error` is
     max |new − old| / max |old| of the region alone, both in float64. `growth` is max |K| over the largest weight of the
-    merged convolutions: fused kernels that grew are what hurts fp16 and int8 later.
+    merged convolutions: fused kernels that grew are what hurts fp16 and int8 later. `least_size`, where it is not 0, is
+    a size guard: smaller maps, which the merged ops took one after another, the convolution's padding refuses.
     """
 
     name: str
@@ -23,13 +24,15 @@ class Region:
     error: float
     max_weight: float
     growth: float
+    least_size: int = 0
 
     def __str__(self) -> str:
         shape = "×".join(map(str, self.kernel))
         macs = f"{self.macs_before / 1e6:.1f} → {self.macs_after / 1e6:.1f} MMACs"
+        guard = f", maps of size {self.least_size} or more" if self.least_size else ""
         return (
             f"{self.name}: {len(self.merged)} ops → one {shape}, {macs}, "
-            f"error {self.error:.1e}, max |K| {self.max_weight:.3g} (×{self.growth:.2g})"
+            f"error {self.error:.1e}, max |K| {self.max_weight:.3g} (×{self.growth:.2g}){guard}"
         )
 
 

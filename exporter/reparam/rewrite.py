@@ -1,251 +1,16 @@
-"""A plan made real: kernels built in float64, checked against the ops they replace, rounded once, put in the graph."""
+"""A plan put into the graph: the plain network."""
 
-import itertools
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
-from ..errors import CheckFailedError
-from ..parity.widen import widened
-from .affine import AffineMap, ConvGeometry, Form, add, compose, concat, conv_geometry, conv_kernel, identity_map
-from .lift import Lifter, Linear, Op, Sum
-from .plan import Choice, Choices, GroupedSum, OneMap, Planner, inputs
+from .build import Builder, Merged
+from .graph import attribute
+from .lift import Lifter, Linear, Op
+from .plan import Choice, Choices, GroupedSum, OneMap, Planner
 from .report import Region
-from .trace import attribute, sizes
-
-REPLAY_ERROR = 1e-10  # of a region against its ops, relative to the largest output, in float64
-CONVOLUTIONS: dict[int, type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]] = {
-    1: nn.Conv1d,
-    2: nn.Conv2d,
-    3: nn.Conv3d,
-}
-
-
-@dataclass(frozen=True)
-class Merged:
-    """One convolution ready to be inserted, and the crop or pad before it, if any (F.pad's order)."""
-
-    name: str
-    module: nn.Module
-    extend: tuple[int, ...] | None
-
-
-class Builder:
-    """Builds the convolutions of a plan on the untouched graph."""
-
-    def __init__(self, lifter: Lifter, planner: Planner) -> None:
-        self.lifter, self.planner = lifter, planner
-        self.regions: list[Region] = []
-        self.names: set[str] = set()
-
-    def build(self, node: fx.Node, choice: Choice) -> list[Merged]:
-        """The convolutions of one choice, in the order of its groups; none for a node that stays as it is."""
-        if isinstance(choice, OneMap) and not choice.form.identity:
-            return [self._merged(choice.source, Sum(((node, 1.0),)), node)]
-        if isinstance(choice, GroupedSum):
-            return [self._merged(g.source, Sum(g.terms), node) for g in choice.groups if g.source is not None]
-        return []
-
-    def _merged(self, source: fx.Node, wanted: Sum, node: fx.Node) -> Merged:
-        cache: dict[fx.Node, AffineMap] = {}
-        maps = [self._numbers(value, source, cache) for value, _ in wanted.terms]
-        weights = [weight for _, weight in wanted.terms]
-        m = maps[0] if len(maps) == 1 and weights == [1.0] else add(maps, weights)
-        nodes = self._between(source, [value for value, _ in wanted.terms])
-        geometry = conv_geometry(m.form)
-        module = _convolution(m, geometry)
-        extend = None if geometry.symmetric else tuple(p for pads in reversed(geometry.pads) for p in pads)
-        error = self._replay(source, wanted, m.form, module, extend, node.name)
-        value = node.meta["val"]
-        module.to(value.dtype)
-        name = self._name(nodes)
-        self._record(name, source, node, nodes, m, tuple(map(len, geometry.boxes)), error)
-        return Merged(name, module, extend)
-
-    def _numbers(self, node: fx.Node, source: fx.Node, cache: dict[fx.Node, AffineMap]) -> AffineMap:
-        """The map from `source` to `node`, by composing the ops between them."""
-        if node in cache:
-            return cache[node]
-        shape = sizes(node)
-        assert shape is not None
-        if node is source:
-            return identity_map(shape[1], len(shape) - 2)
-        op: Op = self.planner.ops[node]
-        if isinstance(op, Linear):
-            m = op.build() if op.source is source else compose(self._numbers(op.source, source, cache), op.build())
-        else:
-            maps = [self._numbers(value, source, cache) for value in inputs(op)]
-            m = add(maps, [weight for _, weight in op.terms]) if isinstance(op, Sum) else concat(maps)
-        cache[node] = m
-        return m
-
-    def _between(self, source: fx.Node, results: Sequence[fx.Node]) -> list[fx.Node]:
-        """The affine ops from `source` (exclusive) to `results`, in graph order."""
-        seen: set[fx.Node] = set()
-        stack = list(results)
-        while stack:
-            node = stack.pop()
-            if node is not source and node not in seen:
-                seen.add(node)
-                stack.extend(inputs(self.planner.ops[node]))
-        return [node for node in self.planner.ops if node in seen]
-
-    # -------------------------------------------------------------- the check
-
-    def _replay(
-        self, source: fx.Node, wanted: Sum, form: Form, module: nn.Module, extend: tuple[int, ...] | None, where: str
-    ) -> float:
-        """max |new − old| / max |old| over random inputs of several small sizes, in float64.
-
-        The map does not depend on the position, so small inputs suffice: both borders occur on them. What happens there
-        repeats with the size modulo the stride, hence up to three sizes per axis that differ modulo it.
-        """
-        generator = torch.Generator().manual_seed(0)
-        worst = 0.0
-        weights: dict[fx.Node, Tensor | None] = {}
-        for size in _probe_sizes(form):
-            x = torch.randn(1, form.in_channels, *size, dtype=torch.float64, generator=generator)
-            values: dict[fx.Node, Tensor] = {source: x}
-            with widened():  # all is float64 already; this is for its float64 depthwise convolution
-                want = sum(weight * self._evaluate(value, values, weights) for value, weight in wanted.terms)
-                got = module(x if extend is None else nn.functional.pad(x, extend))
-            assert isinstance(want, Tensor)
-            if got.shape != want.shape:
-                raise CheckFailedError(f"{where}: merged convolution gives {tuple(got.shape)}, not {tuple(want.shape)}")
-            worst = max(worst, float((got - want).abs().max() / want.abs().max().clamp_min(1e-300)))
-        if not worst <= REPLAY_ERROR:
-            raise CheckFailedError(f"{where}: merged convolution is off by {worst:.1e} in float64; please report this")
-        return worst
-
-    def _evaluate(self, node: fx.Node, values: dict[fx.Node, Tensor], weights: dict[fx.Node, Tensor | None]) -> Tensor:
-        """The node's value in float64 by its own ops; `weights` keeps the constants met."""
-        if node not in values:
-
-            def resolve(argument: fx.Node) -> Tensor | None:
-                if argument not in self.lifter.constants:
-                    return self._evaluate(argument, values, weights)
-                if argument not in weights:
-                    weights[argument] = self.lifter.constant(argument)
-                return weights[argument]
-
-            args, kwargs = fx.node.map_arg((node.args, node.kwargs), resolve)
-            values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
-        return values[node]
-
-    # -------------------------------------------------------------- names and records
-
-    def _record(
-        self,
-        name: str,
-        source: fx.Node,
-        node: fx.Node,
-        nodes: Sequence[fx.Node],
-        m: AffineMap,
-        taps: tuple[int, ...],
-        error: float,
-    ) -> None:
-        old = [self._largest_weight(n) for n in nodes]
-        largest = _largest(m.kernel)
-        shape = sizes(node)
-        assert shape is not None
-        self.regions.append(
-            Region(
-                name=name,
-                source=source.name,
-                result=node.name,
-                merged=tuple(n.name for n in nodes),
-                kernel=(*m.kernel.shape[:2], *taps),
-                macs_before=sum(own_macs(n, self.planner.ops[n]) for n in nodes),
-                macs_after=m.form.macs(shape[2:]),
-                error=error,
-                max_weight=largest,
-                growth=largest / max([w for w in old if w > 0], default=math.nan),
-            )
-        )
-
-    def _largest_weight(self, node: fx.Node) -> float:
-        weight = node.args[1] if own_macs(node, self.planner.ops[node]) and len(node.args) > 1 else None
-        if not isinstance(weight, fx.Node) or weight.op != "get_attr":
-            return 0.0
-        return _largest(attribute(self.lifter.graph_module, str(weight.target)).detach())
-
-    def _name(self, nodes: Sequence[fx.Node]) -> str:
-        """The module that the merged ops share, else the one of their first convolution."""
-        paths = [_module_path(n) for n in nodes]
-        shared = [part for part, *others in zip(*(p.split(".") for p in paths), strict=False) if set(others) <= {part}]
-        first = next((p for n, p in zip(nodes, paths, strict=True) if own_macs(n, self.planner.ops[n])), "")
-        stem = "_".join(shared) or first.replace(".", "_") or "conv"
-        if stem[0].isdigit():
-            stem = f"_{stem}"
-        names = itertools.chain([stem], (f"{stem}_{i}" for i in itertools.count(1)))
-        taken = {n for n, _ in self.lifter.graph_module.named_children()} | self.names
-        name = next(n for n in names if n not in taken)
-        self.names.add(name)
-        return name
-
-
-def _largest(tensor: Tensor) -> float:
-    low, high = torch.aminmax(tensor)
-    return max(-float(low), float(high))
-
-
-def own_macs(node: fx.Node, op: Op) -> int:
-    """Multiply-accumulates of an op as it stands: convolutions and Linears have them, pools and norms have none."""
-    shape = sizes(node)
-    assert shape is not None
-    name = node.target.overloadpacket.__name__ if isinstance(node.target, torch._ops.OpOverload) else ""
-    multiplies = name.startswith("conv") or name == "linear"
-    return op.form.macs(shape[2:]) if isinstance(op, Linear) and multiplies else 0
-
-
-def _module_path(node: fx.Node) -> str:
-    stack = node.meta.get("nn_module_stack") or {}
-    paths = [str(path) for path, _ in stack.values()]
-    return paths[-1] if paths else ""
-
-
-def _probe_sizes(form: Form) -> list[tuple[int, ...]]:
-    """Input sizes that the map takes, small, with two outputs or more: up to three residues modulo each stride."""
-    per_axis = []
-    for axis in form.axes:
-        smallest = axis.span + 2 * axis.stride + 1 + max(0, axis.taps[0]) + max(map(abs, axis.laws))
-        found = [h for h in range(smallest, smallest + 4 * axis.stride + 4) if axis.size(h) is not None]
-        per_axis.append(found[: min(3, axis.stride)])
-    if not per_axis:
-        return [()]
-    count = max(map(len, per_axis))
-    return [tuple(sizes[(i + shift) % len(sizes)] for shift, sizes in enumerate(per_axis)) for i in range(count)]
-
-
-def _convolution(m: AffineMap, geometry: ConvGeometry) -> nn.Module:
-    """The map as a float64 module."""
-    form = m.form
-    rank = len(form.axes)
-    module: nn.Module
-    with torch.device("meta"):
-        if rank == 0:
-            module = nn.Linear(form.in_channels, form.out_channels, bias=form.biased)
-        else:
-            module = CONVOLUTIONS[rank](
-                form.in_channels,
-                form.out_channels,
-                tuple(map(len, geometry.boxes)),  # type: ignore[arg-type]
-                stride=tuple(axis.stride for axis in form.axes),  # type: ignore[arg-type]
-                padding=tuple(begin for begin, _ in geometry.pads) if geometry.symmetric else 0,  # type: ignore[arg-type]
-                dilation=geometry.dilations,  # type: ignore[arg-type]
-                groups=form.groups,
-                bias=form.biased,
-            )
-    module.weight = nn.Parameter(conv_kernel(m).contiguous(), requires_grad=False)
-    if form.biased:
-        module.bias = nn.Parameter(m.bias, requires_grad=False)
-    return module.eval()
-
-
-# ------------------------------------------------------------------ the graph
 
 
 def rewrite(graph_module: fx.GraphModule, lifter: Lifter, planner: Planner, choices: Choices) -> "Rewritten":
@@ -309,8 +74,12 @@ def _replacement(
 
 
 def _insert(graph: fx.Graph, merged: Merged, source: fx.Node, node: fx.Node) -> fx.Node:
-    if merged.extend is not None:
-        source = graph.call_function(torch.ops.aten.constant_pad_nd.default, (source, list(merged.extend), 0.0))
+    aten = torch.ops.aten
+    for extend in merged.extends:
+        if extend.mode == "constant":
+            source = graph.call_function(aten.constant_pad_nd.default, (source, list(extend.pads), 0.0))
+        else:
+            source = graph.call_function(aten.pad.default, (source, list(extend.pads), extend.mode))
     result = graph.create_node("call_module", merged.name, (source,))
     result.meta = {key: node.meta[key] for key in ("val", "nn_module_stack") if key in node.meta}
     return result

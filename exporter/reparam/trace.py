@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 
 from ..errors import ReparamError, first_line
+from .graph import attribute
 
 _METADATA_CHECKS = {
     torch.ops.aten._assert_tensor_metadata.default,
@@ -93,32 +94,6 @@ def _restore_batch_norms(graph_module: fx.GraphModule) -> None:
             graph.erase_node(result)
     graph.eliminate_dead_code()
     graph_module.recompile()
-
-
-def sizes(node: fx.Node) -> tuple[int, ...] | None:
-    """The node's shape at the traced input, symbolic sizes by their hints; None if it is not one tensor."""
-    value = node.meta.get("val")
-    if not isinstance(value, Tensor):
-        return None
-    return tuple(size if isinstance(size, int) else int(size.node.hint) for size in value.shape)
-
-
-def constants(graph: fx.Graph) -> set[fx.Node]:
-    """The nodes whose value does not depend on an input: parameters, buffers and what is computed from them alone."""
-    found: set[fx.Node] = set()
-    for node in graph.nodes:
-        pure = node.op == "call_function" and node.all_input_nodes and not node.is_impure()
-        if node.op == "get_attr" or (pure and all(i in found for i in node.all_input_nodes)):
-            found.add(node)
-    return found
-
-
-def attribute(graph_module: fx.GraphModule, target: str) -> Tensor:
-    """The parameter or buffer that a get_attr node names."""
-    path, _, name = target.rpartition(".")
-    value = getattr(graph_module.get_submodule(path), name)
-    assert isinstance(value, Tensor)
-    return value
 
 
 @contextlib.contextmanager

@@ -1,0 +1,60 @@
+"""Reading a traced graph: the shapes of its values, its constants and the arguments of its calls."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+
+def sizes(node: fx.Node) -> tuple[int, ...] | None:
+    """The node's shape at the traced input, symbolic sizes by their hints; None if it is not one tensor."""
+    value = node.meta.get("val")
+    if not isinstance(value, Tensor):
+        return None
+    return tuple(size if isinstance(size, int) else int(size.node.hint) for size in value.shape)
+
+
+def constants(graph: fx.Graph) -> set[fx.Node]:
+    """The nodes whose value does not depend on an input: parameters, buffers and what is computed from them alone."""
+    found: set[fx.Node] = set()
+    for node in graph.nodes:
+        if node.op == "get_attr" or (_repeatable(node) and all(i in found for i in node.all_input_nodes)):
+            found.add(node)
+    return found
+
+
+def _repeatable(node: fx.Node) -> bool:
+    """Whether the node is an ATen call that gives the same each time and leaves its arguments as they are."""
+    if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
+        return False
+    return not node.target._schema.is_mutable and not draws_random_numbers(node)
+
+
+def draws_random_numbers(node: fx.Node) -> bool:
+    """Whether the node is an ATen call whose result is random: rand, bernoulli, dropout in training."""
+    if not isinstance(node.target, torch._ops.OpOverload) or torch.Tag.nondeterministic_seeded not in node.target.tags:
+        return False
+    given = arguments(node)
+    return bool(given.get("train", given.get("training", True)))
+
+
+def attribute(graph_module: fx.GraphModule, target: str) -> Tensor:
+    """The parameter or buffer that a get_attr node names."""
+    path, _, name = target.rpartition(".")
+    value = getattr(graph_module.get_submodule(path), name)
+    assert isinstance(value, Tensor)
+    return value
+
+
+def arguments(node: fx.Node) -> dict[str, Any]:
+    """A call's arguments by their schema names, defaults filled in."""
+    assert isinstance(node.target, torch._ops.OpOverload)
+    bound: dict[str, Any] = {}
+    for position, argument in enumerate(node.target._schema.arguments):
+        if position < len(node.args):
+            bound[argument.name] = node.args[position]
+        elif argument.name in node.kwargs:
+            bound[argument.name] = node.kwargs[argument.name]
+        else:
+            bound[argument.name] = argument.default_value
+    return bound
