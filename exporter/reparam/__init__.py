@@ -8,39 +8,61 @@ from torch import Tensor, fx, nn
 from . import rules as rules  # registers them
 from .affine import AffineMap
 from .build import own_macs
+from .end_to_end import EndToEnd, check_end_to_end
 from .forms import Axis, Form, IllegalError
+from .leaves import affine_leaf, leaves_replaced
 from .lift import Lifter, Op, rule
 from .plan import Planner
 from .report import Refusal, Region, Report
 from .rewrite import rewrite
-from .trace import trace
+from .trace import Tracer, trace
 
-__all__ = ["AffineMap", "Axis", "Form", "IllegalError", "Refusal", "Region", "Report", "reparameterize", "rule"]
+__all__ = [
+    "AffineMap",
+    "Axis",
+    "EndToEnd",
+    "Form",
+    "IllegalError",
+    "Refusal",
+    "Region",
+    "Report",
+    "affine_leaf",
+    "reparameterize",
+    "rule",
+]
 
 
 @torch.no_grad()
-def reparameterize(module: nn.Module, example: Tensor | tuple[Tensor, ...]) -> tuple[fx.GraphModule, Report]:
+def reparameterize(
+    module: nn.Module, example: Tensor | tuple[Tensor, ...], *, check: bool = True, tracer: Tracer = "auto"
+) -> tuple[fx.GraphModule, Report]:
     """The same function with every mergeable chain and branch of affine ops as one convolution.
 
     `module` must be in eval mode and is not changed; the plain network shares no tensor with it. `example` is an input
     (or a tuple of them) of the module's dtype, [N, C, *spatial]; the result takes other batch and spatial sizes
     wherever the module does. Kernels are computed in float64 and rounded once to the module's dtype (VanillaNet
-    eq. 3 and 4; Non-deep Networks §3.1; and everything else that is affine). Raises ReparamError for a module in train
-    mode or one that cannot be traced, and CheckFailedError if a merged convolution does not reproduce its ops.
+    eq. 3 and 4; Non-deep Networks §3.1; and everything else that is affine).
+
+    Args:
+        module: the training-time network.
+        example: what it is called with.
+        check: compare the whole plain network with the whole module in float64 at several sizes; the regions are
+            checked one by one in any case.
+        tracer: "export" or "fx"; "auto" tries torch.export first.
+
+    Raises:
+        ReparamError: the module is in train mode or quantized, changes from call to call, or cannot be traced; a rule
+            of `affine_leaf` is wrong.
+        CheckFailedError: a merged convolution does not reproduce its ops, or the plain network not the module.
+
     """
     examples = example if isinstance(example, tuple) else (example,)
-    graph_module = trace(module, examples)
+    with leaves_replaced(module, examples) as affine:
+        traced = trace(affine, examples, tracer)
+    graph_module = traced.graph_module
     lifter = Lifter(graph_module)
-    ops: dict[fx.Node, Op] = {}
-    report = Report(counts_before=_counts(graph_module))
-    for node in graph_module.graph.nodes:
-        try:
-            op = lifter.lift(node)
-        except IllegalError as error:
-            report.refusals.append(Refusal(node.name, error.code, error.found, error.remedy))
-            continue
-        if op is not None:
-            ops[node] = op
+    report = Report(counts_before=_counts(graph_module), tracer=traced.tracer)
+    ops = _lifted(lifter, report)
     planner = Planner(graph_module.graph, ops)
     choices = planner.plan()
     report.macs_before = sum(own_macs(node, op) for node, op in ops.items())
@@ -51,7 +73,26 @@ def reparameterize(module: nn.Module, example: Tensor | tuple[Tensor, ...]) -> t
     report.macs_after = sum(region.macs_after for region in report.regions)
     report.macs_after += sum(own_macs(node, op) for node, op in ops.items() if node.name in kept)
     report.counts_after = _counts(rewritten.module)
+    if check:
+        guarded = any(region.least_size for region in report.regions)
+        report.end_to_end = check_end_to_end(
+            module, rewritten.module, examples, traced.open_axes, macs=report.macs_before, guarded=guarded
+        )
     return rewritten.module, report
+
+
+def _lifted(lifter: Lifter, report: Report) -> dict[fx.Node, Op]:
+    """The graph's affine ops; those that nearly are go into the report."""
+    ops: dict[fx.Node, Op] = {}
+    for node in lifter.graph_module.graph.nodes:
+        try:
+            op = lifter.lift(node)
+        except IllegalError as error:
+            report.refusals.append(Refusal(node.name, error.code, error.found, error.remedy))
+            continue
+        if op is not None:
+            ops[node] = op
+    return ops
 
 
 def _counts(graph_module: fx.GraphModule) -> dict[str, int]:
@@ -62,5 +103,10 @@ def _counts(graph_module: fx.GraphModule) -> dict[str, int]:
             names[type(graph_module.get_submodule(str(node.target))).__name__.lower()] += 1
         elif isinstance(node.target, torch._ops.OpOverload):
             names[node.target.overloadpacket.__name__] += 1
-    kinds = {"conv": ("conv1d", "conv2d", "conv3d", "convolution"), "linear": ("linear",), "norm": ("batch_norm",)}
-    return {kind: sum(names[n] for n in members) for kind, members in kinds.items()}
+    convs = [name for name in names if name.startswith(("conv1d", "conv2d", "conv3d", "conv_transpose", "convolution"))]
+    convs += [name for name in names if name.startswith("convtranspose")]
+    return {
+        "conv": sum(names[n] for n in convs),
+        "linear": names["linear"],
+        "norm": sum(names[n] for n in ("batch_norm", "batchnorm1d", "batchnorm2d", "batchnorm3d")),
+    }

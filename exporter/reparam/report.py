@@ -3,6 +3,8 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
+from .end_to_end import EndToEnd
+
 
 @dataclass(frozen=True)
 class Region:
@@ -51,7 +53,10 @@ class Refusal:
 
 @dataclass
 class Report:
-    """Regions in graph order, refusals, and the convolution and batch norm counts of both graphs."""
+    """Regions in graph order, refusals, the convolution and batch norm counts of both graphs, and the final check.
+
+    `end_to_end` is None where the check was left out.
+    """
 
     regions: list[Region] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
@@ -59,6 +64,8 @@ class Report:
     macs_after: int = 0
     counts_before: dict[str, int] = field(default_factory=dict)
     counts_after: dict[str, int] = field(default_factory=dict)
+    tracer: str = ""
+    end_to_end: EndToEnd | None = None
 
     def __str__(self) -> str:
         before, after = (
@@ -71,4 +78,5 @@ class Report:
             first = next(r.node for r in self.refusals if (r.code, r.found, r.remedy) == (code, found, remedy))
             where = first if n == 1 else f"{first} and {n - 1} more"
             lines.append(f"left alone {code} ({where}): {found}; {remedy}")
+        lines.append(str(self.end_to_end) if self.end_to_end else "end to end: not checked")
         return "\n".join(lines)

@@ -1,5 +1,6 @@
 """A plan put into the graph: the plain network."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -32,6 +33,9 @@ def rewrite(graph_module: fx.GraphModule, lifter: Lifter, planner: Planner, choi
     for node in graph.find_nodes(op="get_attr"):
         value = attribute(graph_module, str(node.target)).detach().clone(memory_format=torch.contiguous_format)
         kept[str(node.target)] = nn.Parameter(value, requires_grad=False) if value.is_floating_point() else value
+    for node in graph.find_nodes(op="call_module"):
+        if node.target not in kept:  # a layer that was left as it is
+            kept[str(node.target)] = copy.deepcopy(graph_module.get_submodule(str(node.target)))
     plain = fx.GraphModule(kept, graph, class_name="Plain")
     plain.eval()
     return Rewritten(plain, builder.regions)

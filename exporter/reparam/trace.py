@@ -1,99 +1,129 @@
-"""An nn.Module as a functional torch.fx graph of ATen calls, by torch.export."""
+"""An nn.Module as a functional torch.fx graph of ATen calls: by torch.export, else by torch.fx."""
 
 import contextlib
 import logging
-import operator
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 
 from ..errors import ReparamError, first_line
-from .graph import attribute
+from .graph import attribute, draws_random_numbers
+from .symbolic import symbolic_graph
+from .tidy import tidy
 
-_METADATA_CHECKS = {
-    torch.ops.aten._assert_tensor_metadata.default,
-    torch.ops.aten._assert_scalar.default,
-    torch._assert,
-}
+Tracer = Literal["auto", "export", "fx"]
 
 
-def trace(module: nn.Module, example: tuple[Tensor, ...]) -> fx.GraphModule:
+@dataclass(frozen=True)
+class Traced:
+    """The graph, by which tracer, and for each input which of its axes the graph leaves open."""
+
+    graph_module: fx.GraphModule
+    tracer: str
+    open_axes: tuple[tuple[bool, ...], ...]
+
+
+def trace(module: nn.Module, example: tuple[Tensor, ...], tracer: Tracer = "auto") -> Traced:
     """The module's graph: functional (no in-place writes), batch and spatial sizes symbolic wherever the module allows.
 
     The graph shares the module's parameters and buffers; neither module is changed. Raises ReparamError for a module in
-    train mode and for one that torch.export cannot trace.
+    train mode, a quantized one, one whose forward changes its own state or draws random numbers, and for one that
+    neither torch.export nor torch.fx can trace.
     """
-    training = next((name or "the network" for name, m in module.named_modules() if m.training), None)
-    if training is not None:
-        raise ReparamError(f"{training} is in train mode; reparameterization needs eval mode: call .eval() first")
-    try:
-        with quiet():
-            program = _export(module, example)
-            if any(_writes(node) for node in program.graph.nodes):
-                program = program.run_decompositions({})  # turns in-place writes and views into pure ops, or raises
-            graph_module = program.module(check_guards=False)
-    except ReparamError:
-        raise
-    except Exception as error:
+    _refuse(module)
+    failed: list[str] = []
+    traced: Traced | None = None
+    if tracer != "fx":
+        traced = _attempt(lambda: _by_export(module, example), "torch.export", failed)
+    if traced is None and tracer != "export":
+        traced = _attempt(lambda: _by_fx(module, example), "torch.fx", failed)
+    if traced is None:
         raise ReparamError(
-            f"{type(module).__name__} cannot be traced by torch.export ({first_line(error)}); "
+            f"{type(module).__name__} cannot be traced by {' nor by '.join(failed)}; "
             "it needs a forward without data-dependent control flow"
-        ) from error
-    assert isinstance(graph_module, fx.GraphModule)
-    _drop_checks(graph_module)
-    _restore_batch_norms(graph_module)
+        )
+    graph_module = traced.graph_module
     for node in graph_module.graph.find_nodes(op="get_attr"):
         node.meta.setdefault("val", attribute(graph_module, str(node.target)))
-    return graph_module
+    tidy(graph_module)
+    random = next((node for node in graph_module.graph.nodes if draws_random_numbers(node)), None)
+    if random is not None:
+        raise ReparamError(
+            f"{random.name} draws random numbers in eval mode, so there is no one function to keep; remove it"
+        )
+    return traced
+
+
+def _refuse(module: nn.Module) -> None:
+    """Raise for a module that is not ready: in train mode, or quantized."""
+    for name, part in module.named_modules():
+        where = name or "the network"
+        if part.training:
+            raise ReparamError(f"{where} is in train mode; reparameterization needs eval mode: call .eval() first")
+        if type(part).__module__.startswith(("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")):
+            raise ReparamError(
+                f"{where} is quantized ({type(part).__name__}); reparameterize the float network, then quantize that"
+            )
+
+
+def _attempt(make: Callable[[], Traced], name: str, failed: list[str]) -> Traced | None:
+    try:
+        with quiet(), torch.no_grad():
+            return make()
+    except ReparamError:
+        raise
+    except Exception as error:  # whatever the network's own code raises while it is traced
+        failed.append(f"{name} ({first_line(error)})")
+        return None
+
+
+def _by_export(module: nn.Module, example: tuple[Tensor, ...]) -> Traced:
+    program = _export(module, example)
+    if any(_writes(node) for node in program.graph.nodes):
+        program = program.run_decompositions({})  # turns in-place writes and views into pure ops, or raises
+    changed = program.graph_signature.buffers_to_mutate
+    if changed:
+        raise ReparamError(
+            f"forward writes into {next(iter(changed.values()))}, so its result changes from call to call; "
+            "remove the write, or the hook or parametrization that makes it"
+        )
+    graph_module = program.module(check_guards=False)
+    assert isinstance(graph_module, fx.GraphModule)
+    inputs = [node.meta.get("val") for node in graph_module.graph.find_nodes(op="placeholder")]
+    axes = tuple(tuple(not isinstance(n, int) for n in v.shape) if isinstance(v, Tensor) else () for v in inputs)
+    return Traced(graph_module, "torch.export", axes)
+
+
+def _by_fx(module: nn.Module, example: tuple[Tensor, ...]) -> Traced:
+    axes = tuple(tuple(d != 1 for d in range(x.dim())) for x in example)
+    return Traced(symbolic_graph(module, example), "torch.fx", axes)
 
 
 def _export(module: nn.Module, example: tuple[Tensor, ...]) -> ExportedProgram:
-    """torch.export with the batch and spatial axes left symbolic if the module takes it, else at the example's size.
+    """torch.export with the batch and spatial axes left symbolic if the module takes it, else the batch, else none.
 
-    A size of 1 cannot be symbolic, so a batch of one is traced as two.
+    A size of 1 cannot be symbolic, so a batch of one is traced as two. An attempt that fails leaves marks on its
+    inputs, so each gets tensors of its own.
     """
-    dynamic = tuple({d: Dim.AUTO for d in range(x.dim()) if d != 1} if x.dim() >= 2 else {} for x in example)
     several = tuple(torch.cat([x, x]) if x.dim() >= 2 and x.shape[0] == 1 else x for x in example)
-    with torch.no_grad():
+    for inputs, axes in ((several, (0, 2, 3, 4)), (several, (0,)), (example, ())):
+        dynamic = tuple({d: Dim.AUTO for d in axes if d < x.dim()} if x.dim() >= 2 else {} for x in inputs)
+        fresh = tuple(x.clone() for x in inputs)
         try:
-            return torch.export.export(module, several, dynamic_shapes=dynamic, strict=False)
+            return torch.export.export(module, fresh, dynamic_shapes=dynamic, strict=False)
         except Exception:
-            return torch.export.export(module, example, strict=False)
+            if not axes:
+                raise
+    raise AssertionError("the last attempt returns or raises")
 
 
 def _writes(node: fx.Node) -> bool:
     return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
-
-
-def _drop_checks(graph_module: fx.GraphModule) -> None:
-    """Remove assertions on shapes and dtypes, and what only they read."""
-    graph = graph_module.graph
-    for node in list(graph.nodes):
-        if node.target in _METADATA_CHECKS:
-            graph.erase_node(node)
-    graph.eliminate_dead_code()
-    graph_module.recompile()
-
-
-def _restore_batch_norms(graph_module: fx.GraphModule) -> None:
-    """Write batch norm on running statistics as one op again; the decompositions make a tuple of it."""
-    aten, graph = torch.ops.aten, graph_module.graph
-    for node in graph.find_nodes(op="call_function", target=aten._native_batch_norm_legit_no_training.default):
-        source, weight, bias, mean, var, momentum, eps = node.args
-        for result in list(node.users):
-            if result.target is not operator.getitem or result.args[1] != 0:
-                continue
-            with graph.inserting_before(result):
-                args = (source, weight, bias, mean, var, False, momentum, eps, False)
-                norm = graph.call_function(aten.batch_norm.default, args)
-            norm.meta = {**node.meta, **result.meta}
-            result.replace_all_uses_with(norm)
-            graph.erase_node(result)
-    graph.eliminate_dead_code()
-    graph_module.recompile()
 
 
 @contextlib.contextmanager

@@ -1,0 +1,160 @@
+"""The whole plain network against the whole module, in float64, at several sizes and at batch 2.
+
+Each region is checked by itself when it is built; what goes wrong between regions (aliasing, a value read twice, a size
+that was taken for a constant) only shows here.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from ..errors import CheckFailedError, ReparamError, first_line
+from ..parity.widen import float64_outputs
+from .trace import quiet
+
+BUDGET = 6e9  # multiply-accumulates of one forward; a costlier size is tried only where nothing else runs
+TIMES_EAGER = 4  # the plain network may be this many times as far from float64 as the module in its own precision
+FLOOR = {torch.float64: 1e-10}  # at least this; elsewhere 16 units in the last place
+WANTED = 2  # sizes besides the example's
+
+
+@dataclass(frozen=True)
+class EndToEnd:
+    """Input shapes compared and the worst of them: max |plain − module| / max |module|, both computed in float64."""
+
+    shapes: tuple[tuple[int, ...], ...]
+    error: float
+    tolerance: float
+
+    def __str__(self) -> str:
+        shapes = ", ".join("×".join(map(str, shape)) for shape in self.shapes)
+        return f"end to end: error {self.error:.1e}, at most {self.tolerance:.1e}, at {shapes}"
+
+
+@torch.no_grad()
+def check_end_to_end(
+    module: nn.Module,
+    plain: nn.Module,
+    example: tuple[Tensor, ...],
+    open_axes: tuple[tuple[bool, ...], ...],
+    *,
+    macs: int,
+    guarded: bool = False,
+) -> EndToEnd:
+    """Compare at two small sizes, the first odd, with a batch of two; at the example's where the module wants that.
+
+    `macs` is what one forward of the example takes; `guarded` says that the plain network refuses maps too small for
+    its padding. Raises CheckFailedError where the two differ by more than the module's own rounding explains, and
+    ReparamError where the module itself gives two answers for one input.
+    """
+    found: list[EndToEnd] = []
+    for inputs, work in _inputs(example, open_axes):
+        as_given = all(a.shape == b.shape for a, b in zip(inputs, example, strict=True))
+        if len(found) == WANTED or (found and as_given) or (work * macs > BUDGET and not as_given):
+            continue
+        try:
+            with quiet():
+                want = _floats(float64_outputs(module, inputs))
+        except Exception:
+            if as_given:
+                raise
+            continue  # a size that the module does not take
+        if not found and _may_change(module):
+            _refuse_change(want, _floats(float64_outputs(module, inputs)))
+        compared = _compare(module, plain, inputs, want, may_fail=guarded and not as_given)
+        found += [compared] if compared else []
+    worst = max(found, key=lambda one: one.error / one.tolerance)
+    return EndToEnd(tuple(shape for one in found for shape in one.shapes), worst.error, worst.tolerance)
+
+
+def _compare(
+    module: nn.Module, plain: nn.Module, inputs: tuple[Tensor, ...], want: list[Tensor], may_fail: bool
+) -> EndToEnd | None:
+    shape = tuple(inputs[0].shape)
+    where = "×".join(map(str, shape))
+    try:
+        got = _floats(float64_outputs(plain, inputs))
+    except Exception as raised:
+        if may_fail:
+            return None
+        raise CheckFailedError(
+            f"the plain network fails on {where}, which the module takes ({first_line(raised)}); please report this"
+        ) from raised
+    if [t.shape for t in got] != [t.shape for t in want]:
+        raise CheckFailedError(
+            f"the plain network gives {[tuple(t.shape) for t in got]} for {where}, the module "
+            f"{[tuple(t.shape) for t in want]}; please report this"
+        )
+    dtype = inputs[0].dtype if inputs[0].is_floating_point() else torch.float32
+    tolerance = FLOOR.get(dtype, 16 * torch.finfo(dtype).eps)
+    if dtype != torch.float64:
+        tolerance = max(tolerance, TIMES_EAGER * _error(_floats(module(*inputs)), want))
+    error = _error(got, want)
+    if not error <= tolerance:
+        raise CheckFailedError(
+            f"the plain network is off by {error:.1e} of the largest output for {where}, at most {tolerance:.1e} is "
+            "wanted; please report this"
+        )
+    return EndToEnd((shape,), error, tolerance)
+
+
+def _inputs(
+    example: tuple[Tensor, ...], open_axes: tuple[tuple[bool, ...], ...]
+) -> Iterator[tuple[tuple[Tensor, ...], float]]:
+    """Inputs to compare on and how many examples' work each is: small ones, the example's size, the example's shape.
+
+    The open spatial axes shrink together, to odd numbers or to multiples of 64 (networks that halve and join want
+    those).
+    """
+    generator = torch.Generator().manual_seed(0)
+    seen: set[tuple[torch.Size, ...]] = set()
+    for divisor, odd in ((4, True), (3, False), (3, True), (2, False), (2, True), (1, False), (0, False)):
+        tensors = []
+        for x, axes in zip(example, open_axes, strict=True):
+            shape = [_shrunk(n, divisor, odd, d) if axes[d] else n for d, n in enumerate(x.shape)]
+            random = x.is_floating_point() and x.dim() >= 2
+            tensors.append(torch.randn(shape, generator=generator).to(x.device, x.dtype) if random else x)
+        shapes = tuple(t.shape for t in tensors)
+        if shapes not in seen:
+            seen.add(shapes)
+            yield tuple(tensors), max(t.numel() / x.numel() for t, x in zip(tensors, example, strict=True))
+
+
+def _shrunk(size: int, divisor: int, odd: bool, axis: int) -> int:
+    """About size / divisor: odd, and another odd on the next axis, or a multiple of 64. A batch of two, but for 0."""
+    if divisor == 0 or (divisor == 1 and axis):
+        return size
+    if axis == 0:
+        return 2
+    if odd:
+        return size // divisor // 2 * 2 + 1 + 2 * (axis % 2)
+    return max(64 * round(size / divisor / 64), min(size, 64))
+
+
+def _floats(outputs: object) -> list[Tensor]:
+    return [t.double() for t in tree_leaves(outputs) if isinstance(t, Tensor) and t.is_floating_point()]
+
+
+def _error(got: list[Tensor], want: list[Tensor]) -> float:
+    """The worst output's max |difference| over its largest magnitude; NaN where either has one."""
+    errors = [
+        (a - b).abs().max() / b.abs().max().clamp_min(torch.finfo(torch.float64).tiny)
+        for a, b in zip(got, want, strict=True)
+        if b.numel()
+    ]
+    return float(torch.stack(errors).max()) if errors else 0.0
+
+
+def _may_change(module: nn.Module) -> bool:
+    """Whether code that is not in the modules takes part: hooks and parametrizations."""
+    return any(m._forward_hooks or m._forward_pre_hooks or hasattr(m, "parametrizations") for m in module.modules())
+
+
+def _refuse_change(first: list[Tensor], second: list[Tensor]) -> None:
+    if _error(second, first) > 1e-12:
+        raise ReparamError(
+            "the network gives two answers for one input, so a hook or parametrization is not constant; remove it"
+        )
