@@ -1,5 +1,6 @@
 """The convolutions of a plan: kernels built in float64, checked against the ops they replace, and rounded once."""
 
+import copy
 import itertools
 import math
 from collections.abc import Sequence
@@ -57,8 +58,7 @@ class Builder:
         geometry = conv_geometry(m.form)
         module = _convolution(m, geometry)
         error = self._replay(source, wanted, m.form, module, geometry.extends, node.name)
-        value = node.meta["val"]
-        module.to(value.dtype)
+        module = _rounded(module, node.meta["val"])
         name = self._name(nodes)
         self._record(name, source, node, nodes, m, geometry, error)
         return Merged(name, module, geometry.extends)
@@ -235,6 +235,11 @@ def _probe_sizes(form: Form) -> list[tuple[int, ...]]:
         return [()]
     count = max(map(len, per_axis))
     return [tuple(sizes[(i + shift) % len(sizes)] for shift, sizes in enumerate(per_axis)) for i in range(count)]
+
+
+def _rounded(module: nn.Module, like: Tensor) -> nn.Module:
+    """The module in the dtype of `like`; with tensors of its own where that is float64 already."""
+    return copy.deepcopy(module) if like.dtype == torch.float64 else module.to(like.dtype)
 
 
 def _convolution(m: AffineMap, geometry: ConvGeometry) -> nn.Module:

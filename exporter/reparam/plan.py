@@ -5,6 +5,7 @@ sum, as a sum of groups in which the terms over one source became one convolutio
 elements read and written, and a constant per launched op; a value that several ops read is paid for once.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -283,11 +284,17 @@ class Planner:
             return Cost()
         shape = sizes(node)
         assert shape is not None
-        copied = not form.pointwise and bool(conv_geometry(form).extends)
-        read = elements(source)
         pools = may_pool and getattr(node.target, "__name__", "").startswith("avg_pool")
         macs = 0 if pools else form.macs(shape[2:])
-        return Cost(macs, read + elements(node) + (2 * read if copied else 0), 2 if copied else 1)
+        moved = elements(source) + elements(node)
+        extends = () if form.pointwise else conv_geometry(form).extends
+        read = sizes(source)
+        assert read is not None
+        for extend in extends:
+            ends = extend.pads[::-1]
+            read = (*read[:2], *(n + ends[2 * d] + ends[2 * d + 1] for d, n in enumerate(read[2:])))
+            moved += 2 * math.prod(read[1:])
+        return Cost(macs, moved, 1 + len(extends))
 
     def _explain_kept(self, choices: Choices) -> None:
         """Name the merges that were legal but would have cost more than their parts."""
@@ -325,11 +332,7 @@ def reads(choice: Choice, op: Op) -> list[fx.Node]:
 
 def elements(node: fx.Node) -> int:
     """Elements of the value, per sample."""
-    shape = sizes(node)
-    count = 1
-    for size in (shape or ())[1:]:
-        count *= size
-    return count
+    return math.prod((sizes(node) or ())[1:])
 
 
 def _flattened(op: Op, ops: Mapping[fx.Node, Op]) -> Op:

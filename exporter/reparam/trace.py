@@ -63,12 +63,12 @@ def _refuse(module: nn.Module) -> None:
     """Raise for a module that is not ready: in train mode, or quantized."""
     for name, part in module.named_modules():
         where = name or "the network"
-        if part.training:
-            raise ReparamError(f"{where} is in train mode; reparameterization needs eval mode: call .eval() first")
         if type(part).__module__.startswith(("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")):
             raise ReparamError(
                 f"{where} is quantized ({type(part).__name__}); reparameterize the float network, then quantize that"
             )
+        if part.training:
+            raise ReparamError(f"{where} is in train mode; reparameterization needs eval mode: call .eval() first")
 
 
 def _attempt(make: Callable[[], Traced], name: str, failed: list[str]) -> Traced | None:

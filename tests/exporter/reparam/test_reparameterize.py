@@ -110,6 +110,109 @@ def test_three_dimensional_conv_takes_its_norm() -> None:
     check_collapse(nn.Sequential(nn.Conv3d(4, 4, 3, padding=1), nn.BatchNorm3d(4), nn.ReLU()), (5, 4, 6), convs=1)
 
 
+@pytest.mark.parametrize("mode", ["circular", "reflect", "replicate"])
+def test_branches_padded_alike_become_one(mode: str) -> None:
+    """Given the cross of ACNet with another padding mode → Result one 3×3 behind one pad of that mode."""
+    square = nn.Conv2d(4, 4, 3, padding=1, padding_mode=mode, bias=False)
+    wide = nn.Conv2d(4, 4, (1, 3), padding=(0, 1), padding_mode=mode, bias=False)
+    tall = nn.Conv2d(4, 4, (3, 1), padding=(1, 0), padding_mode=mode)
+    cross = Branches(*(nn.Sequential(c, nn.BatchNorm2d(4)) for c in (square, wide, tall)), nn.BatchNorm2d(4))
+    report = check_collapse(nn.Sequential(cross, nn.ReLU()), (8, 8), (5, 7), (3, 2), convs=1)
+    assert report.regions[0].kernel == (4, 4, 3, 3)
+
+
+@pytest.mark.parametrize("mode", ["circular", "reflect", "replicate"])
+def test_a_biased_1x1_merges_under_a_padding_that_repeats_the_map(mode: str) -> None:
+    net = nn.Sequential(conv_norm(1), nn.Conv2d(4, 4, 3, padding=1, padding_mode=mode), nn.BatchNorm2d(4), nn.ReLU())
+    check_collapse(net, (8, 8), (5, 7), convs=1)
+
+
+def test_each_axis_keeps_its_own_padding_mode() -> None:
+    """Given a panorama: circular along the width, zeros along the height → Result one convolution."""
+    net = nn.Sequential(
+        nn.CircularPad2d((1, 1, 0, 0)), nn.Conv2d(4, 4, 3, padding=(1, 0)), nn.BatchNorm2d(4), nn.ReLU()
+    )
+    check_collapse(net, (8, 8), (5, 7), convs=1)
+
+
+def test_branches_padded_in_different_ways_stay_apart() -> None:
+    circular = nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular")
+    report = check_collapse(nn.Sequential(Branches(conv_norm(3), circular), nn.ReLU()), (8, 8), (5, 7), convs=2)
+    assert any(r.code == "EXTENSION" and "circular, zeros" in r.found for r in report.refusals)
+
+
+def test_a_circular_chain_states_the_smallest_map_it_takes() -> None:
+    """Given circular 1×3 through one channel, twice → Result one 1×5, which needs maps of width 2."""
+    narrow = nn.Conv2d(4, 1, (1, 3), padding=(0, 1), padding_mode="circular", bias=False)
+    again = nn.Conv2d(1, 1, (1, 3), padding=(0, 1), padding_mode="circular", bias=False)
+    net = nn.Sequential(nn.Conv2d(4, 4, 1), Branches(nn.Sequential(nn.Conv2d(4, 1, 1), again, again)), nn.ReLU())
+    check_collapse(net, (8, 8))
+    report = check_collapse(nn.Sequential(narrow, again, nn.ReLU()), (8, 8), (5, 7))
+    assert all(region.least_size in (0, 2) for region in report.regions)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize(("taps", "padding", "output_padding"), [(2, 0, 0), (3, 1, 1), (4, 1, 0)])
+def test_a_transposed_conv_takes_its_norm(groups: int, taps: int, padding: int, output_padding: int) -> None:
+    up = nn.ConvTranspose2d(4, 4, taps, 2, padding, output_padding, groups=groups)
+    report = check_collapse(nn.Sequential(up, nn.BatchNorm2d(4), nn.ReLU()), (8, 8), (3, 5), convs=1)
+    assert report.macs_before == report.macs_after == 16 // groups * taps * taps * 64
+
+
+def test_a_transposed_conv_merges_with_what_is_pointwise_around_it() -> None:
+    net = nn.Sequential(nn.Conv2d(4, 4, 1, bias=False), nn.ConvTranspose2d(4, 4, 2, 2), conv_norm(1), nn.ReLU())
+    check_collapse(net, (8, 8), (5, 3), convs=1)
+
+
+def test_transposed_branches_of_two_kernel_sizes_become_one() -> None:
+    small, large = nn.ConvTranspose2d(4, 4, 2, 2), nn.ConvTranspose2d(4, 4, 4, 2, 1)
+    net = nn.Sequential(Branches(nn.Sequential(small, nn.BatchNorm2d(4)), large), nn.ReLU())
+    assert check_collapse(net, (4, 4), (5, 3), convs=1).regions[0].kernel == (4, 4, 4, 4)
+
+
+def test_a_norm_before_a_transposed_conv_stays_where_it_has_a_shift() -> None:
+    net = nn.Sequential(nn.BatchNorm2d(4), nn.ConvTranspose2d(4, 4, 3, 2, 1), nn.ReLU())
+    report = check_collapse(net, (8, 8), (5, 3))
+    assert any(r.code == "BORDER_BIAS" and "transposed" in r.found for r in report.refusals)
+
+
+def test_one_and_three_dimensional_transposed_convs_take_their_norms() -> None:
+    check_collapse(nn.Sequential(nn.ConvTranspose1d(4, 4, 3, 2), nn.BatchNorm1d(4), nn.ReLU()), (9,), (4,), convs=1)
+    deep = nn.Sequential(nn.ConvTranspose3d(4, 4, 2, 2), nn.BatchNorm3d(4), nn.ReLU())
+    check_collapse(deep, (3, 4, 5), convs=1)
+
+
+class LayerScale(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.randn(4, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.gamma * x
+
+
+class FrozenNorm(nn.Module):
+    """Batch norm as buffers and arithmetic."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("weight", "bias", "running_mean"):
+            self.register_buffer(name, torch.randn(4))
+        self.register_buffer("running_var", torch.rand(4) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = self.weight.view(1, -1, 1, 1) * (self.running_var.view(1, -1, 1, 1) + 1e-5).rsqrt()
+        return x * scale + (self.bias.view(1, -1, 1, 1) - self.running_mean.view(1, -1, 1, 1) * scale)
+
+
+@pytest.mark.parametrize(
+    "norm", [LayerScale(), FrozenNorm(), nn.SyncBatchNorm(4), nn.InstanceNorm2d(4, 1e-5, 0.1, True, True)]
+)
+@pytest.mark.parametrize("groups", [1, 4])
+def test_scales_and_norms_of_every_kind_fold_into_the_conv(norm: nn.Module, groups: int) -> None:
+    check_collapse(nn.Sequential(nn.Conv2d(4, 4, 3, 2, 1, groups=groups), norm, nn.ReLU()), (8, 8), (5, 7), convs=1)
+
+
 # ------------------------------------------------------------------ what must not merge
 
 
@@ -148,11 +251,59 @@ def test_train_mode_is_refused_by_name() -> None:
         (nn.AvgPool2d(3, 2, ceil_mode=True), "CEIL_POOL"),
         (nn.AvgPool2d(3, 1, 1, count_include_pad=False), "EDGE_POOL"),
         (nn.BatchNorm2d(4, track_running_stats=False), "BATCH_STATISTICS"),
+        (nn.GroupNorm(2, 4), "SAMPLE_STATISTICS"),
+        (nn.LayerNorm([4, 8, 8]), "SAMPLE_STATISTICS"),
+        (nn.InstanceNorm2d(4), "SAMPLE_STATISTICS"),
+        (nn.PReLU(4), "SLOPE"),
+        (nn.ConstantPad2d(1, 0.5), "PAD_VALUE"),
     ],
 )
 def test_layers_that_are_not_one_map_are_refused_with_a_code(layer: nn.Module, code: str) -> None:
     report = check_collapse(nn.Sequential(conv_norm(1), layer, conv_norm(1)), (8, 8))
     assert code in {r.code for r in report.refusals}
+
+
+def test_a_gate_is_refused_as_a_product() -> None:
+    class Gate(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.squeeze, self.conv = nn.Conv2d(4, 4, 1), conv_norm(1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.conv(x)
+            return y * torch.sigmoid(self.squeeze(y.mean((2, 3), keepdim=True)))
+
+    report = check_collapse(Gate(), (8, 8), (5, 7), convs=2)
+    assert [r.code for r in report.refusals] == ["PRODUCT"]
+
+
+def test_prelu_with_every_slope_1_is_the_identity() -> None:
+    chain = nn.Sequential(conv_norm(1), nn.PReLU(4, init=1.0), conv_norm(1), nn.ReLU()).eval()
+    plain, report = reparameterize(chain, torch.randn(1, 4, 8, 8))
+    assert report.counts_after["conv"] == 1
+    x = torch.randn(2, 4, 5, 7)
+    assert torch.allclose(plain(x), chain(x), atol=1e-5)
+
+
+def test_a_dropped_copy_does_not_break_a_view() -> None:
+    """Given a channel shuffle by views → Result still callable: what a copy made contiguous may not be so any more."""
+
+    class Shuffle(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            n, c, h, w = x.shape
+            return x.view(n, 2, c // 2, h, w).transpose(1, 2).contiguous().view(n, c, h, w)
+
+    check_collapse(nn.Sequential(conv_norm(1), Shuffle(), nn.ReLU()), (8, 8), (5, 7), convs=1)
+
+
+def test_a_network_that_only_takes_its_own_size() -> None:
+    """Given a Linear over all positions → Result compared at that size, the batch still open."""
+    net = nn.Sequential(conv_norm(1), conv_norm(1), nn.ReLU(), nn.AvgPool2d(4), nn.Flatten(), nn.Linear(16, 3))
+    net = randomized(net, 0).eval()
+    for batch in (1, 2):
+        plain, report = reparameterize(net, torch.randn(batch, 4, 8, 8))
+        assert report.end_to_end is not None and report.end_to_end.shapes[0] == (2, 4, 8, 8)
+        assert plain(torch.randn(5, 4, 8, 8)).shape == (5, 3)
 
 
 def test_a_value_that_is_read_elsewhere_stays_available() -> None:
@@ -252,13 +403,35 @@ def _layer(kind: str, option: int) -> nn.Module:
             4, 4, (1 + option % 3, 2), 1 + option % 2, (option % 3, option % 2), 1 + option % 2, bias=bias
         ),
         "norm": lambda: nn.BatchNorm2d(4),
+        "wrap": lambda: nn.Conv2d(
+            4, 4, 1 + 2 * (option % 2), padding=option % 2, padding_mode=("circular", "reflect")[option // 3], bias=bias
+        ),
+        "up": lambda: nn.ConvTranspose2d(4, 4, 2 + option % 2, 2, option % 2, groups=(1, 2, 4)[option % 3], bias=bias),
         "pool": lambda: nn.AvgPool2d(2 + option % 2, 1 + option % 2, option % 2),
         "pad": lambda: nn.ZeroPad2d((option % 3, option % 2, 1, 0)),
         "relu": lambda: nn.ReLU(),
     }.get(kind, nn.Identity)()
 
 
-KINDS = ("1x1", "1x1", "3x3", "3x3", "odd", "norm", "norm", "pool", "pad", "relu", "add", "add", "sub", "crop", "scale")
+KINDS = (
+    "wrap",
+    "up",
+    "1x1",
+    "1x1",
+    "3x3",
+    "3x3",
+    "odd",
+    "norm",
+    "norm",
+    "pool",
+    "pad",
+    "relu",
+    "add",
+    "add",
+    "sub",
+    "crop",
+    "scale",
+)
 programs = st.lists(
     st.tuples(st.sampled_from(KINDS), st.integers(0, 9), st.integers(0, 5), st.integers(0, 9)), min_size=4, max_size=10
 )
@@ -284,3 +457,7 @@ def test_random_networks_collapse_to_the_same_function(
             got = plain(x)
             assert got.shape == want.shape
             assert (got - want).abs().max() <= 1e-9 * (1 + want.abs().max())
+    _, by_fx = reparameterize(module, example, tracer="fx")
+    assert (by_fx.counts_after, by_fx.macs_after) == (report.counts_after, report.macs_after)
+    _, again = reparameterize(plain, example)
+    assert again.macs_after == report.macs_after and again.counts_after == report.counts_after

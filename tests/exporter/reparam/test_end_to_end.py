@@ -1,0 +1,56 @@
+"""The comparison of the whole networks finds what the comparison of regions cannot."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from exporter.errors import CheckFailedError
+from exporter.reparam import reparameterize
+from exporter.reparam.end_to_end import check_end_to_end
+
+X = torch.randn(1, 4, 8, 8)
+OPEN = ((True, False, True, True),)
+
+
+class Scaled(nn.Module):
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sin() * self.factor
+
+
+def test_a_difference_beyond_rounding_fails() -> None:
+    assert check_end_to_end(Scaled(1.0), Scaled(1.0), (X,), OPEN, macs=0).error == 0
+    with pytest.raises(CheckFailedError, match=r"off by 1\.0e-05"):
+        check_end_to_end(Scaled(1.0), Scaled(1.00001), (X,), OPEN, macs=0)
+
+
+def test_nan_fails() -> None:
+    with pytest.raises(CheckFailedError, match="off by nan"):
+        check_end_to_end(Scaled(1.0), Scaled(float("nan")), (X,), OPEN, macs=0)
+
+
+def test_a_size_that_only_the_module_takes_fails() -> None:
+    class Fixed(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.reshape(-1, 4, 8, 8).sin()
+
+    with pytest.raises(CheckFailedError, match=r"fails on .* which the module takes"):
+        check_end_to_end(Scaled(1.0), Fixed(), (X,), OPEN, macs=0)
+
+
+def test_sizes_are_odd_and_even_with_a_batch_of_two() -> None:
+    found = check_end_to_end(Scaled(1.0), Scaled(1.0), (torch.randn(1, 4, 224, 224),), OPEN, macs=0)
+    assert found.shapes == ((2, 4, 57, 59), (2, 4, 64, 64))
+
+
+def test_costly_sizes_are_left_out_where_small_ones_run() -> None:
+    found = check_end_to_end(Scaled(1.0), Scaled(1.0), (torch.randn(1, 4, 224, 224),), OPEN, macs=int(50e9))
+    assert found.shapes == ((1, 4, 224, 224),)
+
+
+def test_the_comparison_can_be_left_out() -> None:
+    _, report = reparameterize(nn.Sequential(nn.Conv2d(4, 4, 1)).eval(), X, check=False)
+    assert report.end_to_end is None and "not checked" in str(report)

@@ -1,0 +1,114 @@
+"""Modules that are no fixed function, or not a float one, are refused with a reason."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, parametrize
+
+from exporter.errors import ReparamError
+from exporter.reparam import reparameterize
+
+X = torch.randn(1, 4, 8, 8)
+
+
+def chain() -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), nn.ReLU()).eval()
+
+
+def test_a_hook_that_does_the_same_each_time_is_part_of_the_function() -> None:
+    net = chain()
+    net[2].register_forward_hook(lambda module, args, output: 2.0 * output)
+    plain, report = reparameterize(net, X)
+    assert torch.allclose(plain(X), net(X), atol=1e-5) and report.counts_after["conv"] == 1
+
+
+def test_a_hook_that_changes_from_call_to_call_is_refused() -> None:
+    net, calls = chain(), []
+
+    def drifting(module: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
+        calls.append(None)
+        return output * len(calls)
+
+    net[1].register_forward_hook(drifting)
+    with pytest.raises(ReparamError, match=r"two answers for one input.*hook"):
+        reparameterize(net, X)
+
+
+def test_a_forward_that_writes_its_buffer_is_refused() -> None:
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            return x * self.calls
+
+    with pytest.raises(ReparamError, match=r"calls.*from call to call"):
+        reparameterize(nn.Sequential(chain(), Counting()).eval(), X)
+
+
+def test_random_numbers_in_eval_mode_are_refused() -> None:
+    class Noisy(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x + torch.rand_like(x)
+
+    with pytest.raises(ReparamError, match="draws random numbers"):
+        reparameterize(nn.Sequential(chain(), Noisy()).eval(), X)
+
+
+@pytest.mark.parametrize("make", [parametrizations.weight_norm, parametrizations.spectral_norm])
+def test_a_constant_parametrization_folds_into_the_weight(make: object) -> None:
+    net = chain()
+    make(net[0])  # type: ignore[operator]
+    net.eval()
+    plain, report = reparameterize(net, X)
+    assert torch.allclose(plain(X), net(X), atol=1e-5)
+    assert report.counts_after == {"conv": 1, "linear": 0, "norm": 0}
+    assert parametrize.is_parametrized(net[0])
+
+
+def test_a_random_parametrization_is_refused() -> None:
+    class Jitter(nn.Module):
+        def forward(self, w: Tensor) -> Tensor:
+            return w + torch.randn_like(w)
+
+    net = chain()
+    parametrize.register_parametrization(net[0], "weight", Jitter(), unsafe=True)
+    with pytest.raises(ReparamError, match="random numbers"):
+        reparameterize(net.eval(), X)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_a_quantized_module_is_refused() -> None:
+    net = nn.Sequential(nn.Linear(4, 4)).eval()
+    quantized = torch.ao.quantization.quantize_dynamic(net, {nn.Linear})
+    with pytest.raises(ReparamError, match=r"0 is quantized \(Linear\).*then quantize"):
+        reparameterize(quantized, torch.randn(1, 4))
+
+
+def test_data_dependent_control_flow_names_both_tracers() -> None:
+    class Branching(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x if x.sum() > 0 else -x
+
+    with pytest.raises(ReparamError, match=r"torch\.export \(.*torch\.fx \(.*control flow"):
+        reparameterize(Branching().eval(), X)
+
+
+def test_control_flow_on_shapes_and_asserts_are_folded_away() -> None:
+    class Checked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = chain()
+
+        def forward(self, x: Tensor) -> Tensor:
+            _, c, h, _ = x.shape
+            assert c == 4, "four channels"
+            torch._check(h >= 2)
+            return self.net(x) if c > 2 else x
+
+    plain, report = reparameterize(Checked().eval(), X)
+    assert {node.op for node in plain.graph.nodes} == {"placeholder", "call_module", "call_function", "output"}
+    assert sum(node.op == "call_function" for node in plain.graph.nodes) == 1  # the ReLU
+    assert report.counts_after["conv"] == 1
