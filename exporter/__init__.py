@@ -1,19 +1,19 @@
 """From a training-time network to a bundle: reparameterize, export, simplify, verify.
 
-`reparameterize` is loaded on first use, so that importing `exporter.bundle` or `exporter.errors` does not import torch.
+What needs torch is loaded on first use, so that importing `exporter.bundle` or `exporter.errors` does not import it.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .reparam import reparameterize
+    from .reparam import affine_leaf, reparameterize
 
-__all__ = ["reparameterize"]
+__all__ = ["affine_leaf", "reparameterize"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "reparameterize":
-        from .reparam import reparameterize
+    if name in __all__:
+        from . import reparam
 
-        return reparameterize
+        return getattr(reparam, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

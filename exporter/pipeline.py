@@ -59,6 +59,7 @@ class Job:
     dynamic_batch: tuple[int, int, int] | None = None
     opset: int = MIN_OPSET
     eval_data: Path | None = None
+    end_to_end: bool = True
 
 
 @dataclass
@@ -165,7 +166,7 @@ def _write_graph(draft: Draft, job: Job, network: Network, data: EvalData | None
         if data is not None:
             steps.check(EAGER, run_module(network.module), judged=False)
     with clock.step("reparameterize"):
-        plain, report = reparameterize(network.module, network.example)
+        plain, report = reparameterize(network.module, network.example, check=job.end_to_end)
         del network.module  # and its weights with it
         gc.collect()
         steps.check(PLAIN, run_module(plain))
@@ -224,12 +225,22 @@ def _fill(draft: Draft, network: Network, counts: Mapping[str, Any], report: Rep
     manifest.extra["reparameterization"] = {
         "regions": len(report.regions),
         "worst_region_error": max((r.error for r in report.regions), default=0.0),
+        "largest_growth": max((r.growth for r in report.regions if r.growth == r.growth), default=1.0),
+        "tracer": report.tracer,
+        "end_to_end": _end_to_end_json(report),
         "left_alone": sorted({f"{r.code}: {r.found}" for r in report.refusals}),
     }
     weights, plain = links
     draft.link("checkpoint" if "checkpoint" in manifest.source else "initialization", sha256=weights)
     draft.link("plain", sha256=plain)
     draft.link_onnx()
+
+
+def _end_to_end_json(report: Report) -> dict[str, Any] | str:
+    found = report.end_to_end
+    if found is None:
+        return "skipped"
+    return {"shapes": [list(shape) for shape in found.shapes], "error": found.error, "tolerance": found.tolerance}
 
 
 def _versions() -> dict[str, str]:

@@ -36,6 +36,8 @@ def bundle_table(bundle: Bundle) -> None:
     tensors = [", ".join(map(str, specs)) for specs in (bundle.inputs, bundle.outputs)]
     console.print(f"inputs {tensors[0]} · outputs {tensors[1]}", markup=False, soft_wrap=True)
     console.print(_sizes(manifest.counts))
+    for line in _reparameterization_lines(manifest.extra.get("reparameterization") or {}):
+        console.print(line, markup=False, soft_wrap=True)
     console.print(_parities(manifest.parities))
     for reason in dict.fromkeys(f"{p['step']}: {p['status']}" for p in manifest.parities if ": " in p["status"]):
         console.print(reason, markup=False, soft_wrap=True)
@@ -112,6 +114,19 @@ def _sizes(counts: Mapping[str, Any]) -> Table:
             f"{size / 1e6:.2f} MB" if size else "",
         )
     return table
+
+
+def _reparameterization_lines(record: Mapping[str, Any]) -> list[str]:
+    if "regions" not in record:
+        return []
+    check = record.get("end_to_end")
+    line = f"{record['regions']} regions merged"
+    if isinstance(check, Mapping):
+        shapes = ", ".join("×".join(map(str, shape)) for shape in check["shapes"])
+        line += f"; end to end in float64 off by {check['error']:.1e} at {shapes}, at most {check['tolerance']:.1e}"
+    elif check is not None:
+        line += f"; end to end {check}"
+    return [line, *(f"left alone {reason}" for reason in record.get("left_alone") or ())]
 
 
 def _parities(parities: Sequence[Mapping[str, Any]]) -> Table:
