@@ -5,14 +5,13 @@ from collections import Counter
 import torch
 from torch import Tensor, fx, nn
 
-from . import rules as rules  # registers them
 from .affine import AffineMap
 from .build import own_macs
 from .end_to_end import EndToEnd, check_end_to_end
 from .forms import Axis, Form, IllegalError
 from .leaves import affine_leaf, leaves_replaced
-from .lift import Lifter, Op, rule
-from .plan import Planner
+from .lift import rule
+from .regions import planned
 from .report import Refusal, Region, Report
 from .rewrite import rewrite
 from .trace import Tracer, trace
@@ -60,39 +59,23 @@ def reparameterize(
     with leaves_replaced(module, examples) as affine:
         traced = trace(affine, examples, tracer)
     graph_module = traced.graph_module
-    lifter = Lifter(graph_module)
-    report = Report(counts_before=_counts(graph_module), tracer=traced.tracer)
-    ops = _lifted(lifter, report)
-    planner = Planner(graph_module.graph, ops)
-    choices = planner.plan()
+    counts_before = _counts(graph_module)
+    plan = planned(graph_module)
+    report, ops = plan.report, plan.planner.ops
+    report.tracer, report.guards, report.counts_before = traced.tracer, traced.guards, counts_before
     report.macs_before = sum(own_macs(node, op) for node, op in ops.items())
-    report.refusals += planner.refusals
-    rewritten = rewrite(graph_module, lifter, planner, choices)
+    rewritten = rewrite(graph_module, plan)
     report.regions = rewritten.regions
     kept = {node.name for node in rewritten.module.graph.nodes}
     report.macs_after = sum(region.macs_after for region in report.regions)
     report.macs_after += sum(own_macs(node, op) for node, op in ops.items() if node.name in kept)
     report.counts_after = _counts(rewritten.module)
     if check:
-        guarded = any(region.least_size for region in report.regions)
+        guarded = bool(report.guards) or any(region.least_size for region in report.regions)
         report.end_to_end = check_end_to_end(
             module, rewritten.module, examples, traced.open_axes, macs=report.macs_before, guarded=guarded
         )
     return rewritten.module, report
-
-
-def _lifted(lifter: Lifter, report: Report) -> dict[fx.Node, Op]:
-    """The graph's affine ops; those that nearly are go into the report."""
-    ops: dict[fx.Node, Op] = {}
-    for node in lifter.graph_module.graph.nodes:
-        try:
-            op = lifter.lift(node)
-        except IllegalError as error:
-            report.refusals.append(Refusal(node.name, error.code, error.found, error.remedy))
-            continue
-        if op is not None:
-            ops[node] = op
-    return ops
 
 
 def _counts(graph_module: fx.GraphModule) -> dict[str, int]:

@@ -34,10 +34,10 @@ class Merged:
 
 
 class Builder:
-    """Builds the convolutions of a plan on the untouched graph."""
+    """Builds the convolutions of a plan on the untouched graph, rounded to the dtype of the values or in float64."""
 
-    def __init__(self, lifter: Lifter, planner: Planner) -> None:
-        self.lifter, self.planner = lifter, planner
+    def __init__(self, lifter: Lifter, planner: Planner, *, rounded: bool = True) -> None:
+        self.lifter, self.planner, self.rounded = lifter, planner, rounded
         self.regions: list[Region] = []
         self.names: set[str] = set()
 
@@ -58,7 +58,8 @@ class Builder:
         geometry = conv_geometry(m.form)
         module = _convolution(m, geometry)
         error = self._replay(source, wanted, m.form, module, geometry.extends, node.name)
-        module = _rounded(module, node.meta["val"])
+        if self.rounded:
+            module = _rounded(module, node.meta["val"])
         name = self._name(nodes)
         self._record(name, source, node, nodes, m, geometry, error)
         return Merged(name, module, geometry.extends)

@@ -6,9 +6,11 @@ that was taken for a constant) only shows here.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ..errors import CheckFailedError, ReparamError, first_line
@@ -46,8 +48,8 @@ def check_end_to_end(
 ) -> EndToEnd:
     """Compare at two small sizes, the first odd, with a batch of two; at the example's where the module wants that.
 
-    `macs` is what one forward of the example takes; `guarded` says that the plain network refuses maps too small for
-    its padding. Raises CheckFailedError where the two differ by more than the module's own rounding explains, and
+    `macs` is what one forward of the example takes; `guarded` says that the plain network refuses some sizes by
+    itself. Raises CheckFailedError where the two differ by more than the module's own rounding explains, and
     ReparamError where the module itself gives two answers for one input.
     """
     found: list[EndToEnd] = []
@@ -56,12 +58,14 @@ def check_end_to_end(
         if len(found) == WANTED or (found and as_given) or (work * macs > BUDGET and not as_given):
             continue
         try:
-            with quiet():
+            with quiet(), _Empty() as empty:
                 want = _floats(float64_outputs(module, inputs))
         except Exception:
             if as_given:
                 raise
             continue  # a size that the module does not take
+        if empty.seen and not as_given:
+            continue  # a map of no pixels lies between: convolutions refuse what ops on single pixels take
         if not found and _may_change(module):
             _refuse_change(want, _floats(float64_outputs(module, inputs)))
         compared = _compare(module, plain, inputs, want, may_fail=guarded and not as_given)
@@ -70,13 +74,27 @@ def check_end_to_end(
     return EndToEnd(tuple(shape for one in found for shape in one.shapes), worst.error, worst.tolerance)
 
 
+class _Empty(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes whether an op gave a map without positions."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.seen = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.seen = self.seen or (isinstance(result, Tensor) and result.dim() > 2 and not result.numel())
+        return result
+
+
 def _compare(
     module: nn.Module, plain: nn.Module, inputs: tuple[Tensor, ...], want: list[Tensor], may_fail: bool
 ) -> EndToEnd | None:
     shape = tuple(inputs[0].shape)
     where = "×".join(map(str, shape))
     try:
-        got = _floats(float64_outputs(plain, inputs))
+        with quiet():
+            got = _floats(float64_outputs(plain, inputs))
     except Exception as raised:
         if may_fail:
             return None

@@ -38,6 +38,16 @@ def draws_random_numbers(node: fx.Node) -> bool:
     return bool(given.get("train", given.get("training", True)))
 
 
+def drop_dead_code(graph: fx.Graph) -> None:
+    """Erase what no output depends on; a guard on the input's sizes stays."""
+    graph.eliminate_dead_code(is_impure_node=lambda n: n.op in ("placeholder", "output") or is_guard(n))
+
+
+def is_guard(node: fx.Node) -> bool:
+    """Whether the node is torch.export's check of the input's sizes."""
+    return node.op == "call_module" and node.target == "_guards_fn"
+
+
 def attribute(graph_module: fx.GraphModule, target: str) -> Tensor:
     """The parameter or buffer that a get_attr node names."""
     path, _, name = target.rpartition(".")

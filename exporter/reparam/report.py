@@ -55,7 +55,8 @@ class Refusal:
 class Report:
     """Regions in graph order, refusals, the convolution and batch norm counts of both graphs, and the final check.
 
-    `end_to_end` is None where the check was left out.
+    `guards` are conditions on the input's sizes that the network's own code fixed while it was traced; the plain
+    network raises where they do not hold. `end_to_end` is None where the check was left out.
     """
 
     regions: list[Region] = field(default_factory=list)
@@ -65,6 +66,7 @@ class Report:
     counts_before: dict[str, int] = field(default_factory=dict)
     counts_after: dict[str, int] = field(default_factory=dict)
     tracer: str = ""
+    guards: tuple[str, ...] = ()
     end_to_end: EndToEnd | None = None
 
     def __str__(self) -> str:
@@ -78,5 +80,6 @@ class Report:
             first = next(r.node for r in self.refusals if (r.code, r.found, r.remedy) == (code, found, remedy))
             where = first if n == 1 else f"{first} and {n - 1} more"
             lines.append(f"left alone {code} ({where}): {found}; {remedy}")
+        lines += [f"size guard: {guard}" for guard in self.guards]
         lines.append(str(self.end_to_end) if self.end_to_end else "end to end: not checked")
         return "\n".join(lines)

@@ -8,15 +8,17 @@ import torch
 from torch import fx, nn
 
 from .build import Builder, Merged
-from .graph import attribute
-from .lift import Lifter, Linear, Op
-from .plan import Choice, Choices, GroupedSum, OneMap, Planner
+from .graph import attribute, drop_dead_code
+from .lift import Linear, Op
+from .plan import Choice, GroupedSum, OneMap
+from .regions import Planned
 from .report import Region
 
 
-def rewrite(graph_module: fx.GraphModule, lifter: Lifter, planner: Planner, choices: Choices) -> "Rewritten":
+def rewrite(graph_module: fx.GraphModule, plan: Planned) -> "Rewritten":
     """The plain network of a plan, with its own copies of every weight it keeps."""
-    builder = Builder(lifter, planner)
+    planner, choices = plan.planner, plan.choices
+    builder = Builder(plan.lifter, planner)
     merged = {node: builder.build(node, choice) for node, choice in choices.items()}
     graph = graph_module.graph
     modules = {m.name: m.module for convs in merged.values() for m in convs}
@@ -28,7 +30,7 @@ def rewrite(graph_module: fx.GraphModule, lifter: Lifter, planner: Planner, choi
         if replacement is not None:
             node.replace_all_uses_with(replacement)
             now[node] = replacement
-    graph.eliminate_dead_code(is_impure_node=lambda n: n.op in ("placeholder", "output"))
+    drop_dead_code(graph)
     kept: dict[str, object] = {name: module for name, module in modules.items()}
     for node in graph.find_nodes(op="get_attr"):
         value = attribute(graph_module, str(node.target)).detach().clone(memory_format=torch.contiguous_format)

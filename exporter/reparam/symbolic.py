@@ -16,9 +16,8 @@ from torch.utils._pytree import tree_leaves
 
 from ..errors import ReparamError
 from .graph import attribute
+from .in_place import pure_op, writes
 from .lift import RULES
-
-aten = torch.ops.aten
 
 
 def symbolic_graph(module: nn.Module, example: tuple[Tensor, ...]) -> fx.GraphModule:
@@ -130,7 +129,8 @@ class _Inliner:
                     now[inner] = self._weight(attribute(traced, str(inner.target)))
                 elif inner.op == "call_function":
                     now[inner] = self.graph.node_copy(inner, now.__getitem__)
-                    now[inner].target = _pure(inner.target)
+                    pure = pure_op(inner.target) if writes(inner) else None
+                    now[inner].target = pure or inner.target
                     now[inner].meta = {"val": inner.meta["val"].to("meta"), "nn_module_stack": _stack(node)}
         (result,) = traced.graph.output_node().all_input_nodes
         return now[result]
@@ -163,20 +163,12 @@ def _size_free(call: fx.Node) -> bool:
     """Whether the call's arguments hold at any size: the lifter knows the op, or takes no integers."""
     if not isinstance(call.target, torch._ops.OpOverload):
         return False
-    if _pure(call.target).overloadpacket.__name__ in RULES:
+    pure = pure_op(call.target) if writes(call) else call.target
+    if pure is None:
+        return False
+    if pure.overloadpacket.__name__ in RULES:
         return True
     return not any(isinstance(a, int) and not isinstance(a, bool) for a in tree_leaves((call.args, call.kwargs)))
-
-
-def _pure(target: Any) -> torch._ops.OpOverload:
-    """The op without its write in place."""
-    assert isinstance(target, torch._ops.OpOverload)
-    if not target._schema.is_mutable:
-        return target
-    packet = getattr(aten, target.overloadpacket.__name__.removesuffix("_"))
-    pure = getattr(packet, target._overloadname)
-    assert isinstance(pure, torch._ops.OpOverload)
-    return pure
 
 
 def _stack(node: fx.Node) -> dict[str, Any]:

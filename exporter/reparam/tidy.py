@@ -5,7 +5,7 @@ import operator
 import torch
 from torch import Tensor, fx
 
-from .graph import arguments, constants, sizes
+from .graph import arguments, constants, drop_dead_code, sizes
 from .lift import Lifter, Linear
 from .rules import TO_THE_END
 
@@ -18,7 +18,7 @@ def tidy(graph_module: fx.GraphModule) -> None:
     """Change `graph_module` in place to an equal graph; the order matters only to the last step, which is lifted."""
     for step in (_drop_checks, _restore_batch_norms, _free_views, _drop_full_slices, _pad_before_shift):
         step(graph_module)
-        graph_module.graph.eliminate_dead_code(is_impure_node=lambda n: n.op in ("placeholder", "output"))
+        drop_dead_code(graph_module.graph)
     graph_module.recompile()
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,19 +14,27 @@ from torch.export import Dim, ExportedProgram
 
 from ..errors import ReparamError, first_line
 from .graph import attribute, draws_random_numbers
+from .in_place import write_out_of_place
 from .symbolic import symbolic_graph
 from .tidy import tidy
 
 Tracer = Literal["auto", "export", "fx"]
+HARMLESS = re.compile(
+    r".* != 1|1 < .*|.*\bmax\(.*|.* >= 1( and .* >= 1)*|.*size\(\)[^=]* == .*size\(\).*|.* < \(1 \+ .*"
+)
 
 
 @dataclass(frozen=True)
 class Traced:
-    """The graph, by which tracer, and for each input which of its axes the graph leaves open."""
+    """The graph, by which tracer, for each input which of its axes the graph leaves open, and on what conditions.
+
+    A graph with conditions checks them itself: the call of torch.export's guard stays in it.
+    """
 
     graph_module: fx.GraphModule
     tracer: str
     open_axes: tuple[tuple[bool, ...], ...]
+    guards: tuple[str, ...] = ()
 
 
 def trace(module: nn.Module, example: tuple[Tensor, ...], tracer: Tracer = "auto") -> Traced:
@@ -84,19 +93,21 @@ def _attempt(make: Callable[[], Traced], name: str, failed: list[str]) -> Traced
 
 def _by_export(module: nn.Module, example: tuple[Tensor, ...]) -> Traced:
     program = _export(module, example)
-    if any(_writes(node) for node in program.graph.nodes):
-        program = program.run_decompositions({})  # turns in-place writes and views into pure ops, or raises
+    guards = _guards(program)
+    graph_module = program.module(check_guards=bool(guards))
+    if not write_out_of_place(graph_module.graph):
+        program = program.run_decompositions({})  # slow; turns all writes and views into pure ops, or raises
+        graph_module = program.module(check_guards=bool(guards))
     changed = program.graph_signature.buffers_to_mutate
     if changed:
         raise ReparamError(
             f"forward writes into {next(iter(changed.values()))}, so its result changes from call to call; "
             "remove the write, or the hook or parametrization that makes it"
         )
-    graph_module = program.module(check_guards=False)
     assert isinstance(graph_module, fx.GraphModule)
     inputs = [node.meta.get("val") for node in graph_module.graph.find_nodes(op="placeholder")]
     axes = tuple(tuple(not isinstance(n, int) for n in v.shape) if isinstance(v, Tensor) else () for v in inputs)
-    return Traced(graph_module, "torch.export", axes)
+    return Traced(graph_module, "torch.export", axes, guards)
 
 
 def _by_fx(module: nn.Module, example: tuple[Tensor, ...]) -> Traced:
@@ -122,8 +133,14 @@ def _export(module: nn.Module, example: tuple[Tensor, ...]) -> ExportedProgram:
     raise AssertionError("the last attempt returns or raises")
 
 
-def _writes(node: fx.Node) -> bool:
-    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+def _guards(program: ExportedProgram) -> tuple[str, ...]:
+    """What the sizes must satisfy where the trace took one for a number, or branched on one; mostly nothing.
+
+    What every network has is left out: that no size is 1 (the ops broadcast by themselves), and that the terms of a sum
+    are equal (so do they check).
+    """
+    found = getattr(program, "_guards_code", ["sizes as traced"])
+    return tuple(re.sub(r"L\['(\w+)'\]", r"\1", guard) for guard in found if not HARMLESS.fullmatch(guard))
 
 
 @contextlib.contextmanager

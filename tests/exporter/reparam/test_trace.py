@@ -112,3 +112,43 @@ def test_control_flow_on_shapes_and_asserts_are_folded_away() -> None:
     assert {node.op for node in plain.graph.nodes} == {"placeholder", "call_module", "call_function", "output"}
     assert sum(node.op == "call_function" for node in plain.graph.nodes) == 1  # the ReLU
     assert report.counts_after["conv"] == 1
+
+
+def test_a_size_that_the_code_took_for_a_number_becomes_a_guard() -> None:
+    """Given squeeze-and-excitation by a pool of the map's own size → Result it raises where that is another."""
+
+    class Squeeze(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net, self.gate = chain(), nn.Conv2d(4, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.net(x)
+            return y * self.gate(nn.functional.avg_pool2d(y, kernel_size=[y.size(2), y.size(3)])).sigmoid()
+
+    module = Squeeze().eval()
+    plain, report = reparameterize(module, X)
+    assert report.guards and "size guard: " in str(report)
+    assert torch.allclose(plain(X), module(X), atol=1e-5)
+    with pytest.raises(AssertionError, match="Guard failed"):
+        plain(torch.randn(1, 4, 10, 10))
+
+
+def test_a_branch_on_the_size_becomes_a_guard() -> None:
+    class Shrinking(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = chain()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(x if x.shape[2] <= 16 else nn.functional.max_pool2d(x, 2))
+
+    plain, report = reparameterize(Shrinking().eval(), X)
+    assert report.guards == ("x.size()[2] <= 16",)
+    with pytest.raises(AssertionError, match="Guard failed"):
+        plain(torch.randn(1, 4, 20, 20))
+
+
+def test_ordinary_networks_have_no_guard() -> None:
+    _, report = reparameterize(nn.Sequential(chain(), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval(), X)
+    assert report.guards == ()
