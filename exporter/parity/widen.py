@@ -25,16 +25,19 @@ _TO_FLOAT64 = {Tensor.float, Tensor.half, Tensor.bfloat16}
 
 
 @torch.no_grad()
-def float64_outputs(module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
+def float64_outputs(module: nn.Module, inputs: tuple[Tensor, ...], *, may_copy: bool = True) -> Any:
     """What `module` returns for `inputs`, computed in float64 throughout; `module` is left as it is.
 
-    A module that writes into its own weights or buffers, or that the widening does not fit, is copied in float64.
+    A module that writes into its own weights or buffers, or that the widening does not fit, is copied in float64, if it
+    may be.
     """
     wide = tuple(_wide(t) for t in inputs)
     try:
         with widened():
             return module(*wide)
     except Exception:  # whatever it is, a copy in float64 either works or says why not
+        if not may_copy:
+            raise
         return copy.deepcopy(module).double()(*wide)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import fx, nn
+from torch.utils._pytree import tree_structure
 
 from .build import Builder, Merged
 from .graph import attribute, drop_dead_code
@@ -30,6 +31,7 @@ def rewrite(graph_module: fx.GraphModule, plan: Planned) -> "Rewritten":
         if replacement is not None:
             node.replace_all_uses_with(replacement)
             now[node] = replacement
+    _flatten_signature(graph)
     drop_dead_code(graph)
     kept: dict[str, object] = {name: module for name, module in modules.items()}
     for node in graph.find_nodes(op="get_attr"):
@@ -41,6 +43,20 @@ def rewrite(graph_module: fx.GraphModule, plan: Planned) -> "Rewritten":
     plain = fx.GraphModule(kept, graph, class_name="Plain")
     plain.eval()
     return Rewritten(plain, builder.regions)
+
+
+def _flatten_signature(graph: fx.Graph) -> None:
+    """Tensors in and a tensor out need no trees: the plain network is then ordinary code, and quick to call."""
+    info = getattr(graph._codegen, "pytree_info", None)
+    inputs = graph.find_nodes(op="placeholder")
+    if info is None or info.in_spec != tree_structure(((0,) * len(inputs), {})):
+        return
+    output = graph.output_node()
+    if info.out_spec == tree_structure(0):
+        (output.args,) = [tuple(output.args[0])]  # type: ignore[arg-type]
+    elif info.out_spec != tree_structure((0,) * info.out_spec.num_leaves):
+        return
+    graph.set_codegen(fx.graph.CodeGen())
 
 
 @dataclass(frozen=True)

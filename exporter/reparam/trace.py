@@ -136,11 +136,15 @@ def _export(module: nn.Module, example: tuple[Tensor, ...]) -> ExportedProgram:
 def _guards(program: ExportedProgram) -> tuple[str, ...]:
     """What the sizes must satisfy where the trace took one for a number, or branched on one; mostly nothing.
 
-    What every network has is left out: that no size is 1 (the ops broadcast by themselves), and that the terms of a sum
-    are equal (so do they check).
+    What every network has is taken out of the program's guards: that no size is 1 (the ops broadcast by themselves),
+    and that the terms of a sum are equal (so do they check).
     """
-    found = getattr(program, "_guards_code", ["sizes as traced"])
-    return tuple(re.sub(r"L\['(\w+)'\]", r"\1", guard) for guard in found if not HARMLESS.fullmatch(guard))
+    found = getattr(program, "_guards_code", None)
+    if found is None:
+        return ("sizes as traced",)
+    needed = [guard for guard in found if not HARMLESS.fullmatch(guard)]
+    program._guards_code = needed
+    return tuple(re.sub(r"L\['(\w+)'\]", r"\1", guard) for guard in needed)
 
 
 @contextlib.contextmanager
