@@ -28,7 +28,7 @@ def identity_map(channels: int, rank: int) -> AffineMap:
     return AffineMap(identity_form(channels, rank), kernel, torch.zeros(channels, dtype=torch.float64))
 
 
-def _regrouped(kernel: Tensor, form: Form, groups: int) -> Tensor:
+def regrouped(kernel: Tensor, form: Form, groups: int) -> Tensor:
     """K [O, I/g, …] of a form for fewer groups: zeros where the new groups join channels the old ones kept apart."""
     old = form.groups
     if old == groups:
@@ -94,10 +94,10 @@ def _channel_product(first: Form, then: Form, k1_oiT: Tensor, groups: int) -> Ca
         return lambda k2_oi: (k2_oi.reshape(then.groups, -1, scale.shape[2], 1) * scale).reshape(
             outs, scale.shape[2], -1
         )
-    k1_gmx = _regrouped(k1_oiT, first, groups).reshape(groups, between // groups, -1)
+    k1_gmx = regrouped(k1_oiT, first, groups).reshape(groups, between // groups, -1)
 
     def product(k2_oi: Tensor) -> Tensor:
-        k2_gom = _regrouped(k2_oi, then, groups).reshape(groups, outs // groups, -1)
+        k2_gom = regrouped(k2_oi, then, groups).reshape(groups, outs // groups, -1)
         return torch.bmm(k2_gom, k1_gmx).reshape(outs, first.in_channels // groups, -1)
 
     return product
@@ -109,7 +109,7 @@ def add(maps: Sequence[AffineMap], coefficients: Sequence[float]) -> AffineMap:
     kernel = torch.zeros(1, dtype=torch.float64)
     bias = torch.zeros(1, dtype=torch.float64)
     for m, c in zip(maps, coefficients, strict=True):
-        kernel = kernel + c * _on_taps(_regrouped(m.kernel, m.form, form.groups), *_taps(m.form, form))
+        kernel = kernel + c * _on_taps(regrouped(m.kernel, m.form, form.groups), *_taps(m.form, form))
         bias = bias + c * m.bias
     return AffineMap(form, kernel, bias)
 
@@ -117,7 +117,7 @@ def add(maps: Sequence[AffineMap], coefficients: Sequence[float]) -> AffineMap:
 def concat(maps: Sequence[AffineMap]) -> AffineMap:
     """Maps over one source, stacked along the output channels."""
     form = concat_forms([m.form for m in maps])
-    kernels = [_on_taps(_regrouped(m.kernel, m.form, form.groups), *_taps(m.form, form)) for m in maps]
+    kernels = [_on_taps(regrouped(m.kernel, m.form, form.groups), *_taps(m.form, form)) for m in maps]
     return AffineMap(form, torch.cat(kernels), torch.cat([m.bias for m in maps]))
 
 

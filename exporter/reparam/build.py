@@ -1,6 +1,5 @@
 """The convolutions of a plan: kernels built in float64, checked against the ops they replace, and rounded once."""
 
-import copy
 import itertools
 import math
 from collections.abc import Sequence
@@ -12,11 +11,13 @@ from torch import Tensor, fx, nn
 
 from ..errors import CheckFailedError
 from ..parity.widen import widened
-from .affine import AffineMap, add, compose, concat, conv_weight, identity_map
+from .affine import AffineMap, conv_weight
 from .forms import ConvGeometry, Extend, Form, conv_geometry
 from .graph import attribute, sizes
 from .lift import Lifter, Linear, Op, Sum
+from .numbers import Numbers, blocks
 from .plan import Choice, GroupedSum, OneMap, Planner, inputs
+from .replay import probes
 from .report import Region
 
 REPLAY_ERROR = 1e-10  # of a region against its ops, relative to the largest output, in float64
@@ -44,42 +45,39 @@ class Builder:
     def build(self, node: fx.Node, choice: Choice) -> list[Merged]:
         """The convolutions of one choice, in the order of its groups; none for a node that stays as it is."""
         if isinstance(choice, OneMap) and not choice.form.identity:
-            return [self._merged(choice.source, Sum(((node, 1.0),)), node)]
+            return [self._merged(choice.source, Sum(((node, 1.0),)), choice.form, node)]
         if isinstance(choice, GroupedSum):
-            return [self._merged(g.source, Sum(g.terms), node) for g in choice.groups if g.source is not None]
+            return [
+                self._merged(group.source, Sum(group.terms), self.planner.group_form(group), node)
+                for group in choice.groups
+                if group.source is not None
+            ]
         return []
 
-    def _merged(self, source: fx.Node, wanted: Sum, node: fx.Node) -> Merged:
-        cache: dict[fx.Node, AffineMap] = {}
-        maps = [self._numbers(value, source, cache) for value, _ in wanted.terms]
-        weights = [weight for _, weight in wanted.terms]
-        m = maps[0] if len(maps) == 1 and weights == [1.0] else add(maps, weights)
+    def _merged(self, source: fx.Node, wanted: Sum, form: Form, node: fx.Node) -> Merged:
+        """The convolution of one form, made and checked some rows at a time."""
+        geometry = conv_geometry(form)
+        expected = probes(self.lifter, source, wanted, form)
+        numbers = Numbers(self.planner.ops, source)
+        value: Tensor = node.meta["val"]
+        module = _convolution(form, geometry)
+        module = module.to_empty(device="cpu").to(value.dtype if self.rounded else torch.float64)
+        worst = largest = 0.0
+        for rows in blocks(form):
+            m = numbers.of(wanted, rows)
+            exact = _filled(_convolution(m.form, geometry), m)
+            worst = max(worst, _deviation(exact, geometry.extends, expected, rows, node.name))
+            largest = max(largest, _largest(m.kernel))
+            for name, parameter in module.named_parameters():
+                (parameter.data if rows is None else parameter.data[rows]).copy_(exact.get_parameter(name))
+        if not worst <= REPLAY_ERROR:
+            raise CheckFailedError(
+                f"{node.name}: merged convolution is off by {worst:.1e} in float64; please report this"
+            )
         nodes = self._between(source, [value for value, _ in wanted.terms])
-        geometry = conv_geometry(m.form)
-        module = _convolution(m, geometry)
-        error = self._replay(source, wanted, m.form, module, geometry.extends, node.name)
-        if self.rounded:
-            module = _rounded(module, node.meta["val"])
         name = self._name(nodes)
-        self._record(name, source, node, nodes, m, geometry, error)
-        return Merged(name, module, geometry.extends)
-
-    def _numbers(self, node: fx.Node, source: fx.Node, cache: dict[fx.Node, AffineMap]) -> AffineMap:
-        """The map from `source` to `node`, by composing the ops between them."""
-        if node in cache:
-            return cache[node]
-        shape = sizes(node)
-        assert shape is not None
-        if node is source:
-            return identity_map(shape[1], len(shape) - 2)
-        op: Op = self.planner.ops[node]
-        if isinstance(op, Linear):
-            m = op.build() if op.source is source else compose(self._numbers(op.source, source, cache), op.build())
-        else:
-            maps = [self._numbers(value, source, cache) for value in inputs(op)]
-            m = add(maps, [weight for _, weight in op.terms]) if isinstance(op, Sum) else concat(maps)
-        cache[node] = m
-        return m
+        self._record(name, source, node, nodes, form, geometry, worst, largest)
+        return Merged(name, module.to(value.device) if value.device.type != "meta" else module, geometry.extends)
 
     def _between(self, source: fx.Node, results: Sequence[fx.Node]) -> list[fx.Node]:
         """The affine ops from `source` (exclusive) to `results`, in graph order."""
@@ -92,50 +90,6 @@ class Builder:
                 stack.extend(inputs(self.planner.ops[node]))
         return [node for node in self.planner.ops if node in seen]
 
-    # -------------------------------------------------------------- the check
-
-    def _replay(
-        self, source: fx.Node, wanted: Sum, form: Form, module: nn.Module, extends: tuple[Extend, ...], where: str
-    ) -> float:
-        """max |new − old| / max |old| over random inputs of several small sizes, in float64.
-
-        The map does not depend on the position, so small inputs suffice: both borders occur on them. What happens there
-        repeats with the size modulo the stride, hence up to three sizes per axis that differ modulo it.
-        """
-        generator = torch.Generator().manual_seed(0)
-        worst = 0.0
-        weights: dict[fx.Node, Tensor | None] = {}
-        for size in _probe_sizes(form):
-            x = torch.randn(1, form.in_channels, *size, dtype=torch.float64, generator=generator)
-            values: dict[fx.Node, Tensor] = {source: x}
-            with widened():  # all is float64 already; this is for its float64 depthwise convolution
-                want = sum(weight * self._evaluate(value, values, weights) for value, weight in wanted.terms)
-                for extend in extends:
-                    x = nn.functional.pad(x, extend.pads, extend.mode)
-                got = module(x)
-            assert isinstance(want, Tensor)
-            if got.shape != want.shape:
-                raise CheckFailedError(f"{where}: merged convolution gives {tuple(got.shape)}, not {tuple(want.shape)}")
-            worst = max(worst, float((got - want).abs().max() / want.abs().max().clamp_min(1e-300)))
-        if not worst <= REPLAY_ERROR:
-            raise CheckFailedError(f"{where}: merged convolution is off by {worst:.1e} in float64; please report this")
-        return worst
-
-    def _evaluate(self, node: fx.Node, values: dict[fx.Node, Tensor], weights: dict[fx.Node, Tensor | None]) -> Tensor:
-        """The node's value in float64 by its own ops; `weights` keeps the constants met."""
-        if node not in values:
-
-            def resolve(argument: fx.Node) -> Tensor | None:
-                if argument not in self.lifter.constants:
-                    return self._evaluate(argument, values, weights)
-                if argument not in weights:
-                    weights[argument] = self.lifter.constant(argument)
-                return weights[argument]
-
-            args, kwargs = fx.node.map_arg((node.args, node.kwargs), resolve)
-            values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
-        return values[node]
-
     # -------------------------------------------------------------- names and records
 
     def _record(
@@ -144,12 +98,12 @@ class Builder:
         source: fx.Node,
         node: fx.Node,
         nodes: Sequence[fx.Node],
-        m: AffineMap,
+        form: Form,
         geometry: ConvGeometry,
         error: float,
+        largest: float,
     ) -> None:
         old = [self._largest_weight(n) for n in nodes]
-        largest = _largest(m.kernel)
         shape = sizes(node)
         assert shape is not None
         self.regions.append(
@@ -158,9 +112,9 @@ class Builder:
                 source=source.name,
                 result=node.name,
                 merged=tuple(n.name for n in nodes),
-                kernel=(*m.kernel.shape[:2], *map(len, geometry.boxes)),
+                kernel=(form.out_channels, form.in_channels // form.groups, *map(len, geometry.boxes)),
                 macs_before=sum(own_macs(n, self.planner.ops[n]) for n in nodes),
-                macs_after=m.form.macs(shape[2:]),
+                macs_after=form.macs(shape[2:]),
                 error=error,
                 max_weight=largest,
                 growth=largest / max([w for w in old if w > 0], default=math.nan),
@@ -225,27 +179,38 @@ def _module_path(node: fx.Node) -> str:
     return paths[-1] if paths else ""
 
 
-def _probe_sizes(form: Form) -> list[tuple[int, ...]]:
-    """Input sizes that the map takes, small, with two outputs or more: up to three residues modulo each stride."""
-    per_axis = []
-    for axis in form.axes:
-        smallest = axis.span + 2 * axis.stride + 1 + max(0, axis.taps[0]) + max(map(abs, axis.laws))
-        found = [h for h in range(smallest, smallest + 4 * axis.stride + 4) if axis.size(h) is not None]
-        per_axis.append(found[: min(3, axis.stride)])
-    if not per_axis:
-        return [()]
-    count = max(map(len, per_axis))
-    return [tuple(sizes[(i + shift) % len(sizes)] for shift, sizes in enumerate(per_axis)) for i in range(count)]
+def _deviation(
+    exact: nn.Module,
+    extends: Sequence[Extend],
+    expected: Sequence[tuple[Tensor, Tensor]],
+    rows: slice | None,
+    where: str,
+) -> float:
+    """max |new − old| / max |old| over the probes, of those rows."""
+    worst = 0.0
+    for x, want in expected:
+        largest = want.abs().max().clamp_min(1e-300)
+        with widened():  # all is float64 already; this is for its float64 depthwise convolution
+            for extend in extends:
+                x = nn.functional.pad(x, extend.pads, extend.mode)
+            got = exact(x)
+        want = want if rows is None else want[:, rows]
+        if got.shape != want.shape:
+            raise CheckFailedError(f"{where}: merged convolution gives {tuple(got.shape)}, not {tuple(want.shape)}")
+        worst = max(worst, float((got - want).abs().max() / largest))
+    return worst
 
 
-def _rounded(module: nn.Module, like: Tensor) -> nn.Module:
-    """The module in the dtype of `like`; with tensors of its own where that is float64 already."""
-    return copy.deepcopy(module) if like.dtype == torch.float64 else module.to(like.dtype)
+def _filled(module: nn.Module, m: AffineMap) -> nn.Module:
+    """The float64 module with the map's numbers."""
+    module.weight = nn.Parameter(conv_weight(m).contiguous(), requires_grad=False)
+    if m.form.biased:
+        module.bias = nn.Parameter(m.bias, requires_grad=False)
+    return module
 
 
-def _convolution(m: AffineMap, geometry: ConvGeometry) -> nn.Module:
-    """The map as a float64 module."""
-    form = m.form
+def _convolution(form: Form, geometry: ConvGeometry) -> nn.Module:
+    """The form as a module, without numbers."""
     rank = len(form.axes)
     module: nn.Module
     with torch.device("meta"):
@@ -262,7 +227,4 @@ def _convolution(m: AffineMap, geometry: ConvGeometry) -> nn.Module:
             else:
                 stride = tuple(axis.stride for axis in form.axes)
                 module = CONVOLUTIONS[rank](form.in_channels, form.out_channels, taps, stride=stride, **shared)
-    module.weight = nn.Parameter(conv_weight(m).contiguous(), requires_grad=False)
-    if form.biased:
-        module.bias = nn.Parameter(m.bias, requires_grad=False)
-    return module.eval()
+    return module.eval().requires_grad_(False)

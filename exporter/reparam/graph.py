@@ -68,3 +68,17 @@ def arguments(node: fx.Node) -> dict[str, Any]:
         else:
             bound[argument.name] = argument.default_value
     return bound
+
+
+def rank_of(node: fx.Node) -> int:
+    """How many spatial axes the value has."""
+    shape = sizes(node)
+    assert shape is not None
+    return len(shape) - 2
+
+
+def channels_of(node: fx.Node) -> int:
+    """How many channels the value has."""
+    shape = sizes(node)
+    assert shape is not None
+    return shape[1]

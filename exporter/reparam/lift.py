@@ -14,11 +14,15 @@ from .graph import arguments, attribute, constants, sizes
 
 @dataclass(frozen=True)
 class Linear:
-    """An affine op on one value. `build` makes the numbers, only when they are needed."""
+    """An affine op on one value. `build` makes the numbers, only when they are needed.
+
+    A dense op may also say how to make some rows (output channels) alone, which saves memory where it is large.
+    """
 
     source: fx.Node
     form: Form
     build: Callable[[], AffineMap]
+    rows: Callable[[slice], AffineMap] | None = None
 
 
 @dataclass(frozen=True)
@@ -83,20 +87,14 @@ class Lifter:
         assert isinstance(result, Tensor)
         return result
 
+    def constant_rows(self, node: object, rows: slice) -> Tensor:
+        """Some rows of a constant's float64 value; of a stored one, only they are widened."""
+        if isinstance(node, fx.Node) and node.op == "get_attr":
+            return attribute(self.graph_module, str(node.target)).detach()[rows].double()
+        value = self.constant(node)
+        assert value is not None
+        return value[rows]
+
     def is_constant(self, value: object) -> bool:
         """True for parameters, buffers, what is computed from them, numbers and None."""
         return value in self.constants if isinstance(value, fx.Node) else True
-
-
-def rank_of(node: fx.Node) -> int:
-    """How many spatial axes the value has."""
-    shape = sizes(node)
-    assert shape is not None
-    return len(shape) - 2
-
-
-def channels_of(node: fx.Node) -> int:
-    """How many channels the value has."""
-    shape = sizes(node)
-    assert shape is not None
-    return shape[1]

@@ -20,8 +20,8 @@ from .forms import (
     shift_axis,
     transposed_axis,
 )
-from .graph import sizes
-from .lift import Concat, Lifter, Linear, Op, Sum, channels_of, rank_of, rule
+from .graph import channels_of, rank_of, sizes
+from .lift import Concat, Lifter, Linear, Op, Sum, rule
 
 aten = torch.ops.aten
 EXTENSIONS = {"constant": ZEROS, "circular": CIRCULAR, "reflect": REFLECT, "replicate": REPLICATE}
@@ -43,12 +43,20 @@ def _static(*values: object) -> bool:
 # ------------------------------------------------------------------ convolution, linear, pooling
 
 
-def _conv(source: fx.Node, weight: Callable[[], Tensor], bias: Callable[[], Tensor] | None, form: Form) -> Linear:
-    def build() -> AffineMap:
-        b = bias() if bias else torch.zeros(form.out_channels, dtype=torch.float64)
-        return AffineMap(form, weight(), b)
+def _conv(lifter: Lifter, source: fx.Node, weight: object, bias: object, form: Form) -> Linear:
+    """A convolution or Linear with those constants."""
 
-    return Linear(source, form, build)
+    def build() -> AffineMap:
+        w, b = lifter.constant(weight), lifter.constant(bias)
+        assert w is not None
+        return AffineMap(form, w, torch.zeros(form.out_channels, dtype=torch.float64) if b is None else b)
+
+    def build_rows(rows: slice) -> AffineMap:
+        w, n = lifter.constant_rows(weight, rows), rows.stop - rows.start
+        b = torch.zeros(n, dtype=torch.float64) if bias is None else lifter.constant_rows(bias, rows)
+        return AffineMap(replace(form, out_channels=n), w, b)
+
+    return Linear(source, form, build, build_rows if form.groups == 1 else None)
 
 
 @rule("conv1d", "conv2d", "conv3d", "convolution")
@@ -68,7 +76,7 @@ def lift_convolution(lifter: Lifter, node: fx.Node, a: Mapping[str, Any]) -> Op 
         pads = [(p, p) for p in _per_axis(a["padding"], rank)]
     axes = tuple(conv_axis(k, s, *p, d) for k, s, p, d in zip(taps, stride, pads, dilation, strict=True))
     form = Form(shape[0], shape[1] * a["groups"], a["groups"], axes, a["bias"] is not None)
-    return _conv(a["input"], _thunk(lifter, a["weight"]), _thunk(lifter, a["bias"]) if form.biased else None, form)
+    return _conv(lifter, a["input"], a["weight"], a["bias"], form)
 
 
 @rule("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
@@ -86,9 +94,13 @@ def lift_transposed(lifter: Lifter, node: fx.Node, a: Mapping[str, Any]) -> Op |
         for k, s, p, d, o in zip(shape[2:], stride, padding, dilation, output_padding, strict=True)
     )
     form = Form(shape[1] * a["groups"], shape[0], a["groups"], axes, a["bias"] is not None)
-    weight, bias = _thunk(lifter, a["weight"]), _thunk(lifter, a["bias"])
-    zero = torch.zeros(form.out_channels, dtype=torch.float64)
-    return Linear(a["input"], form, lambda: map_from_transposed(form, weight(), bias() if form.biased else zero))
+
+    def build() -> AffineMap:
+        w, b = lifter.constant(a["weight"]), lifter.constant(a["bias"])
+        assert w is not None
+        return map_from_transposed(form, w, torch.zeros(form.out_channels, dtype=torch.float64) if b is None else b)
+
+    return Linear(a["input"], form, build)
 
 
 def _kernel_shape(lifter: Lifter, node: fx.Node, a: Mapping[str, Any]) -> tuple[int, ...] | None:
@@ -106,16 +118,7 @@ def lift_linear(lifter: Lifter, node: fx.Node, a: Mapping[str, Any]) -> Op | Non
     if rank_of(node) != 0 or shape is None or not lifter.is_constant(a["weight"]) or not lifter.is_constant(a["bias"]):
         return None
     form = Form(shape[0], shape[1], 1, (), a["bias"] is not None)
-    return _conv(a["input"], _thunk(lifter, a["weight"]), _thunk(lifter, a["bias"]) if form.biased else None, form)
-
-
-def _thunk(lifter: Lifter, node: object) -> Callable[[], Tensor]:
-    def evaluate() -> Tensor:
-        value = lifter.constant(node)
-        assert value is not None
-        return value
-
-    return evaluate
+    return _conv(lifter, a["input"], a["weight"], a["bias"], form)
 
 
 @rule("avg_pool1d", "avg_pool2d", "avg_pool3d")
@@ -138,7 +141,12 @@ def lift_average_pool(lifter: Lifter, node: fx.Node, a: Mapping[str, Any]) -> Op
     count = a.get("divisor_override") or torch.Size(size).numel()
     axes = tuple(conv_axis(k, s, p, p, 1) for k, s, p in zip(size, stride, padding, strict=True))
     form = Form(channels, channels, channels, axes, biased=False)
-    return _conv(a["self"], lambda: torch.full((channels, 1, *size), 1.0 / count, dtype=torch.float64), None, form)
+
+    def build() -> AffineMap:
+        kernel = torch.full((channels, 1, *size), 1.0 / count, dtype=torch.float64)
+        return AffineMap(form, kernel, torch.zeros(channels, dtype=torch.float64))
+
+    return Linear(a["self"], form, build)
 
 
 # ------------------------------------------------------------------ per-channel scale and shift

@@ -1,0 +1,104 @@
+"""The numbers of a region: its map over its source, in float64, whole or some rows at a time."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+import torch
+from torch import fx
+
+from .affine import AffineMap, add, compose, concat, identity_map, regrouped
+from .forms import Form
+from .graph import channels_of, rank_of
+from .lift import Linear, Op, Sum
+from .plan import inputs
+
+BLOCK = 1 << 22  # elements of a kernel that are in float64 at a time
+
+
+def blocks(form: Form) -> Iterator[slice | None]:
+    """The rows (output channels) of a large dense kernel in turn; None, for all of them, for any other."""
+    per_row = form.in_channels
+    for axis in form.axes:
+        per_row *= len(axis.box)
+    if form.groups > 1 or form.transposed or form.out_channels * per_row <= BLOCK:
+        yield None
+        return
+    step = max(1, BLOCK // per_row)
+    for start in range(0, form.out_channels, step):
+        yield slice(start, min(start + step, form.out_channels))
+
+
+class Numbers:
+    """The maps from `source` to the values that depend on it.
+
+    Row o of a sum needs row o of its terms, row o of a scale needs row o of what it scales, and row o of a dense
+    convolution needs only its own weights, but all rows of the map before it: that one alone is kept whole.
+    """
+
+    def __init__(self, ops: Mapping[fx.Node, Op], source: fx.Node) -> None:
+        self.ops, self.source = ops, source
+        self.whole: dict[fx.Node, AffineMap] = {}
+
+    def of(self, wanted: Sum, rows: slice | None) -> AffineMap:
+        """The map of a weighted sum of values, or those rows of it, then dense."""
+        cache: dict[fx.Node, AffineMap] = {}
+        maps = [self.map(value) if rows is None else self._rows(value, rows, cache) for value, _ in wanted.terms]
+        weights = [weight for _, weight in wanted.terms]
+        return maps[0] if len(maps) == 1 and weights == [1.0] else add(maps, weights)
+
+    def map(self, node: fx.Node, *, keep: bool = True) -> AffineMap:
+        """The whole map from the source to `node`; kept for the next block, or the next reader."""
+        if node is self.source:
+            return identity_map(channels_of(node), rank_of(node))
+        if node in self.whole:
+            return self.whole[node]
+        op = self.ops[node]
+        if isinstance(op, Linear):
+            m = op.build()
+            m = m if op.source is self.source else compose(self._once(op.source), m)
+        else:
+            maps = [self._once(value) for value in inputs(op)]
+            m = add(maps, [weight for _, weight in op.terms]) if isinstance(op, Sum) else concat(maps)
+        if keep:
+            self.whole[node] = m
+        return m
+
+    def _once(self, node: fx.Node) -> AffineMap:
+        """The whole map to a value on the way to another, kept only if several read it."""
+        return self.map(node, keep=len(node.users) > 1)
+
+    def _rows(self, node: fx.Node, rows: slice, cache: dict[fx.Node, AffineMap]) -> AffineMap:
+        if node not in cache:
+            cache[node] = self._rows_of(node, rows, cache)
+        return cache[node]
+
+    def _rows_of(self, node: fx.Node, rows: slice, cache: dict[fx.Node, AffineMap]) -> AffineMap:
+        if node is self.source:
+            return _dense_rows(self.map(node), rows)
+        op = self.ops[node]
+        if isinstance(op, Sum):
+            return add([self._rows(value, rows, cache) for value, _ in op.terms], [weight for _, weight in op.terms])
+        if isinstance(op, Linear) and op.form.depthwise:
+            return compose(self._rows(op.source, rows, cache), _depthwise_rows(op.build(), rows))
+        if isinstance(op, Linear) and op.rows is not None:
+            then = op.rows(rows)
+            return then if op.source is self.source else compose(self.map(op.source), then)
+        return _dense_rows(self.map(node), rows)
+
+
+def _dense_rows(m: AffineMap, rows: slice) -> AffineMap:
+    """Those rows of a map, over all its input channels."""
+    form = replace(m.form, out_channels=rows.stop - rows.start, groups=1, identity=False)
+    if not m.form.depthwise:
+        return AffineMap(form, regrouped(m.kernel, m.form, 1)[rows], m.bias[rows])
+    kernel = m.kernel.new_zeros(form.out_channels, form.in_channels, *m.kernel.shape[2:])
+    row = torch.arange(form.out_channels)
+    kernel[row, rows.start + row] = m.kernel[rows, 0]
+    return AffineMap(form, kernel, m.bias[rows])
+
+
+def _depthwise_rows(m: AffineMap, rows: slice) -> AffineMap:
+    """Those channels of a map that keeps channels apart."""
+    n = rows.stop - rows.start
+    form = replace(m.form, out_channels=n, in_channels=n, groups=n)
+    return AffineMap(form, m.kernel[rows], m.bias[rows])
