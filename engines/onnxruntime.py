@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from exporter.bundle import TensorSpec
-from exporter.errors import EngineError
+from exporter.errors import EngineError, one_line
 
 from .runner import Array, Runner, check_inputs
 
@@ -45,7 +45,7 @@ class OnnxRuntimeRunner(Runner):
             self._session: Any = onnxruntime.InferenceSession(str(onnx), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # it raises a dozen classes of its own without a common base
             raise EngineError(
-                f"{onnx.name}: ONNX Runtime cannot load it ({_one_line(error)}); export it again"
+                f"{onnx.name}: ONNX Runtime cannot load it ({one_line(error)}); export it again"
             ) from error
         self.inputs = tuple(_spec(value) for value in self._session.get_inputs())
         self.outputs = tuple(_spec(value) for value in self._session.get_outputs())
@@ -58,7 +58,7 @@ class OnnxRuntimeRunner(Runner):
         try:
             outputs = self._session.run(None, dict(inputs))
         except Exception as error:
-            raise EngineError(f"ONNX Runtime cannot run the model ({_one_line(error)})") from error
+            raise EngineError(f"ONNX Runtime cannot run the model ({one_line(error)})") from error
         return {spec.name: array for spec, array in zip(self.outputs, outputs, strict=True)}
 
     def close(self) -> None:
@@ -72,7 +72,3 @@ def _spec(value: Any) -> TensorSpec:
     # an axis without a name is like no other: it gets one of its own
     shape = tuple(axis if axis is not None else f"{value.name}.{i}" for i, axis in enumerate(value.shape))
     return TensorSpec(value.name, _DTYPES[value.type], shape)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from . import simplify_command
 from .errors import CheckFailedError, PlainconvError, PlainconvWarning, SourceError
 from .progress import be_quiet
 
@@ -124,6 +125,9 @@ def _parser() -> argparse.ArgumentParser:
     inspect = _command(commands, "inspect", _inspect, "print what a bundle holds, once it is verified")
     inspect.add_argument("bundle", type=Path, metavar="BUNDLE")
 
+    simplify = _command(commands, "simplify", simplify_command.run, "one ONNX file to the smallest that computes it")
+    simplify_command.add_arguments(simplify)
+
     _command(commands, "models", _models, "list the networks of the catalogue")
     return parser
 
@@ -160,6 +164,9 @@ def _source_arguments(parser: argparse.ArgumentParser) -> None:
     graph.add_argument("--dynamic-batch", type=_batch_range, metavar="MIN:OPT:MAX", help="keep the batch size open")
     graph.add_argument("--opset", type=int, default=20, metavar="N", help="ONNX operator set (default 20)")
     parser.add_argument("--eval-data", type=Path, metavar="FILE.npz", help=_EVAL_DATA)
+    parser.add_argument(
+        "--skip-end-to-end", action="store_true", help="do not compare at other sizes (huge networks); it is recorded"
+    )
 
 
 def _engine_arguments(parser: argparse.ArgumentParser) -> None:
@@ -247,6 +254,7 @@ def _job(args: argparse.Namespace) -> Any:
         dynamic_batch=args.dynamic_batch,
         opset=args.opset,
         eval_data=args.eval_data,
+        end_to_end=not args.skip_end_to_end,
     )
 
 

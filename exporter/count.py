@@ -5,7 +5,7 @@ twice that. Convolutions, matrix products and Linears count; elementwise ops and
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from .errors import ExportError, ReparamError, first_line
+from .surgery.cost import macs_of
 from .surgery.onnx_file import infer_shapes, read
 
 aten = torch.ops.aten
@@ -115,44 +116,9 @@ def _count(graph: gs.Graph) -> GraphCost:
     )
 
 
-def _conv(node: Any) -> int:
-    """N·O·P·(I/groups)·K: each output element reads one kernel."""
-    weight = node.inputs[1].shape  # O, I/groups, *K
-    return prod(_sizes(node.outputs[0], node)) * prod(int(size) for size in weight[1:])
-
-
-def _conv_transpose(node: Any) -> int:
-    """N·I·P·(O/groups)·K: each input element writes one kernel."""
-    weight = node.inputs[1].shape  # I, O/groups, *K
-    return prod(_sizes(node.inputs[0], node)) * prod(int(size) for size in weight[1:])
-
-
-def _gemm(node: Any) -> int:
-    """M·N·K."""
-    a = _sizes(node.inputs[0], node)
-    return prod(_sizes(node.outputs[0], node)) * a[0 if node.attrs.get("transA", 0) else 1]
-
-
-def _matmul(node: Any) -> int:
-    """Batch·M·N·K."""
-    return prod(_sizes(node.outputs[0], node)) * _sizes(node.inputs[0], node)[-1]
-
-
-_MACS: dict[str, Callable[[Any], int]] = {
-    "Conv": _conv,
-    "ConvTranspose": _conv_transpose,
-    "Gemm": _gemm,
-    "MatMul": _matmul,
-}
-
-
 def _macs(node: Any) -> int:
-    rule = _MACS.get(node.op) if (node.domain or "") in ("", "ai.onnx") else None
-    return rule(node) if rule is not None else 0
-
-
-def _sizes(tensor: Any, node: Any) -> list[int]:
-    """The shape of `tensor`, an open batch as 1."""
-    if tensor.shape is None or not all(isinstance(size, int) for size in tensor.shape[1:]):
-        raise ExportError(f"{node.name}: the shape of {tensor.name} is {tensor.shape}, want known sizes; infer shapes")
-    return [size if isinstance(size, int) else 1 for size in tensor.shape]
+    macs = macs_of(node)
+    if macs is None:
+        shapes = ", ".join(f"{t.name} {t.shape}" for t in (*node.inputs[:1], *node.outputs[:1]))
+        raise ExportError(f"{node.name}: its shapes are {shapes}, want known sizes; infer shapes")
+    return macs

@@ -49,3 +49,9 @@ def first_line(error: BaseException) -> str:
     """The first line of what someone else's error says, without its full stop; its type where it says nothing."""
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+def one_line(error: BaseException, width: int = 300) -> str:
+    """The whole message of someone else's error on one line, cut at `width` characters."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= width else text[: width - 1] + "…"

@@ -190,7 +190,7 @@ def _write_graph(draft: Draft, job: Job, network: Network, data: EvalData | None
 
 def _write_onnx(draft: Draft, job: Job, network: Network, plain: fx.GraphModule) -> dict[str, Any]:
     graph = graph_from_module(plain, network.example, dynamic_batch=job.dynamic_batch is not None, opset=job.opset)
-    surgery = run_passes(graph)
+    surgery = run_passes(graph, fixed_size=True)  # a bundle has one spatial size
     cost = count_onnx(graph)
     provenance = {"source": job.source, "weights_sha256": network.weights_sha256, "producer": "plainconv"}
     write(graph, draft.path(MODEL), provenance)

@@ -17,9 +17,9 @@ import onnx_ir
 import torch
 from torch import nn
 
-from .errors import ExportError
+from .errors import ExportError, one_line
 from .lowering import lower, needs_lowering
-from .surgery.onnx_file import LARGE, check, graph_from_proto, one_line, write
+from .surgery.onnx_file import LARGE, check, graph_from_proto, write
 from .surgery.wire import STUB
 
 MIN_OPSET = 20

@@ -5,8 +5,8 @@ One visible list, run to a fixed point; see `Pass` for what each promises.
 
 import time
 from collections import Counter
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import onnx_graphsurgeon as gs
@@ -16,38 +16,52 @@ from exporter.errors import ExportError
 from .base import Pass
 from .channel_layout import ChannelLayout
 from .common_subexpressions import CommonSubexpressions
+from .copied import copy
+from .cost import Work, work_of
 from .dead_nodes import DeadNodes
 from .depthwise_into_pool import DepthwiseIntoPool
-from .edit import forget_exact, name_nodes
+from .edit import forget_exact, name_nodes, sort
 from .fold_constants import FoldConstants
 from .fold_norm import FoldNorm
 from .gemm_head import GemmHead
 from .global_average_pool import GlobalAveragePool
+from .kernel_algebra import KernelAlgebra
+from .norm_before_conv import NormBeforeConv
 from .norm_into_gate import NormIntoGate
-from .onnx_file import check, infer_shapes, read, write
+from .onnx_file import UnheldError, check, infer_shapes, ops_of_file, read, refuse_unknown_types, write
+from .pointwise_before_shuffle import PointwiseBeforeShuffle
+from .pool_behind_shift import PoolBehindShift
 from .pool_first import PoolFirst
 from .relu_before_gate import ReluBeforeGate
 from .relu_past_maxpool import ReluPastMaxPool
 from .remove_noops import RemoveNoops
+from .reorder_channels import ReorderChannels
 from .reshape_chains import ReshapeChains
 from .scale_into_conv import ScaleIntoConv
+from .shift_into_bias import ShiftIntoBias
 from .shuffle_into_conv import ShuffleIntoConv
 from .split_concat_conv import SplitConcatConv
 
-__all__ = ["PASSES", "Pass", "PassCount", "SurgeryReport", "run_passes", "simplify"]
+__all__ = ["PASSES", "Pass", "PassCount", "SurgeryReport", "Work", "run_passes", "simplify"]
 
 PASSES: tuple[Pass, ...] = (
     FoldConstants(),  # first: what is constant, and which shapes are known, decides where the others fit
     RemoveNoops(),
+    KernelAlgebra(),  # before the passes that fold a norm or a scale where it refuses, or move one out of the way
     ReshapeChains(),
     GlobalAveragePool(),
     ChannelLayout(),
+    PointwiseBeforeShuffle(),
     PoolFirst(),  # before FoldNorm: behind the pool a norm meets the unpadded conv of a gate
     FoldNorm(),
     ScaleIntoConv(),
     NormIntoGate(),  # after PoolFirst, which leaves the gate as the norm's only reader
-    ShuffleIntoConv(),
+    ReorderChannels(),
+    ShuffleIntoConv(),  # after ReorderChannels, which needs no denser conv
     SplitConcatConv(),
+    NormBeforeConv(),  # after FoldNorm and SplitConcatConv: what is left of a norm lies before padding
+    PoolBehindShift(),
+    ShiftIntoBias(),
     ReluPastMaxPool(),
     ReluBeforeGate(),
     DepthwiseIntoPool(),
@@ -70,74 +84,127 @@ class PassCount:
 
 @dataclass(frozen=True)
 class SurgeryReport:
-    """What surgery did: nodes by op before and after, and each pass that changed something."""
+    """What surgery did: nodes by op and cost before and after, and each pass that changed something.
+
+    `left_alone` says why nothing was tried, where nothing was.
+    """
 
     before: Mapping[str, int]
     after: Mapping[str, int]
     passes: tuple[PassCount, ...]
     rounds: int
     seconds: float
+    work_before: Work
+    work_after: Work
+    left_alone: str = ""
+
+    @classmethod
+    def of_untouched(cls, path: Path, reason: str) -> "SurgeryReport":
+        """The report on a file that surgery cannot carry."""
+        ops = ops_of_file(path)
+        return cls(ops, ops, (), 0, 0.0, Work(), Work(), reason)
 
     def __str__(self) -> str:
+        costs = [f.name for f in fields(Work) if f.name != "unknown" or self.work_before.unknown]
+        lines = [f"{'cost, batch 1':<24}{'before':>16}{'after':>16}"]
+        lines += [f"{c:<24}{getattr(self.work_before, c):>16,}{getattr(self.work_after, c):>16,}" for c in costs]
         ops = sorted({*self.before, *self.after}, key=lambda op: (-self.before.get(op, 0), op))
-        lines = [f"{'op':<24}{'before':>8}{'after':>8}"]
-        lines += [f"{op:<24}{self.before.get(op, 0):>8}{self.after.get(op, 0):>8}" for op in ops]
-        lines.append(f"{'nodes':<24}{sum(self.before.values()):>8}{sum(self.after.values()):>8}")
+        counts = [*((op, self.before.get(op, 0), self.after.get(op, 0)) for op in ops)]
+        counts.append(("nodes", sum(self.before.values()), sum(self.after.values())))
+        lines += [f"{op:<24}{before:>16,}{after:>16,}" for op, before, after in counts]
         lines += [f"{p.name}: {p.rewrites} rewrites, {p.nodes_removed:+d} nodes fewer" for p in self.passes]
+        lines += [f"left as it is: {self.left_alone}"] * bool(self.left_alone)
         return "\n".join(lines)
 
 
 def simplify(
-    source: Path | gs.Graph, target: Path, *, skip: Collection[str] = (), metadata: Mapping[str, str] | None = None
+    source: Path | gs.Graph,
+    target: Path,
+    *,
+    skip: Collection[str] = (),
+    fixed_size: bool = False,
+    metadata: Mapping[str, str] | None = None,
 ) -> SurgeryReport:
     """Write to `target` the smallest graph that computes what `source` does, an ONNX file or a graph; see `run_passes`.
 
-    `metadata` joins what the file holds; a graph given is changed in place.
+    A file in which nothing can be done is copied byte for byte, with the files that its weights lie in. `metadata`
+    joins what the file holds; a graph given is changed in place.
 
     Raises:
-        ExportError: `source` cannot be read, `target` cannot be written, or the outcome fails the ONNX checker.
+        ExportError: `source` cannot be read or fails the ONNX checker, `target` cannot be written, or the outcome fails
+            the checker.
 
     """
-    graph, held = read(source) if isinstance(source, Path) else (source, {})
-    report = run_passes(graph, skip=skip)
-    write(graph, target, {**held, **(metadata or {})})
-    check(target)
+    if not isinstance(source, Path):
+        report = run_passes(source, skip=skip, fixed_size=fixed_size)
+        write(source, target, metadata)
+        check(target)
+        return report
+    passes, start = _chosen(skip, fixed_size=fixed_size), time.perf_counter()
+    check(source, full=False)
+    try:
+        graph, held = read(source)
+        sort(graph)
+        refuse_unknown_types(graph)
+        report = _run(graph, passes, start)
+    except UnheldError as error:
+        report = SurgeryReport.of_untouched(source, str(error))
+    if report.passes or (metadata and not report.left_alone):
+        write(graph, target, {**held, **(metadata or {})})
+        check(target)
+    else:
+        copy(source, target)
     return report
 
 
-def run_passes(graph: gs.Graph, *, skip: Collection[str] = ()) -> SurgeryReport:
+def run_passes(graph: gs.Graph, *, skip: Collection[str] = (), fixed_size: bool = False) -> SurgeryReport:
     """Run every pass but those named in `skip` on `graph`, in place, until none changes anything.
 
+    A pass that would fix the spatial size (`Pass.fixes_size`) runs only where `fixed_size` allows it: without it, the
+    graph that is left takes other sizes wherever the one given did.
+
     Raises:
-        ExportError: a name in `skip` is no pass.
+        ExportError: a name in `skip` is no pass; the graph has a cycle; its types or shapes contradict one another.
 
     """
+    passes = _chosen(skip, fixed_size=fixed_size)
+    start = time.perf_counter()
+    sort(graph)
+    infer_shapes(graph)
+    return _run(graph, passes, start)
+
+
+def _chosen(skip: Collection[str], *, fixed_size: bool) -> list[Pass]:
     unknown = set(skip) - {p.name for p in PASSES}
     if unknown:
         raise ExportError(f"no pass is called {sorted(unknown)[0]}; the passes are {', '.join(p.name for p in PASSES)}")
-    start = time.perf_counter()
+    return [p for p in PASSES if p.name not in skip and (fixed_size or not p.fixes_size)]
+
+
+def _run(graph: gs.Graph, passes: Sequence[Pass], start: float) -> SurgeryReport:
+    """`run_passes` on a sorted graph with its shapes inferred."""
     before = _ops(graph)
     name_nodes(graph)
+    work_before = work_of(graph)
     rewrites: Counter[str] = Counter()
     removed: Counter[str] = Counter()
-    infer_shapes(graph)
     rounds, changed = 0, True
     while changed and rounds < MAX_ROUNDS:
         rounds, changed = rounds + 1, False
-        for each in PASSES:
-            if each.name in skip:
-                continue
+        for each in passes:
             nodes = len(graph.nodes)
             count = each.apply(graph)
             if count:
                 graph.cleanup().toposort()
-                infer_shapes(graph)
                 changed = True
             rewrites[each.name] += count
             removed[each.name] += nodes - len(graph.nodes)
+        if changed:
+            infer_shapes(graph)  # a pass gives what it adds a shape: this fills in what could not be known before
     forget_exact(graph)
-    passes = tuple(PassCount(p.name, rewrites[p.name], removed[p.name]) for p in PASSES if rewrites[p.name])
-    return SurgeryReport(before, _ops(graph), passes, rounds, time.perf_counter() - start)
+    counts = tuple(PassCount(p.name, rewrites[p.name], removed[p.name]) for p in PASSES if rewrites[p.name])
+    seconds = time.perf_counter() - start
+    return SurgeryReport(before, _ops(graph), counts, rounds, seconds, work_before, work_of(graph))
 
 
 def _ops(graph: gs.Graph) -> dict[str, int]:

@@ -5,6 +5,8 @@ from typing import Any
 
 import onnx_graphsurgeon as gs
 
+from .edit import find_outputs
+
 
 class Pass(ABC):
     """One exact rewrite of an ONNX graph. Its docstring states the algebra, then *Given → Result*.
@@ -14,10 +16,13 @@ class Pass(ABC):
     """
 
     name: str
+    fixes_size = False
+    """Whether what the pass leaves takes the spatial size that the graph was written for and no other."""
 
     def apply(self, graph: gs.Graph) -> int:
         """Rewrite `graph` in place until the pass fits nowhere; the number of rewrites made (0: nothing changed)."""
         total = 0
+        find_outputs(graph)
         while count := self.sweep(graph):
             total += count
             graph.cleanup()  # what a rewrite left behind must not count as a reader in the next sweep

@@ -115,3 +115,20 @@ def _numbered(graph: Any, y: Any, sources: list[Any], nodes: list[Any], *, last:
     else:
         return None
     return result if result.shape == size else None
+
+
+def shuffle_of(gather: Any) -> np.ndarray | None:
+    """index[c] of a Gather that permutes channels, y[:, c] = x[:, index[c]]; None if it does anything else."""
+    if gather is None or gather.op != "Gather" or gather.domain or gather.attrs.get("axis", 0) != 1:
+        return None
+    index, x = ints(gather.inputs[1]), gather.inputs[0]
+    if index is None or x.shape is None or len(x.shape) < 3 or len(gather.inputs[1].shape) != 1:
+        return None
+    index_C = np.asarray(index, np.int64)
+    whole = isinstance(x.shape[1], int) and np.array_equal(np.sort(index_C), np.arange(x.shape[1]))
+    return index_C if whole else None
+
+
+def inverse(index_C: np.ndarray) -> np.ndarray:
+    """place[index[c]] = c."""
+    return np.argsort(index_C)

@@ -35,6 +35,8 @@ class CommonSubexpressions(Pass):
         return super().sweep(graph)
 
     def rewrite(self, graph: gs.Graph, node: Any) -> bool:  # noqa: D102
+        if (node.domain or "") not in ("", "ai.onnx"):
+            return False  # it may keep a state
         if node.op in IMPURE or any(True for _ in node.subgraphs()) or len(node.outputs) != 1:
             return False
         twin = self._seen.setdefault(_key(node), node)

@@ -1,11 +1,12 @@
 """What several passes ask of a Conv."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from .edit import constant, is_weight, producer, values64
+from .edit import constant, is_weight, producer, rearranged, values64
 
 
 def conv_of(tensor: Any) -> Any:
@@ -37,3 +38,31 @@ def set_weights(graph: gs.Graph, conv: Any, w_OIK: np.ndarray, b_O: np.ndarray |
     conv.inputs.append(constant(graph, old.name, w_OIK, old.dtype))
     if b_O is not None:
         conv.inputs.append(constant(graph, bias_name, b_O, old.dtype))
+
+
+def set_bias(graph: gs.Graph, conv: Any, b_O: np.ndarray) -> None:
+    """Give `conv` a new bias; its weights stay the array they are."""
+    w, old = conv.inputs[1], list(conv.inputs[2:])
+    name = old[0].name if old and not old[0].is_empty() else f"{w.name.removesuffix('.weight')}.bias"
+    conv.inputs = [*conv.inputs[:2], constant(graph, name, b_O, w.dtype)]
+
+
+def move_weights(graph: gs.Graph, conv: Any, move: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Lay the weights of `conv` out as `move` does; its bias stays as it is."""
+    old, bias = conv.inputs[1], list(conv.inputs[2:])
+    conv.inputs = [conv.inputs[0]]
+    conv.inputs = [conv.inputs[0], rearranged(graph, old.name, old, move), *bias]
+
+
+def take_inputs(w_OIK: np.ndarray, place_GI: np.ndarray) -> np.ndarray:
+    """w'[o, i] = w[o, place[g, i]] for o in group g."""
+    parts = np.split(w_OIK, len(place_GI))
+    return np.concatenate([np.take(part, place, axis=1) for part, place in zip(parts, place_GI, strict=True)])
+
+
+def channels_read(conv: Any) -> np.ndarray:
+    """c[o, i]: the input channel that w[o, i] multiplies; output channel o of group g reads g·I … g·I + I − 1."""
+    outputs, width = conv.inputs[1].shape[:2]
+    group_O = np.arange(outputs) // (outputs // groups_of(conv))
+    reads_OI: np.ndarray = group_O[:, None] * width + np.arange(width)
+    return reads_OI

@@ -5,6 +5,7 @@ import onnx_graphsurgeon as gs
 
 from .base import Pass
 from .edit import add_node, constant, detach, is_weight, producer, sole_user, spatial, values64
+from .global_average_pool import is_pool, pool_of
 
 MAX_GROWTH = 2.0
 """The summed kernel may hold at most this many times the weights of the depthwise kernel it replaces."""
@@ -22,9 +23,10 @@ class DepthwiseIntoPool(Pass):
     """
 
     name = "depthwise-into-pool"
+    fixes_size = True
 
     def rewrite(self, graph: gs.Graph, node: Any) -> bool:  # noqa: D102
-        if node.op != "GlobalAveragePool":
+        if not is_pool(node):
             return False
         y = node.inputs[0]
         conv = producer(y, "Conv")
@@ -37,6 +39,7 @@ class DepthwiseIntoPool(Pass):
             return False
         if np.prod(size) > MAX_GROWTH * np.prod(w.shape[2:]):
             return False
+        node = pool_of(graph, node)
         kernel = pooled_kernel(values64(w), conv.attrs, size, pooled)
         name, bias = conv.name, list(conv.inputs[2:])
         attrs = {

@@ -3,13 +3,18 @@
 Values and nodes are compared by identity; onnx-graphsurgeon's own `==` compares names.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from exporter.errors import ExportError, one_line
+
 from .onnx_file import LARGE
+
+MAX_EXACT = 1 << 29
+"""Bytes of unrounded values that are kept beside a graph; all of them for a network of 60 M parameters."""
 
 
 def producer(tensor: Any, *ops: str) -> Any:
@@ -20,9 +25,20 @@ def producer(tensor: Any, *ops: str) -> Any:
 
 
 def is_output(graph: gs.Graph, tensor: Any) -> bool:
-    """Whether `tensor` leaves the graph, or a subgraph of it."""
-    graphs = [graph, *graph.subgraphs(recursive=True)]
-    return any(output is tensor for g in graphs for output in g.outputs)
+    """Whether `tensor` leaves the graph: as an output of it or of a graph within, or to be read by a graph within."""
+    leaving = vars(graph).get("leaving")
+    if leaving is None:
+        leaving = find_outputs(graph)
+    return id(tensor) in leaving
+
+
+def find_outputs(graph: gs.Graph) -> dict[int, Any]:
+    """What `is_output` answers from; to be called once before a pass, which leaves it as it is."""
+    inner = [g for node in graph.nodes if node.attrs for g in node.subgraphs(recursive=True)]
+    leaving = {id(t): t for g in (graph, *inner) for t in g.outputs}
+    leaving |= {id(t): t for g in inner for node in g.nodes for t in node.inputs}
+    vars(graph)["leaving"] = leaving
+    return leaving
 
 
 def sole_user(graph: gs.Graph, tensor: Any, *ops: str) -> Any:
@@ -63,6 +79,11 @@ def scalar(tensor: Any) -> float | None:
     return float(values64(tensor).reshape(-1)[0])
 
 
+def is_same_shape(x: Any, y: Any) -> bool:
+    """Whether x and y have one shape, known in every axis (a symbol is known by its name)."""
+    return x.shape is not None and y.shape is not None and None not in x.shape and list(x.shape) == list(y.shape)
+
+
 def spatial(tensor: Any) -> tuple[int, ...] | None:
     """The spatial sizes of an N,C,… value where all are known, or None."""
     if tensor.shape is None or len(tensor.shape) < 3 or not all(isinstance(s, int) for s in tensor.shape[2:]):
@@ -97,15 +118,29 @@ def _first_free(stem: str, taken: set[str]) -> str:
 
 
 def constant(graph: gs.Graph, stem: str, values: np.ndarray, dtype: Any) -> gs.Constant:
-    """A new constant of `values` rounded to `dtype`, which keeps them unrounded for later passes if they differ."""
+    """A new constant of `values` rounded to `dtype`, which keeps them unrounded for later passes if they differ.
+
+    At most `MAX_EXACT` bytes of them a graph: past that, a weight that two passes change is rounded twice.
+    """
     tensor = gs.Constant(fresh(graph, stem), np.ascontiguousarray(values.astype(dtype)))
-    if not np.array_equal(tensor.values, values):
+    kept = vars(graph).get("exact_bytes", 0) + values.nbytes
+    if kept <= MAX_EXACT and not np.array_equal(tensor.values, values):
         tensor.exact = values
+        graph.exact_bytes = kept
+    return tensor
+
+
+def rearranged(graph: gs.Graph, stem: str, old: Any, move: Callable[[np.ndarray], np.ndarray]) -> gs.Constant:
+    """A new constant of the elements of `old` as `move` lays them out, which computes nothing: it rounds nothing."""
+    tensor = gs.Constant(fresh(graph, stem), np.ascontiguousarray(move(old.values)))
+    if hasattr(old, "exact"):
+        tensor.exact = move(old.exact)
     return tensor
 
 
 def forget_exact(graph: gs.Graph) -> None:
     """Free the unrounded values that `constant` kept."""
+    graph.exact_bytes = 0
     for tensor in graph.tensors().values():
         if hasattr(tensor, "exact"):
             del tensor.exact
@@ -138,6 +173,21 @@ def add_node(
     node = gs.Node(op, fresh_node(graph, name), attrs=dict(attrs or {}), inputs=list(inputs), outputs=[output])
     graph.nodes.append(node)
     return node
+
+
+def sort(graph: gs.Graph) -> None:
+    """Put the nodes in an order in which they can run.
+
+    Raises:
+        ExportError: there is none.
+
+    """
+    try:
+        graph.toposort()
+    except Exception as error:
+        raise ExportError(
+            f"the ONNX graph cannot be sorted ({one_line(error, 100)}); it must not have a cycle"
+        ) from error
 
 
 def detach(graph: gs.Graph, node: Any) -> None:

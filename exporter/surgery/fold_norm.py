@@ -4,7 +4,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from .base import Pass
-from .convs import bias64, conv_of, groups_of, is_unpadded, set_weights
+from .convs import bias64, channels_read, conv_of, is_unpadded, set_weights
 from .edit import bypass, is_weight, sole_user, values64
 from .norms import affine_from_norm, norm_of
 
@@ -14,8 +14,9 @@ class FoldNorm(Pass):
 
     Behind padding the shift of a norm is no bias: the border sees zeros, not t.
 
-    Given  Conv → BatchNormalization, nothing else reading the value between; or BatchNormalization → Conv without
-    padding Result one Conv
+    Given  Conv → BatchNormalization, nothing else reading the value between;
+           or BatchNormalization → Conv without padding
+    Result one Conv
     """
 
     name = "fold-norm"
@@ -49,9 +50,7 @@ def _before(graph: gs.Graph, conv: Any) -> bool:
         return False
     scale_C, shift_C = affine_from_norm(norm)
     w_OIK = values64(conv.inputs[1])
-    # Output channel o of group g reads the input channels g·I … g·I + I − 1.
-    group_O = np.arange(w_OIK.shape[0]) // (w_OIK.shape[0] // groups_of(conv))
-    reads_OI = group_O[:, None] * w_OIK.shape[1] + np.arange(w_OIK.shape[1])
+    reads_OI = channels_read(conv)
     tail = tuple(range(2, w_OIK.ndim))
     b_O = bias64(conv) + (w_OIK.sum(tail) * shift_C[reads_OI]).sum(1)
     set_weights(graph, conv, w_OIK * np.expand_dims(scale_C[reads_OI], tail), b_O)

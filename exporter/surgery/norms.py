@@ -33,3 +33,18 @@ def norm_of(tensor: Any) -> Any:
 def parameters(norm: Any) -> list[gs.Constant]:
     """Its four parameters."""
     return list(norm.inputs[1:5])
+
+
+MAX_RATIO = 1e4
+"""The largest t/s that a rewrite makes of s·x + t = s·(x + t/s): half precision still holds it."""
+
+
+def finite_ratio(shift_C: np.ndarray, scale_C: np.ndarray, dtype: Any) -> np.ndarray | None:
+    """t/s in float64; None where a scale is 0, or so small beside its shift that the ratio leaves half precision.
+
+    x + t/s is rounded to t/s·ε and the product to t·ε, as s·x + t is: nothing is lost.
+    """
+    if np.dtype(dtype).kind != "f" or not np.all(scale_C):
+        return None
+    ratio_C: np.ndarray = shift_C / scale_C
+    return ratio_C if np.all(np.abs(ratio_C) <= MAX_RATIO) else None

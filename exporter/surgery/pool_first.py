@@ -3,14 +3,17 @@ from typing import Any, NamedTuple
 import onnx_graphsurgeon as gs
 
 from .base import Pass
-from .edit import add_node, append, ints, is_constant, producer, sole_user
+from .cost import POINTWISE, PRODUCTS
+from .edit import add_node, append, ints, is_constant, is_output, producer, sole_user
+from .global_average_pool import is_pool, pool_of
 from .norms import norm_of, parameters
 
 
 class PoolFirst(Pass):
     """mean(f(x)) = f(mean(x)) for an f that does the same to every position: on 1×1 it costs nothing.
 
-    Such are s·x + t, a gate x·g that is constant over the map, x[channels] and concat(x₁, …, xₙ).
+    Such are s·x + t, a gate x·g that is constant over the map, x[channels] and concat(x₁, …, xₙ). A norm that runs in
+    one kernel with what makes x stays before the pool: x itself would have to be written otherwise.
 
     Given  BatchNormalization, Gather of channels or Concat of channels → GlobalAveragePool; Mul by a 1×1 gate →
            GlobalAveragePool, nothing else reading the product
@@ -20,9 +23,10 @@ class PoolFirst(Pass):
     name = "pool-first"
 
     def rewrite(self, graph: gs.Graph, node: Any) -> bool:  # noqa: D102
-        found = _commuting(graph, node) if node.op == "GlobalAveragePool" else None
+        found = _commuting(graph, node) if is_pool(node) else None
         if found is None or node.outputs[0].shape is None:
             return False
+        node = pool_of(graph, node)
         name, y = node.name, node.outputs[0]
         pooled = []
         for source in found.sources:
@@ -47,6 +51,8 @@ def _commuting(graph: gs.Graph, pool: Any) -> _Commuting | None:
         return None
     found = None
     if norm_of(value) is not None:
+        if not _is_kept(graph, node.inputs[0], node):
+            return None
         found = _Commuting(node.op, [node.inputs[0]], list(parameters(node)), node.attrs)
     elif node.op == "Gather" and node.attrs.get("axis", 0) == 1 and ints(node.inputs[1]) is not None:
         found = _Commuting(node.op, [node.inputs[0]], [node.inputs[1]], node.attrs)
@@ -61,9 +67,18 @@ def _commuting(graph: gs.Graph, pool: Any) -> _Commuting | None:
     return found if maps else None
 
 
+def _is_kept(graph: gs.Graph, x: Any, norm: Any) -> bool:
+    """Whether x is there to be read, also without a pool that reads it; or whether pools alone read the norm."""
+    y = norm.outputs[0]
+    if not is_output(graph, y) and all(is_pool(user) for user in y.outputs):
+        return True
+    others = [user for user in x.outputs if user is not norm and not is_pool(user)]
+    return bool(others) or is_output(graph, x) or producer(x, *POINTWISE, *PRODUCTS) is None
+
+
 def _may_go(concat: Any) -> bool:
     """Whether no reader of a concat needs it whole: then the pool shall not either, as it may be split away."""
-    return all(user.op in ("GlobalAveragePool", "Conv", "Gather") for user in concat.outputs)
+    return all(is_pool(user) or user.op in ("Conv", "Gather") for user in concat.outputs)
 
 
 def gate_of(mul: Any) -> Any:

@@ -4,14 +4,13 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from .base import Pass
-from .edit import bypass, ints, is_constant, scalar, spatial
+from .edit import bypass, ints, is_constant, is_same_shape, scalar, spatial
 
 
 class RemoveNoops(Pass):
     """f(x) = x.
 
-    Given  y = f(x), f one of: Identity; Dropout at inference; LeakyRelu, PRelu-free, of slope 1; Add, Sub of 0; Mul,
-    Div of 1;
+    Given  y = f(x), f one of: Identity; Dropout at inference; LeakyRelu of slope 1; Add, Sub of 0; Mul, Div of 1;
            Pad by nothing; Concat of one value; Transpose that moves nothing; Cast to the same type; Reshape, Flatten,
            Expand, Squeeze, Unsqueeze or Slice to the same shape; a 1×1 pool of stride 1; a global pool of 1×1
     Result x
@@ -40,11 +39,11 @@ def _source(node: Any) -> Any:
         case "Add" | "Mul":
             neutral = 0.0 if node.op == "Add" else 1.0
             for value, other in ((x, node.inputs[1]), (node.inputs[1], x)):
-                if scalar(other) == neutral and _same_shape(value, y):
+                if scalar(other) == neutral and is_same_shape(value, y):
                     return value
             return None
         case "Sub" | "Div":
-            noop = scalar(node.inputs[1]) == (0.0 if node.op == "Sub" else 1.0) and _same_shape(x, y)
+            noop = scalar(node.inputs[1]) == (0.0 if node.op == "Sub" else 1.0) and is_same_shape(x, y)
         case "Pad":
             pads = attrs.get("pads") or (ints(node.inputs[1]) if len(node.inputs) > 1 else None)
             noop = pads is not None and not any(pads)
@@ -55,7 +54,7 @@ def _source(node: Any) -> Any:
         case "Cast":
             noop = x.dtype is not None and x.dtype == y.dtype
         case "Reshape" | "Flatten" | "Expand" | "Squeeze" | "Unsqueeze" | "Slice":
-            noop = _same_shape(x, y)
+            noop = is_same_shape(x, y)
         case "GlobalAveragePool" | "GlobalMaxPool":
             noop = set(spatial(x) or [0]) == {1}
         case "MaxPool" | "AveragePool" | "LpPool":
@@ -65,11 +64,6 @@ def _source(node: Any) -> Any:
         case _:
             noop = False
     return x if noop else None
-
-
-def _same_shape(x: Any, y: Any) -> bool:
-    """Whether x and y have one shape, known in every axis (a symbol is known by its name)."""
-    return x.shape is not None and y.shape is not None and None not in x.shape and list(x.shape) == list(y.shape)
 
 
 def _is_false(tensor: Any) -> bool:

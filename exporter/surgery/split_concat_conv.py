@@ -1,4 +1,5 @@
-from math import prod
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -6,18 +7,20 @@ import onnx_graphsurgeon as gs
 
 from .base import Pass
 from .channels import ChannelMap, channel_map
-from .convs import groups_of
-from .edit import add_node, append, constant, detach, is_output, is_weight, spatial, values64
+from .convs import groups_of, take_inputs
+from .cost import elements
+from .edit import add_node, append, detach, fresh, is_output, is_weight, rearranged, sole_user
 
 
 class SplitConcatConv(Pass):
-    """w * concat(x₁, …, xₙ) = Σ_j w[:, of j] * x_j, in groups too where each group reads its share of every x_j.
+    """w * concat(x₁, …, xₙ) = Σ_j w[:, of j] * x_j, in groups too where each group reads as much of x_j as any other.
 
     An interleaved concat is such a one: with x₁, x₂ of C channels and two groups, group 1 reads the first C/2 channels
-    of both, group 2 the rest. MACs stay the same; the concat (each element read and written, once for the concat and
-    once for the shuffle) goes, and n − 1 sums of the conv's output come.
+    of both, group 2 the rest. Where the groups' shares of an x_j do not follow one another, x_j alone is shuffled. MACs
+    stay the same. A shuffle goes, which reads and writes each element, and a concat, which does so too where it cannot
+    be written in place; n − 1 sums come, which write and read the conv's output once more.
 
-    Given  (Concat, Gather of channels) → Convs and nothing else, the sums moving no more elements than the concat
+    Given  (Concat, Gather of channels) → Convs and nothing else, the sums moving no more elements than the layout ops
     Result a Conv of each source, and Adds
     """
 
@@ -31,63 +34,86 @@ class SplitConcatConv(Pass):
         users = list(y.outputs)
         if found is None or len(found.sources) < 2 or is_output(graph, y) or not users:
             return False
-        if not all(user.op == "Conv" and _splits(user, found) for user in users) or not _pays(users, found):
+        if any(user.op != "Conv" or user.inputs[0] is not y or not is_weight(user.inputs[1]) for user in users):
             return False
-        for conv in users:
-            _split(graph, conv, found)
+        shares = [_shares(conv, found) for conv in users]
+        if any(each is None for each in shares) or not _pays(graph, users, found, [s for s in shares if s]):
+            return False
+        shuffled: dict[tuple[int, bytes], Any] = {}
+        for conv, each in zip(users, shares, strict=True):
+            _split(graph, conv, each or [], shuffled)
         return True
 
 
-def _splits(conv: Any, found: ChannelMap) -> bool:
-    """Whether each group of `conv` reads, of each source, the share of channels that is the group's own."""
-    if not is_weight(conv.inputs[1]) or not any(conv.inputs[0] is n.outputs[0] for n in found.nodes):
-        return False
+@dataclass(frozen=True)
+class _Share:
+    """What a conv reads of one source: order[g·share + i] is the channel that group g reads with weight place[g, i]."""
+
+    source: Any
+    order: np.ndarray
+    place: np.ndarray
+
+    @property
+    def is_shuffled(self) -> bool:
+        return not np.array_equal(self.order, np.arange(len(self.order)))
+
+
+def _shares(conv: Any, found: ChannelMap) -> list[_Share] | None:
+    """What each group of `conv` reads of each source, in the source's order; None where it is not as much for each."""
     groups, width = groups_of(conv), conv.inputs[1].shape[1]
+    shares = []
     for source, filled_c, from_c in found.parts():
         share, rest = divmod(source.shape[1], groups)
-        unique = np.array_equal(np.sort(from_c), np.arange(source.shape[1]))
-        if rest or not unique or not np.array_equal(filled_c // width, from_c // share):
-            return False
-    return True
+        if rest or not np.array_equal(np.sort(from_c), np.arange(source.shape[1])):
+            return None
+        group_c = filled_c // width
+        if not np.array_equal(np.bincount(group_c, minlength=groups), np.full(groups, share)):
+            return None
+        by_group = np.lexsort((from_c, group_c))  # in each group, in the source's order
+        shares.append(_Share(source, from_c[by_group], (filled_c[by_group] % width).reshape(groups, share)))
+    return shares
 
 
-def _pays(convs: list[Any], found: ChannelMap) -> bool:
-    """Whether the sums move no more elements (read or written) than the layout ops do, at batch 1."""
-    size = spatial(convs[0].inputs[0])
-    if size is None:
+def _pays(graph: gs.Graph, convs: list[Any], found: ChannelMap, shares: list[list[_Share]]) -> bool:
+    """Whether the sums, and the shuffles left, move no more elements than the layout ops do, at batch 1."""
+    gone = [n.outputs[0] for n in found.nodes if n.op in ("Gather", "Transpose") or not _in_place(graph, n)]
+    left = {(id(s.source), s.order.tobytes()): s.source for each in shares for s in each if s.is_shuffled}
+    sums = [conv.outputs[0] for conv in convs for _ in found.sources[1:]]
+    sizes = [[elements(t) for t in values] for values in (gone, [*left.values(), *sums])]
+    if any(size is None for part in sizes for size in part):
         return False
-    moved = sum(
-        2 * prod(n.outputs[0].shape[1:]) for n in found.nodes if all(isinstance(d, int) for d in n.outputs[0].shape[1:])
-    )
-    outputs = [spatial(conv.outputs[0]) for conv in convs]
-    if any(out is None for out in outputs):
-        return False
-    n = len(found.sources)
-    # Each further source writes its conv's output, and an Add reads two of them and writes one.
-    added = sum(
-        (n - 1) * 4 * conv.inputs[1].shape[0] * prod(out or ()) for conv, out in zip(convs, outputs, strict=True)
-    )
-    return bool(added <= moved)
+    before, after = (sum(size or 0 for size in part) for part in sizes)
+    return after <= before
 
 
-def _split(graph: gs.Graph, conv: Any, found: ChannelMap) -> None:
+def _in_place(graph: gs.Graph, node: Any) -> bool:
+    """Whether `node` is a view, or a concat that its sources are written straight into."""
+    return node.op != "Concat" or all(t.inputs and sole_user(graph, t) is node for t in node.inputs)
+
+
+def _split(graph: gs.Graph, conv: Any, shares: list[_Share], shuffled: dict[tuple[int, bytes], Any]) -> None:
     w, y, attrs, name = conv.inputs[1], conv.outputs[0], dict(conv.attrs), conv.name
-    bias, groups, width = list(conv.inputs[2:]), groups_of(conv), w.shape[1]
-    w_OIK, w_name, dtype = values64(w), w.name, w.dtype
-    group_O = np.arange(w.shape[0]) // (w.shape[0] // groups)
+    bias = list(conv.inputs[2:])
     detach(graph, conv)
     total = None
-    for n, (source, filled_c, from_c) in enumerate(found.parts()):
-        share = source.shape[1] // groups
-        place_GI = np.empty((groups, share), np.int64)  # channel i of the group's share is weight place[i]
-        place_GI[from_c // share, from_c % share] = filled_c % width
-        index = np.expand_dims(place_GI[group_O], tuple(range(2, w_OIK.ndim)))
-        part = constant(graph, f"{w_name}_{n}", np.take_along_axis(w_OIK, index, axis=1), dtype)
-        inputs = [source, part, *(bias if n == 0 else [])]
+    for n, share in enumerate(shares):
+        part = rearranged(graph, f"{w.name}_{n}", w, partial(take_inputs, place_GI=share.place))
+        inputs = [_ordered(graph, share, f"{name}_{n}_shuffle", shuffled), part, *(bias if n == 0 else [])]
         output = append(graph, "Conv", inputs, name=f"{name}_{n}", like=y, attrs=attrs)
         if total is None:
             total = output
-        elif n < len(found.sources) - 1:
+        elif n < len(shares) - 1:
             total = append(graph, "Add", [total, output], name=f"{name}_sum", like=y)
         else:
             add_node(graph, "Add", [total, output], y, name=name)
+
+
+def _ordered(graph: gs.Graph, share: _Share, name: str, shuffled: dict[tuple[int, bytes], Any]) -> Any:
+    """The source with the channels of each group one after another; one shuffle serves all convs that want it."""
+    if not share.is_shuffled:
+        return share.source
+    key = (id(share.source), share.order.tobytes())
+    if key not in shuffled:
+        index = gs.Constant(fresh(graph, f"{name}_channels"), share.order.astype(np.int64))
+        shuffled[key] = append(graph, "Gather", [share.source, index], name=name, like=share.source, attrs={"axis": 1})
+    return shuffled[key]

@@ -1,7 +1,11 @@
+from pathlib import Path
+
 import numpy as np
+import onnx
 import pytest
 
 from exporter.surgery.common_subexpressions import CommonSubexpressions
+from exporter.surgery.onnx_file import graph_from_proto
 
 
 def test_of_two_equal_ops_one_remains(check_pass) -> None:
@@ -42,3 +46,10 @@ def test_ops_that_differ_stay(check_pass, ops: str, weights: dict) -> None:
 def test_two_outputs_of_one_value_stay_two(check_pass) -> None:
     given = "(double[2,3] x) => (double[2,3] y, double[2,3] z) { y = Neg(x) z = Neg(x) }"
     check_pass(CommonSubexpressions(), given, None)
+
+
+def test_two_ops_of_an_unknown_domain_may_not_agree(tmp_path: Path) -> None:
+    text = """<ir_version: 10, opset_import: ["" : 20, "mine" : 1]> g (float[2] x) => (float[2] y)
+        { a = mine.Draw(x) b = mine.Draw(x) y = Add(a, b) }"""
+    graph = graph_from_proto(onnx.parser.parse_model(text))
+    assert CommonSubexpressions().apply(graph) == 0

@@ -6,6 +6,21 @@ from exporter.surgery.pool_first import PoolFirst
 NORM = {"gamma": (4,), "beta": (4,), "mean": (4,), "var": (4,)}
 
 
+@pytest.mark.parametrize("readers", ["y = GlobalAveragePool(n)", "y = GlobalAveragePool(n) z = Neg(r)"])
+def test_a_norm_of_what_is_kept_anyway_moves_behind_the_pool(check_pass, readers: str) -> None:
+    more = ", double[N,4,5,6] z" if "z" in readers else ""
+    given = f"""(double[N,4,5,6] x) => (double[N,4,1,1] y{more})
+        {{ r = Relu(x) n = BatchNormalization(r, gamma, beta, mean, var) {readers} }}"""
+    result = {"Relu": 1, "GlobalAveragePool": 1, "BatchNormalization": 1} | ({"Neg": 1} if more else {})
+    check_pass(PoolFirst(), given, result, NORM)
+
+
+def test_a_norm_that_runs_with_what_it_reads_stays(check_pass) -> None:
+    given = """(double[N,4,5,6] x) => (double[N,4,1,1] y, double[N,4,5,6] z)
+        { r = Relu(x) n = BatchNormalization(r, gamma, beta, mean, var) y = GlobalAveragePool(n) z = Neg(n) }"""
+    check_pass(PoolFirst(), given, None, NORM)
+
+
 def test_the_norm_moves_behind_the_pool_and_stays_for_others(check_pass) -> None:
     given = """(double[N,4,5,6] x) => (double[N,4,1,1] y, double[N,4,5,6] n)
         { n = BatchNormalization(x, gamma, beta, mean, var) y = GlobalAveragePool(n) }"""

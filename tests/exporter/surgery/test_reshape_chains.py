@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 
 from exporter.surgery.reshape_chains import ReshapeChains
 
@@ -32,3 +33,19 @@ def test_a_reshape_that_copies_an_axis_is_not_moved_to_another_value(check_pass)
 def test_a_view_that_something_else_reads_stays(check_pass) -> None:
     given = "(double[2,3,4] x) => (double[3,8] y, double[6,4] a) { a = Reshape(x, s) y = Reshape(a, t) }"
     check_pass(ReshapeChains(), given, None, {"s": np.array([6, 4]), "t": np.array([3, 8])})
+
+
+def test_a_chain_that_ends_where_it_began_is_nothing(check_pass) -> None:
+    given = """(double[1,3,4] x) => (double[1,3,4] y)
+        { n = Neg(x) s = Squeeze(n, a) u = Unsqueeze(s, a) y = Exp(u) }"""
+    check_pass(ReshapeChains(), given, ["Neg", "Exp"], {"a": np.array([0])})
+
+
+@pytest.mark.parametrize("perms", [("<perm=[0,2,1]>", "<perm=[2,0,1]>"), ("", "<perm=[1,0,2]>"), ("", "")])
+def test_two_transposes_are_one(check_pass, perms: tuple[str, str]) -> None:
+    given = f"(double[2,3,4] x) => (double[A,B,C] y) {{ t = Transpose{perms[0]}(x) y = Transpose{perms[1]}(t) }}"
+    x = np.zeros((2, 3, 4))
+    for perm in perms:
+        x = x.transpose([int(i) for i in perm[7:-2].split(",")] if perm else None)
+    given = given.replace("A,B,C", ",".join(map(str, x.shape)))
+    check_pass(ReshapeChains(), given, ["Transpose"])

@@ -50,3 +50,17 @@ def test_it_passes_sums_and_relus(check_pass) -> None:
 def test_where_it_cannot_be_absorbed_it_stays(check_pass, given: str) -> None:
     weights = used(given) | ({"map": np.ones((1, 1, 5, 5)) * 2} if "map" in given else {})
     check_pass(ScaleIntoConv(), given, None, weights)
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 1, 1), (4, 1, 1), ()])
+def test_a_scale_before_convs_is_theirs_padded_or_not(check_pass, shape: tuple[int, ...]) -> None:
+    given = """(double[N,4,8,8] x) => (double[N,6,8,8] y, double[N,4,6,6] z)
+        { s = Mul(k, x) y = Conv<pads=[1,1,1,1],group=2>(s, v, b) z = Conv<group=4>(s, w) }"""
+    weights = {"k": np.random.default_rng(0).uniform(0.5, 2, shape), "v": (6, 2, 3, 3), "w": (4, 1, 3, 3), "b": (6,)}
+    check_pass(ScaleIntoConv(), given, ["Conv", "Conv"], weights)
+
+
+def test_a_scale_that_something_else_reads_stays(check_pass) -> None:
+    given = """(double[1,4,8,8] x) => (double[1,6,6,6] y, double[1,4,8,8] s)
+        { s = Mul(k, x) y = Conv(s, w) }"""
+    check_pass(ScaleIntoConv(), given, None, {"k": (4, 1, 1), "w": (6, 4, 3, 3)})

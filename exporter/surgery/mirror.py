@@ -1,0 +1,151 @@
+"""An ONNX graph as ATen calls, for the kernel algebra: one value for each ONNX value.
+
+What has no such call is an opaque node, which bounds the regions. Weights are shared with the graph.
+"""
+
+import warnings
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+import torch
+from torch import Tensor, fx, nn
+
+from exporter.errors import ExportError
+from exporter.reparam.regions import Planned
+
+from .edit import values64
+from .onnx_file import infer_shapes
+from .onnx_ops import TRANSLATIONS, known
+
+DTYPES = {np.dtype(np.float16): torch.float16, np.dtype(np.float32): torch.float32, np.dtype(np.float64): torch.float64}
+HINT_BATCH, HINT_SIZE = 2, 224  # what an open axis is taken for where costs are compared; legality does not use them
+
+
+def sizes_of(graph: gs.Graph) -> dict[str, list[int]]:
+    """The shape of every value by name; an open axis has the size that follows from the hints for the inputs."""
+    tensors = {name: t for name, t in graph.tensors().items() if isinstance(t, gs.Variable)}
+    written = {name: t.shape for name, t in tensors.items()}
+    found = written
+    if not all(_is_static(shape) for shape in written.values()):
+        inputs, outputs = {t.name for t in graph.inputs}, list(graph.outputs)
+        try:
+            for name, tensor in tensors.items():
+                shape = tensor.shape if name in inputs else None
+                tensor.shape = shape and [n if isinstance(n, int) else _hint(d) for d, n in enumerate(shape)]
+            graph.outputs.clear()  # inference leaves the shapes of outputs as they are declared
+            infer_shapes(graph)
+            found = {name: t.shape for name, t in tensors.items()}
+        except ExportError:  # the network does not take those sizes
+            pass
+        finally:
+            graph.outputs.extend(outputs)
+            for name, tensor in tensors.items():
+                tensor.shape = written[name]
+    return {name: list(shape) for name, shape in found.items() if _is_static(shape)}
+
+
+def _is_static(shape: Any) -> bool:
+    return shape is not None and all(isinstance(n, int) for n in shape)
+
+
+def _hint(axis: int) -> int:
+    return HINT_BATCH if axis == 0 else HINT_SIZE
+
+
+def opaque(*values: object) -> Tensor:
+    """Stands for an ONNX node without an ATen call; never run."""
+    raise NotImplementedError
+
+
+class Mirror:
+    """The ONNX graph as ATen calls; a `Scribe`."""
+
+    def __init__(self, graph: gs.Graph, sizes: dict[str, list[int]], untranslated: set[int]) -> None:
+        self.root, self.calls = nn.Module(), fx.Graph()
+        self.opset = graph.opset
+        self.sizes = sizes
+        self.values: dict[int, fx.Node] = {}
+        self.tensors: dict[fx.Node, Any] = {}
+        self.parts: dict[int, list[fx.Node]] = {}
+        self._current: list[fx.Node] = []
+        for tensor in graph.inputs:
+            self._bind(tensor, self.calls.placeholder(f"input_{len(self.values)}"))
+        for node in graph.nodes:
+            self._node(node, id(node) not in untranslated)
+        self.calls.output(tuple(self.value(t) for t in graph.outputs))
+
+    def _node(self, node: Any, translated: bool) -> None:
+        self._current = []
+        self._path = node.name.strip("/").replace("/", ".").removesuffix(f".{node.op}")
+        translate = TRANSLATIONS.get(node.op) if translated and (node.domain or "") in ("", "ai.onnx") else None
+        single = sum(bool(t.outputs) for t in node.outputs[1:]) == 0 and node.outputs
+        result = translate(self, node) if translate and single and self._is_float(node.outputs[0]) else None
+        if result is None:
+            for call in reversed(self._current):
+                self.calls.erase_node(call)
+            self._current = []
+            read = [self.value(t) for t in (*node.inputs, *_read_within(node)) if not t.is_empty()]
+            for tensor in node.outputs:
+                self._bind(tensor, self.calls.call_function(opaque, tuple(read)))
+            return
+        self._bind(node.outputs[0], result)
+        self.parts[id(node)] = self._current
+
+    def _is_float(self, tensor: Any) -> bool:
+        return tensor.name in self.sizes and np.dtype(tensor.dtype) in DTYPES
+
+    def _bind(self, tensor: Any, node: fx.Node) -> None:
+        self.values[id(tensor)] = node
+        self.tensors[node] = tensor
+        if "val" not in node.meta and tensor.dtype is not None and self._is_float(tensor):
+            dtype = DTYPES[np.dtype(tensor.dtype)]
+            node.meta["val"] = torch.empty(self.sizes[tensor.name], dtype=dtype, device="meta")
+
+    def value(self, tensor: Any) -> fx.Node:
+        """The value of an ONNX tensor; a constant's numbers are shared, not copied."""
+        if id(tensor) not in self.values:
+            if not hasattr(tensor, "values") or not known(tensor):
+                self._bind(tensor, self.calls.call_function(opaque, ()))
+                return self.values[id(tensor)]
+            name = f"constant_{len(self.values)}"
+            self.root.register_buffer(name, _torch(tensor))
+            node = self.calls.get_attr(name)
+            node.meta["val"] = torch.empty(tuple(tensor.shape), dtype=DTYPES[np.dtype(tensor.dtype)], device="meta")
+            self._bind(tensor, node)
+        return self.values[id(tensor)]
+
+    def call(self, target: Any, *args: Any) -> fx.Node:
+        """Add an ATen call; its shape comes from running it on meta tensors."""
+        node = self.calls.call_function(target, args)
+        node.meta["nn_module_stack"] = {"": (self._path, "")}
+        self._current.append(node)
+        metas = fx.node.map_arg(args, lambda n: n.meta.get("val"))
+        try:
+            node.meta["val"] = target(*metas)
+        except Exception:  # a value without a known shape is among them
+            node.meta.pop("val", None)
+        return node
+
+    def rank(self, tensor: Any) -> int | None:
+        """How many axes the tensor has, or None."""
+        return len(tensor.shape) if tensor.shape is not None else None
+
+    def half_lifted(self, plan: Planned) -> set[int]:
+        """The ONNX nodes that are several calls of which some are not affine: they must stay whole."""
+        affine = {*plan.planner.ops, *plan.lifter.constants}
+        return {key for key, calls in self.parts.items() if len(calls) > 1 and not affine.issuperset(calls)}
+
+
+def _read_within(node: Any) -> list[Any]:
+    """What graphs within the node (branches, loop bodies) read of the graph around it, and more."""
+    inner = node.subgraphs(recursive=True) if node.attrs else ()
+    made = {id(t) for g in inner for n in g.nodes for t in n.outputs}
+    return [t for g in inner for n in g.nodes for t in n.inputs if id(t) not in made]
+
+
+def _torch(tensor: Any) -> Tensor:
+    values = values64(tensor) if hasattr(tensor, "exact") else np.asarray(tensor.values)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the array may be a read-only map of a file; nobody writes into it
+        return torch.from_numpy(np.ascontiguousarray(values))

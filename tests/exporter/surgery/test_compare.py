@@ -1,0 +1,59 @@
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from exporter.surgery.compare import compare
+
+
+def save(path: Path, text: str, weights: dict[str, np.ndarray] | None = None) -> Path:
+    model = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 20]> g {text}')
+    model.graph.initializer.extend(numpy_helper.from_array(w, name) for name, w in (weights or {}).items())
+    onnx.save(model, path)
+    return path
+
+
+GIVEN = "(float[N,3,H,W] x) => (float[N,3,H,W] y) { y = Mul(x, k) }"
+K = np.linspace(1, 2, 3, dtype=np.float32).reshape(3, 1, 1)
+
+
+def test_the_same_function_holds_at_open_sizes_too(tmp_path: Path) -> None:
+    a, b = (save(tmp_path / f"{i}.onnx", GIVEN, {"k": K * np.float32(1 + i * 1e-7)}) for i in range(2))
+    check = compare(a, b)
+    assert check.status == "holds"
+    assert check.error is not None
+    assert check.error < 1e-6
+
+
+@pytest.mark.parametrize("factor", [1.001, np.nan, np.inf])
+def test_another_function_differs(tmp_path: Path, factor: float) -> None:
+    a, b = (save(tmp_path / f"{i}.onnx", GIVEN, {"k": K * np.float32(factor if i else 1)}) for i in range(2))
+    assert compare(a, b).failed
+    assert compare(b, a).failed
+
+
+def test_a_difference_at_the_border_alone_is_seen(tmp_path: Path) -> None:
+    w = np.random.default_rng(0).standard_normal((4, 3, 3, 3)).astype(np.float32)
+    text = (
+        "(float[1,3,16,16] x) => (float[1,4,16,16] y) {{ s = Add(x, k) c = Conv<pads=[1,1,1,1]>({}, w) y = Add(c, b) }}"
+    )
+    bias = np.einsum("oihw,i->o", w, K.ravel()).reshape(4, 1, 1).astype(np.float32)
+    a = save(tmp_path / "a.onnx", text.format("s"), {"k": K, "w": w, "b": 0 * bias})
+    b = save(tmp_path / "b.onnx", text.format("x"), {"k": K, "w": w, "b": bias})
+    assert compare(a, b).failed
+
+
+def test_classes_must_agree_nearly_always(tmp_path: Path) -> None:
+    text = "(float[50,9] x) => (int64[50,1] y) {{ n = {}(x) y = ArgMax<axis=1>(n) }}"
+    a, b, c = (save(tmp_path / f"{op}.onnx", text.format(op)) for op in ("Identity", "Exp", "Neg"))
+    assert compare(a, b).status == "holds"
+    assert compare(a, c).failed
+
+
+def test_what_cannot_run_is_said_not_to_be_compared(tmp_path: Path) -> None:
+    odd = save(tmp_path / "odd.onnx", "(float[2] x) => (float[2] y) { y = mine.Odd(x) }")
+    assert compare(odd, odd).status.startswith("not compared")
+    text = save(tmp_path / "text.onnx", "(string[2] x) => (string[2] y) { y = Identity(x) }")
+    assert compare(text, text).status.startswith("not compared")
