@@ -179,7 +179,7 @@ def test_odd_ends(tmp_path: Path, text: str, changed: bool | None) -> None:
 
 
 def test_nodes_may_share_a_name_or_have_none(tmp_path: Path) -> None:
-    model = parsed(NET.replace("y = ", "n = ").replace("var) }", "var) a = Neg(n) y = Neg(a) }"), NORM | {"w": W})
+    model = parsed(NET.replace("y = ", "n = ").replace("var) }", "var) a = Abs(n) y = Neg(a) }"), NORM | {"w": W})
     check(model, tmp_path, changed=True)
     for node, name in zip(model.graph.node, ["a", "a", "", ""], strict=True):
         node.name = name  # ONNX Runtime would refuse it
