@@ -21,6 +21,8 @@ from torch.utils._pytree import tree_map
 aten = torch.ops.aten
 _NARROW = (torch.float32, torch.float16, torch.bfloat16)
 _SHAPE_ONLY = {Tensor.size, Tensor.dim, Tensor.numel, Tensor.stride, Tensor.is_contiguous, Tensor.is_floating_point}
+_BY_ROWS = ("conv1d", "conv2d", "conv3d", "linear")
+LARGE = 1 << 20  # elements; a larger weight is widened some output channels at a time
 _TO_FLOAT64 = {Tensor.float, Tensor.half, Tensor.bfloat16}
 
 
@@ -68,6 +70,10 @@ class _WidenCalls(TorchFunctionMode):
             raise TypeError(f"{name} writes into a {args[0].dtype} tensor that lives outside this evaluation")
         if func in _TO_FLOAT64:
             return _wide(args[0])
+        if func is Tensor.__getitem__:
+            return func(*args, **kwargs)  # some rows of a weight: what is made of them is widened
+        if name.partition(".")[0] in _BY_ROWS and _is_large(args):
+            return _by_rows(func, args, kwargs)
         return tree_map(_wide, func(*tree_map(_wide, args), **tree_map(_wide, kwargs)))
 
 
@@ -80,10 +86,42 @@ class _WidenDispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for value, argument in zip(args, func._schema.arguments, strict=False):
             if argument.is_write and isinstance(value, Tensor) and value.dtype in _NARROW:
                 raise TypeError(f"{func} writes into a {value.dtype} tensor that lives outside this evaluation")
+        if func is aten.slice.Tensor:
+            return func(*args, **(kwargs or {}))
         args, kwargs = tree_map(_wide, args), tree_map(_wide, kwargs or {})
         if func is aten.convolution.default and _is_depthwise(*args):
             return depthwise(*args[:6])
         return func(*args, **kwargs)
+
+
+def _is_large(args: tuple[Any, ...]) -> bool:
+    """Whether a convolution or Linear with those arguments has a weight that is better not widened at once."""
+    weight = args[1] if len(args) > 1 else None
+    return isinstance(weight, Tensor) and weight.dtype in _NARROW and weight.numel() > LARGE
+
+
+def _by_rows(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """A convolution (x, weight, bias, stride, padding, dilation, groups) with some output channels at a time."""
+    x, weight, *rest = args
+    x, bias = _wide(x), rest[0] if rest else kwargs.get("bias")
+    settings = dict(zip(("stride", "padding", "dilation"), rest[1:4], strict=False)) | kwargs
+    groups = settings.pop("groups", rest[4] if len(rest) > 4 else 1)
+    settings.pop("bias", None)
+    axis = -1 if weight.dim() == 2 else x.dim() - weight.dim() + 1
+    parts = []
+    for rows, read in rows_in_turn(weight, groups):
+        shift = None if bias is None else _wide(bias[rows])
+        parts.append(func(x.narrow(axis, read.start, read.stop - read.start), _wide(weight[rows]), shift, **settings))
+    return torch.cat(parts, axis)
+
+
+def rows_in_turn(weight: Tensor, groups: int) -> Iterator[tuple[slice, slice]]:
+    """Output channels of a large weight [O, I/groups, …], within one group each, and the input channels they read."""
+    outs, width = weight.shape[0] // groups, weight.shape[1]
+    step = max(1, LARGE // weight[0].numel())
+    for group in range(groups):
+        for start in range(group * outs, (group + 1) * outs, step):
+            yield slice(start, min(start + step, (group + 1) * outs)), slice(group * width, (group + 1) * width)
 
 
 def _wide(value: Any) -> Any:

@@ -106,11 +106,12 @@ def _channel_product(first: Form, then: Form, k1_oiT: Tensor, groups: int) -> Ca
 def add(maps: Sequence[AffineMap], coefficients: Sequence[float]) -> AffineMap:
     """Σ cⱼ · mapⱼ over one source."""
     form = add_forms([m.form for m in maps])
-    kernel = torch.zeros(1, dtype=torch.float64)
-    bias = torch.zeros(1, dtype=torch.float64)
+    taps = [len(axis.taps) for axis in form.axes]
+    kernel = torch.zeros(form.out_channels, form.in_channels // form.groups, *taps, dtype=torch.float64)
+    bias = torch.zeros(form.out_channels, dtype=torch.float64)
     for m, c in zip(maps, coefficients, strict=True):
-        kernel = kernel + c * _on_taps(regrouped(m.kernel, m.form, form.groups), *_taps(m.form, form))
-        bias = bias + c * m.bias
+        kernel.add_(_on_taps(regrouped(m.kernel, m.form, form.groups), *_taps(m.form, form)), alpha=c)
+        bias.add_(m.bias, alpha=c)
     return AffineMap(form, kernel, bias)
 
 

@@ -15,7 +15,7 @@ from .affine import AffineMap, conv_weight
 from .forms import ConvGeometry, Extend, Form, conv_geometry
 from .graph import attribute, sizes
 from .lift import Lifter, Linear, Op, Sum
-from .numbers import Numbers, blocks
+from .numbers import Numbers, blocks, channels_read
 from .plan import Choice, GroupedSum, OneMap, Planner, inputs
 from .replay import probes
 from .report import Region
@@ -58,7 +58,7 @@ class Builder:
         """The convolution of one form, made and checked some rows at a time."""
         geometry = conv_geometry(form)
         expected = probes(self.lifter, source, wanted, form)
-        numbers = Numbers(self.planner.ops, source)
+        numbers = Numbers(self.planner.ops, source, form)
         value: Tensor = node.meta["val"]
         module = _convolution(form, geometry)
         module = module.to_empty(device="cpu").to(value.dtype if self.rounded else torch.float64)
@@ -66,7 +66,8 @@ class Builder:
         for rows in blocks(form):
             m = numbers.of(wanted, rows)
             exact = _filled(_convolution(m.form, geometry), m)
-            worst = max(worst, _deviation(exact, geometry.extends, expected, rows, node.name))
+            read = channels_read(form, rows)
+            worst = max(worst, _deviation(exact, geometry.extends, expected, read, rows, node.name))
             largest = max(largest, _largest(m.kernel))
             for name, parameter in module.named_parameters():
                 (parameter.data if rows is None else parameter.data[rows]).copy_(exact.get_parameter(name))
@@ -179,16 +180,16 @@ def _module_path(node: fx.Node) -> str:
     return paths[-1] if paths else ""
 
 
+Probes = Sequence[tuple[Tensor, Tensor]]
+
+
 def _deviation(
-    exact: nn.Module,
-    extends: Sequence[Extend],
-    expected: Sequence[tuple[Tensor, Tensor]],
-    rows: slice | None,
-    where: str,
+    exact: nn.Module, extends: Sequence[Extend], expected: Probes, read: slice, rows: slice | None, where: str
 ) -> float:
-    """max |new − old| / max |old| over the probes, of those rows."""
+    """max |new − old| / max |old| over the probes, of those rows, which read those channels."""
     worst = 0.0
-    for x, want in expected:
+    for source, want in expected:
+        x = source[:, read]
         largest = want.abs().max().clamp_min(1e-300)
         with widened():  # all is float64 already; this is for its float64 depthwise convolution
             for extend in extends:

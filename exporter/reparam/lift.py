@@ -16,7 +16,8 @@ from .graph import arguments, attribute, constants, sizes
 class Linear:
     """An affine op on one value. `build` makes the numbers, only when they are needed.
 
-    A dense op may also say how to make some rows (output channels) alone, which saves memory where it is large.
+    `rows` makes some rows (output channels) of one group alone, dense over the channels that the group reads; it saves
+    memory where the kernel is large.
     """
 
     source: fx.Node

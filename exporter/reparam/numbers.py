@@ -12,35 +12,46 @@ from .graph import channels_of, rank_of
 from .lift import Linear, Op, Sum
 from .plan import inputs
 
-BLOCK = 1 << 22  # elements of a kernel that are in float64 at a time
+BLOCK = 1 << 20  # elements of a kernel that are in float64 at a time
 
 
 def blocks(form: Form) -> Iterator[slice | None]:
-    """The rows (output channels) of a large dense kernel in turn; None, for all of them, for any other."""
-    per_row = form.in_channels
+    """The rows (output channels) of a large kernel in turn, within one group each; None, for all of them, else."""
+    per_row = form.in_channels // form.groups
     for axis in form.axes:
         per_row *= len(axis.box)
-    if form.groups > 1 or form.transposed or form.out_channels * per_row <= BLOCK:
+    if form.transposed or form.out_channels * per_row <= BLOCK:
         yield None
         return
-    step = max(1, BLOCK // per_row)
-    for start in range(0, form.out_channels, step):
-        yield slice(start, min(start + step, form.out_channels))
+    group, step = form.out_channels // form.groups, max(1, BLOCK // per_row)
+    for first in range(0, form.out_channels, group):
+        for start in range(first, first + group, step):
+            yield slice(start, min(start + step, first + group))
+
+
+def channels_read(form: Form, rows: slice | None) -> slice:
+    """The input channels that those rows read: of their group."""
+    if rows is None:
+        return slice(0, form.in_channels)
+    group = rows.start // (form.out_channels // form.groups)
+    width = form.in_channels // form.groups
+    return slice(group * width, (group + 1) * width)
 
 
 class Numbers:
-    """The maps from `source` to the values that depend on it.
+    """The maps of a region of some form over its source.
 
-    Row o of a sum needs row o of its terms, row o of a scale needs row o of what it scales, and row o of a dense
-    convolution needs only its own weights, but all rows of the map before it: that one alone is kept whole.
+    Row o of a sum needs row o of its terms, row o of a scale needs row o of what it scales, and row o of a convolution
+    needs only its own weights, but all rows of the map before it: that one alone is kept whole. Some rows of one group
+    are a dense map over the channels that the group reads.
     """
 
-    def __init__(self, ops: Mapping[fx.Node, Op], source: fx.Node) -> None:
-        self.ops, self.source = ops, source
+    def __init__(self, ops: Mapping[fx.Node, Op], source: fx.Node, form: Form) -> None:
+        self.ops, self.source, self.groups = ops, source, form.groups
         self.whole: dict[fx.Node, AffineMap] = {}
 
     def of(self, wanted: Sum, rows: slice | None) -> AffineMap:
-        """The map of a weighted sum of values, or those rows of it, then dense."""
+        """The map of a weighted sum of values, or those rows of it."""
         cache: dict[fx.Node, AffineMap] = {}
         maps = [self.map(value) if rows is None else self._rows(value, rows, cache) for value, _ in wanted.terms]
         weights = [weight for _, weight in wanted.terms]
@@ -74,26 +85,32 @@ class Numbers:
 
     def _rows_of(self, node: fx.Node, rows: slice, cache: dict[fx.Node, AffineMap]) -> AffineMap:
         if node is self.source:
-            return _dense_rows(self.map(node), rows)
+            return _rows_in_group(self.map(node), rows, self.groups)
         op = self.ops[node]
         if isinstance(op, Sum):
             return add([self._rows(value, rows, cache) for value, _ in op.terms], [weight for _, weight in op.terms])
         if isinstance(op, Linear) and op.form.depthwise:
             return compose(self._rows(op.source, rows, cache), _depthwise_rows(op.build(), rows))
-        if isinstance(op, Linear) and op.rows is not None:
+        if isinstance(op, Linear) and op.rows is not None and op.form.groups == self.groups:
             then = op.rows(rows)
-            return then if op.source is self.source else compose(self.map(op.source), then)
-        return _dense_rows(self.map(node), rows)
+            return then if op.source is self.source else compose(self._before(op, rows), then)
+        return _rows_in_group(self.map(node), rows, self.groups)
+
+    def _before(self, op: Linear, rows: slice) -> AffineMap:
+        """What the rows of a convolution read: the whole map before it, or its part of the group."""
+        whole = self.map(op.source)
+        return whole if self.groups == 1 else _rows_in_group(whole, channels_read(op.form, rows), self.groups)
 
 
-def _dense_rows(m: AffineMap, rows: slice) -> AffineMap:
-    """Those rows of a map, over all its input channels."""
-    form = replace(m.form, out_channels=rows.stop - rows.start, groups=1, identity=False)
+def _rows_in_group(m: AffineMap, rows: slice, groups: int) -> AffineMap:
+    """Those rows of a map, all of one of its `groups` groups, over the input channels of the group."""
+    n, width = rows.stop - rows.start, m.form.in_channels // groups
+    form = replace(m.form, out_channels=n, in_channels=width, groups=1, identity=False)
     if not m.form.depthwise:
-        return AffineMap(form, regrouped(m.kernel, m.form, 1)[rows], m.bias[rows])
-    kernel = m.kernel.new_zeros(form.out_channels, form.in_channels, *m.kernel.shape[2:])
-    row = torch.arange(form.out_channels)
-    kernel[row, rows.start + row] = m.kernel[rows, 0]
+        return AffineMap(form, regrouped(m.kernel, m.form, groups)[rows], m.bias[rows])
+    kernel = m.kernel.new_zeros(n, width, *m.kernel.shape[2:])
+    row = torch.arange(n)
+    kernel[row, rows.start % width + row] = m.kernel[rows, 0]
     return AffineMap(form, kernel, m.bias[rows])
 
 

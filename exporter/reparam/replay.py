@@ -3,11 +3,10 @@
 import torch
 from torch import Tensor, fx
 
-from ..parity.widen import widened
+from ..parity.widen import LARGE, rows_in_turn, widened
 from .forms import Form
 from .graph import arguments, attribute
 from .lift import Lifter, Sum
-from .numbers import BLOCK
 
 CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "convolution", "linear")
 
@@ -53,32 +52,29 @@ class _Replay:
         return self.known[node]
 
     def _by_rows(self, node: fx.Node, inputs: list[Tensor]) -> list[Tensor]:
-        """A convolution with a large dense weight, its output channels in turn."""
-        _, weight, bias, *rest = (*node.args, None)[: max(3, len(node.args))]
-        assert isinstance(weight, fx.Node)
-        w = attribute(self.lifter.graph_module, str(weight.target)).detach()
-        b = self.lifter.constant(bias)
-        step = max(1, BLOCK // w[0].numel())
+        """A convolution with a large weight, its output channels in turn."""
+        given = arguments(node)
+        weight, b = given.pop("weight"), self.lifter.constant(given.pop("bias"))
+        w = attribute(self.lifter.graph_module, str(weight.target))
+        groups = given.get("groups", 1)
+        settings = {name: 1 if name == "groups" else value for name, value in given.items() if name != "input"}
         parts: list[list[Tensor]] = [[] for _ in inputs]
-        for start in range(0, w.shape[0], step):
-            rows = slice(start, start + step)
+        for rows, read in rows_in_turn(w, groups):
             wide, shift = w[rows].double(), b[rows] if b is not None else None
             for part, x in zip(parts, inputs, strict=True):
-                part.append(node.target(x, wide, shift, *rest, **node.kwargs))  # type: ignore[operator]
+                part.append(node.target(x[:, read], wide, shift, **settings))  # type: ignore[operator]
         return [torch.cat(part, 1) for part in parts]
 
 
 def _is_large(lifter: Lifter, node: fx.Node) -> bool:
-    """Whether the node is a dense convolution or Linear of a stored weight that is better not widened at once."""
+    """Whether the node is a convolution or Linear of a stored weight that is better not widened at once."""
     if not isinstance(node.target, torch._ops.OpOverload) or node.target.overloadpacket.__name__ not in CONVOLUTIONS:
         return False
     given = arguments(node)
     weight = given["weight"]
-    if given.get("groups", 1) != 1 or given.get("transposed") or len(node.args) < 2 or "bias" in node.kwargs:
+    if given.get("transposed") or not isinstance(weight, fx.Node) or weight.op != "get_attr":
         return False
-    if not isinstance(weight, fx.Node) or weight.op != "get_attr":
-        return False
-    return attribute(lifter.graph_module, str(weight.target)).numel() > BLOCK
+    return attribute(lifter.graph_module, str(weight.target)).numel() > LARGE
 
 
 def _call(node: fx.Node, values: dict[fx.Node, Tensor | None]) -> Tensor:

@@ -54,9 +54,9 @@ def _conv(lifter: Lifter, source: fx.Node, weight: object, bias: object, form: F
     def build_rows(rows: slice) -> AffineMap:
         w, n = lifter.constant_rows(weight, rows), rows.stop - rows.start
         b = torch.zeros(n, dtype=torch.float64) if bias is None else lifter.constant_rows(bias, rows)
-        return AffineMap(replace(form, out_channels=n), w, b)
+        return AffineMap(replace(form, out_channels=n, in_channels=w.shape[1], groups=1), w, b)
 
-    return Linear(source, form, build, build_rows if form.groups == 1 else None)
+    return Linear(source, form, build, build_rows)
 
 
 @rule("conv1d", "conv2d", "conv3d", "convolution")
