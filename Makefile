@@ -7,7 +7,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: run test test-slow lint bench-export clean
+.PHONY: run test test-slow lint bench-export bench-reparam clean
 
 run: $(READY)
 	$(BIN)/exporter run vanillanet_digits --checkpoint tests/assets/vanillanet_digits.pth \
@@ -24,6 +24,9 @@ lint: $(READY)
 
 bench-export: $(READY)
 	$(BIN)/python tests/benchmarks/bench_export.py
+
+bench-reparam: $(READY)
+	$(BIN)/python tests/benchmarks/bench_reparam.py
 
 $(READY): pyproject.toml .ci/constraints.txt
 	$(PYTHON) -m venv $(VENV)
