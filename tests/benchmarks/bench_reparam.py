@@ -4,8 +4,8 @@
     python tests/benchmarks/bench_reparam.py parnet_l --rounds 5
 
 Each network has a process of its own, in which a small network of the same kind goes through everything first.
-`export` and `ours` are medians of interleaved rounds; `without the check` leaves the end-to-end comparison out. `peak` is
-the largest resident set of one run beyond that of the process before it made the module, as a multiple of the
+`export` and `ours` are medians of interleaved rounds; `without the check` leaves the end-to-end comparison out. `peak`
+is the largest resident set of one run beyond that of the process before it made the module, as a multiple of the
 module's parameters in float32; the module is counted in.
 """
 
@@ -40,10 +40,8 @@ def main() -> None:
     if args.one:
         print(json.dumps(measured(args.one, args.rounds)))
         return
-    print(
-        "| network | first export, s | export, s | ours, s | ours / first | ours / export | without the check | peak |"
-    )
-    print("|---|---|---|---|---|---|---|---|", flush=True)
+    print("| network | export, s | ours, s | ours / export | without the check / export | peak |")
+    print("|---|---|---|---|---|---|", flush=True)
     for name in args.networks or NETWORKS:
         if name.startswith("timm:") and find_spec("timm") is None:
             print(f"| {name} | timm is not installed |", flush=True)
