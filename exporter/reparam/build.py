@@ -12,7 +12,8 @@ from torch import Tensor, fx, nn
 from ..errors import CheckFailedError
 from ..parity.widen import widened
 from .affine import AffineMap, conv_weight
-from .forms import ConvGeometry, Extend, Form, conv_geometry
+from .forms import Form
+from .geometry import ConvGeometry, Extend, conv_geometry
 from .graph import attribute, sizes
 from .lift import Lifter, Linear, Op, Sum
 from .numbers import Numbers, blocks, channels_read

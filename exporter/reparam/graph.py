@@ -82,3 +82,10 @@ def channels_of(node: fx.Node) -> int:
     shape = sizes(node)
     assert shape is not None
     return shape[1]
+
+
+def is_static(*values: object) -> bool:
+    """No argument depends on a symbolic size."""
+    return not any(
+        isinstance(v, fx.Node) for value in values for v in (value if isinstance(value, (list, tuple)) else (value,))
+    )

@@ -13,7 +13,8 @@ from functools import cached_property
 
 from torch import fx
 
-from .forms import Form, IllegalError, add_forms, compose_forms, concat_forms, conv_geometry, identity_form
+from .forms import Form, IllegalError, add_forms, compose_forms, concat_forms, identity_form
+from .geometry import conv_geometry
 from .graph import sizes
 from .lift import Concat, Linear, Op, Sum
 from .report import Refusal

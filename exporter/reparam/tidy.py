@@ -7,7 +7,7 @@ from torch import Tensor, fx
 
 from .graph import arguments, constants, drop_dead_code, sizes
 from .lift import Lifter, Linear
-from .rules import TO_THE_END
+from .rules.layout import TO_THE_END
 
 aten = torch.ops.aten
 SAME = 1e-9  # of a border's value and the shift it stands for, both computed in float64

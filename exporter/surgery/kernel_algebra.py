@@ -6,7 +6,7 @@ import torch
 from torch import fx, nn
 
 from exporter.reparam.build import Builder, Merged
-from exporter.reparam.forms import Extend
+from exporter.reparam.geometry import Extend
 from exporter.reparam.lift import Linear
 from exporter.reparam.plan import GroupedSum, Keep, OneMap
 from exporter.reparam.regions import Planned, planned

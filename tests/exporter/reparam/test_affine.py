@@ -18,10 +18,10 @@ from exporter.reparam.forms import (
     Form,
     IllegalError,
     conv_axis,
-    conv_geometry,
     settled,
     transposed_axis,
 )
+from exporter.reparam.geometry import conv_geometry
 
 CHANNELS = 4
 EXACT = 1e-12

@@ -1,0 +1,208 @@
+"""Ops that keep positions apart: norms, scales, shifts, sums, and what is the identity."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from ..affine import AffineMap, identity_map
+from ..forms import IllegalError, identity_form
+from ..graph import channels_of, rank_of, sizes
+from ..lift import Lifter, Linear, Op, Sum, rule
+
+aten = torch.ops.aten
+
+
+def _identity(source: fx.Node) -> Linear:
+    channels, rank = channels_of(source), rank_of(source)
+    return Linear(source, identity_form(channels, rank), lambda: identity_map(channels, rank))
+
+
+def _scale_shift(source: fx.Node, scale: Callable[[], Tensor], shift: Callable[[], Tensor] | None) -> Linear:
+    channels, rank = channels_of(source), rank_of(source)
+    form = replace(identity_form(channels, rank), biased=shift is not None, identity=False)
+    zero = torch.zeros(channels, dtype=torch.float64)
+
+    def build() -> AffineMap:
+        kernel = (scale() + zero).reshape(channels, 1, *(1,) * rank)
+        return AffineMap(form, kernel, shift() + zero if shift else zero)
+
+    return Linear(source, form, build)
+
+
+def _norm(lifter: Lifter, source: fx.Node, a: Mapping[str, Any]) -> Linear:
+    """norm(x) = s·x + (β − μ·s),   s = γ / sqrt(var + eps)."""
+
+    def scale() -> Tensor:
+        var, gamma = lifter.constant(a["running_var"]), lifter.constant(a["weight"])
+        assert var is not None
+        inverse = (var + a["eps"]).rsqrt()
+        return torch.as_tensor(inverse if gamma is None else gamma * inverse)
+
+    def shift() -> Tensor:
+        mean, beta = lifter.constant(a["running_mean"]), lifter.constant(a["bias"])
+        assert mean is not None
+        moved = -mean * scale()
+        return moved if beta is None else beta + moved
+
+    return _scale_shift(source, scale, shift)
+
+
+@rule("batch_norm")
+def lift_batch_norm(lifter: Lifter, node: fx.Node, a: Mapping[str, Any]) -> Op | None:
+    """Batch norm on its running statistics."""
+    if a["training"] or a["running_mean"] is None:
+        raise IllegalError("BATCH_STATISTICS", "batch norm over the batch's own statistics", "track running statistics")
+    if not all(lifter.is_constant(a[k]) for k in ("weight", "bias", "running_mean", "running_var")):
+        return None
+    return _norm(lifter, a["input"], a)
+
+
+@rule("instance_norm")
+def lift_instance_norm(lifter: Lifter, node: fx.Node, a: Mapping[str, Any]) -> Op | None:
+    """Instance norm on running statistics is batch norm."""
+    if a["use_input_stats"]:
+        return refuse_sample_statistics(lifter, node, a)
+    return lift_batch_norm(lifter, node, {**a, "training": False})
+
+
+@rule("layer_norm", "native_layer_norm", "group_norm", "native_group_norm", "rms_norm")
+def refuse_sample_statistics(lifter: Lifter, node: fx.Node, a: Mapping[str, Any]) -> Op | None:
+    """A norm over the sample's own statistics is no affine map of it."""
+    name = str(node.target).split(".")[1].removeprefix("native_")
+    raise IllegalError(
+        "SAMPLE_STATISTICS", f"{name} depends on the statistics of its input", "train with batch norm to merge it"
+    )
+
+
+@rule("matmul", "mm", "bmm", "scaled_dot_product_attention", "einsum")
+def refuse_product(lifter: Lifter, node: fx.Node, a: Mapping[str, Any]) -> Op | None:
+    """A product of two computed values, as in attention."""
+    if sum(not lifter.is_constant(value) for value in node.all_input_nodes) > 1:
+        raise _product()
+    return None
+
+
+def _product() -> IllegalError:
+    return IllegalError(
+        "PRODUCT", "a product of two computed values (a gate, attention)", "nothing to do: what feeds it merges"
+    )
+
+
+@rule("dropout", "feature_dropout", "alpha_dropout")
+def lift_dropout(lifter: Lifter, node: fx.Node, a: Mapping[str, Any]) -> Op | None:
+    """Dropout in eval mode is the identity."""
+    return None if a["train"] else _identity(a["input"])
+
+
+@rule("clone", "alias", "contiguous", "detach", "lift_fresh_copy")
+def lift_copy(lifter: Lifter, node: fx.Node, a: Mapping[str, Any]) -> Op | None:
+    """A copy is the identity."""
+    return _identity(a["self"])
+
+
+@rule("leaky_relu", "prelu")
+def lift_leaky_relu(lifter: Lifter, node: fx.Node, a: Mapping[str, Any]) -> Op | None:
+    """LeakyReLU is linear at slope 1 and nowhere else (VanillaNet eq. 1 at the end of deep training)."""
+    if "negative_slope" in a:
+        linear, slope = a["negative_slope"] == 1, f"{a['negative_slope']:g}"
+    else:
+        weight = lifter.constant(a["weight"]) if lifter.is_constant(a["weight"]) else None
+        linear, slope = weight is not None and bool((weight == 1).all()), "learned"
+    if not linear:
+        raise IllegalError(
+            "SLOPE", f"LeakyReLU with slope {slope}", "a deep-training activation merges only once its slope reached 1"
+        )
+    return _identity(a["self"])
+
+
+@rule("add", "sub")
+def lift_add(lifter: Lifter, node: fx.Node, a: Mapping[str, Any]) -> Op | None:
+    """x ± y, and x ± a constant per channel."""
+    left, right = a["self"], a["other"]
+    sign = -1.0 if node.target.overloadpacket is aten.sub else 1.0  # type: ignore[union-attr]
+    weight = sign * a["alpha"]
+    constant_left, constant_right = lifter.is_constant(left), lifter.is_constant(right)
+    if not (constant_left or constant_right):
+        return Sum(((left, 1.0), (right, weight))) if sizes(left) == sizes(right) == sizes(node) else None
+    constant, value = (left, right) if constant_left else (right, left)
+    shift = _per_channel(lifter, constant, value, node)
+    if shift is None:
+        return None
+    scale = weight if constant_left else 1.0
+    return _scale_shift(value, lambda: scale * _one(), shift if constant_left else _scaled(shift, weight))
+
+
+def _scaled(vector: Callable[[], Tensor], weight: float) -> Callable[[], Tensor]:
+    return lambda: weight * vector()
+
+
+@rule("mul", "div")
+def lift_scale(lifter: Lifter, node: fx.Node, a: Mapping[str, Any]) -> Op | None:
+    """x · c and x / c for a constant per channel."""
+    left, right = a["self"], a["other"]
+    divides = node.target.overloadpacket is aten.div  # type: ignore[union-attr]
+    if lifter.is_constant(right) and not a.get("rounding_mode"):
+        scale = _per_channel(lifter, right, left, node)
+        return scale and _scale_shift(left, _inverse(scale) if divides else scale, None)
+    if lifter.is_constant(left) and not divides:
+        scale = _per_channel(lifter, left, right, node)
+        return scale and _scale_shift(right, scale, None)
+    if not (lifter.is_constant(left) or lifter.is_constant(right)):
+        raise _product()
+    return None
+
+
+@rule("addcmul")
+def lift_addcmul(lifter: Lifter, node: fx.Node, a: Mapping[str, Any]) -> Op | None:
+    """c + v·s·x for constants s and c per channel."""
+    one, two = a["tensor1"], a["tensor2"]
+    x, scale_of = (two, one) if lifter.is_constant(one) else (one, two)
+    if lifter.is_constant(x) or not lifter.is_constant(scale_of) or not lifter.is_constant(a["self"]):
+        return None
+    scale, shift = _per_channel(lifter, scale_of, x, node), _per_channel(lifter, a["self"], x, node)
+    return scale and shift and _scale_shift(x, _scaled(scale, a["value"]), shift)
+
+
+@rule("rsub")
+def lift_reversed_subtraction(lifter: Lifter, node: fx.Node, a: Mapping[str, Any]) -> Op | None:
+    """c − v·x for a constant per channel."""
+    shift = _per_channel(lifter, a["other"], a["self"], node) if lifter.is_constant(a["other"]) else None
+    return shift and _scale_shift(a["self"], lambda: -a["alpha"] * _one(), shift)
+
+
+@rule("neg")
+def lift_negation(lifter: Lifter, node: fx.Node, a: Mapping[str, Any]) -> Op | None:
+    """−x."""
+    return _scale_shift(a["self"], lambda: -_one(), None)
+
+
+def _inverse(vector: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    return lambda: 1.0 / vector()
+
+
+def _one() -> Tensor:
+    return torch.ones((), dtype=torch.float64)
+
+
+def _per_channel(lifter: Lifter, constant: object, value: fx.Node, node: fx.Node) -> Callable[[], Tensor] | None:
+    """A constant that broadcasts along the channels alone, as a vector; None where it varies over positions."""
+    shape = sizes(value)
+    if shape is None or shape != sizes(node):
+        return None
+    if isinstance(constant, fx.Node):
+        own = sizes(constant)
+        if own is None or len(own) > len(shape):
+            return None
+        aligned = (1,) * (len(shape) - len(own)) + own
+        if any(size != 1 for axis, size in enumerate(aligned) if axis != 1):
+            return None
+
+    def vector() -> Tensor:
+        c = lifter.constant(constant)
+        assert c is not None
+        return c.double().reshape(-1) if c.numel() > 1 else c.double().reshape(())
+
+    return vector
