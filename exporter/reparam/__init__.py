@@ -1,10 +1,12 @@
 """Structural reparameterization by algebra on the traced graph, for any network."""
 
 from collections import Counter
+from typing import get_args
 
 import torch
 from torch import Tensor, fx, nn
 
+from ..errors import ReparamError
 from .affine import AffineMap
 from .build import own_macs
 from .end_to_end import EndToEnd, check_end_to_end
@@ -50,12 +52,14 @@ def reparameterize(
         tracer: "export" or "fx"; "auto" tries torch.export first.
 
     Raises:
-        ReparamError: the module is in train mode or quantized, changes from call to call, or cannot be traced; a rule
-            of `affine_leaf` is wrong.
+        ReparamError: the module is in train mode or quantized, changes from call to call, does not run on the example,
+            or cannot be traced; a rule of `affine_leaf` is wrong.
         CheckFailedError: a merged convolution does not reproduce its ops, or the plain network not the module.
 
     """
-    examples = example if isinstance(example, tuple) else (example,)
+    examples = tuple(example) if isinstance(example, (tuple, list)) else (example,)
+    module = _unwrapped(module)
+    _refuse_arguments(module, examples, tracer)
     with leaves_replaced(module, examples) as affine:
         traced = trace(affine, examples, tracer)
     graph_module = traced.graph_module
@@ -76,6 +80,29 @@ def reparameterize(
             module, rewritten.module, examples, traced.open_axes, macs=report.macs_before, guarded=guarded
         )
     return rewritten.module, report
+
+
+def _unwrapped(module: nn.Module) -> nn.Module:
+    """The network inside torch.compile's wrapper, or one that spreads it over devices."""
+    while True:
+        inner = getattr(module, "_orig_mod", None)
+        if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            inner = module.module
+        if inner is None:
+            return module
+        module = inner
+
+
+def _refuse_arguments(module: object, examples: tuple[object, ...], tracer: str) -> None:
+    """Raise for what is no module, no tensor or no tracer."""
+    if not isinstance(module, nn.Module):
+        raise ReparamError(f"{type(module).__name__} is no torch.nn.Module; reparameterize(module, example) wants one")
+    for x in examples:
+        if not isinstance(x, Tensor) or not x.numel():
+            found = "a tensor without elements" if isinstance(x, Tensor) else type(x).__name__
+            raise ReparamError(f"the example is {found}; wanted a tensor, or a tuple of them, as the module takes")
+    if tracer not in get_args(Tracer):
+        raise ReparamError(f"there is no tracer {tracer!r}; wanted one of {', '.join(get_args(Tracer))}")
 
 
 def _counts(graph_module: fx.GraphModule) -> dict[str, int]:

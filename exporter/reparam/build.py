@@ -68,10 +68,13 @@ class Builder:
             m = numbers.of(wanted, rows)
             exact = _filled(_convolution(m.form, geometry), m)
             read = channels_read(form, rows)
-            worst = max(worst, _deviation(exact, geometry.extends, expected, read, rows, node.name))
+            deviation = _deviation(exact, geometry.extends, expected, read, rows, node.name)
+            worst = worst if deviation <= worst else deviation  # NaN is worst of all
             largest = max(largest, _largest(m.kernel))
             for name, parameter in module.named_parameters():
                 (parameter.data if rows is None else parameter.data[rows]).copy_(exact.get_parameter(name))
+        if math.isnan(worst):
+            raise CheckFailedError(f"{node.name}: NaN or infinity comes out of its ops; look at the weights before it")
         if not worst <= REPLAY_ERROR:
             raise CheckFailedError(
                 f"{node.name}: merged convolution is off by {worst:.1e} in float64; please report this"
@@ -199,7 +202,8 @@ def _deviation(
         want = want if rows is None else want[:, rows]
         if got.shape != want.shape:
             raise CheckFailedError(f"{where}: merged convolution gives {tuple(got.shape)}, not {tuple(want.shape)}")
-        worst = max(worst, float((got - want).abs().max() / largest))
+        deviation = float((got - want).abs().max() / largest)
+        worst = worst if deviation <= worst else deviation
     return worst
 
 

@@ -59,16 +59,18 @@ def check_end_to_end(
             continue
         try:
             with quiet(), _Empty() as empty:
-                eager = _floats(module(*inputs))
+                eager = _numbers(module(*inputs))
         except Exception:
             if as_given:
                 raise
             continue  # a size that the module does not take
         if empty.seen and not as_given:
             continue  # a map of no pixels lies between: convolutions refuse what ops on single pixels take
-        want = _floats(float64_outputs(module, inputs))
+        want = _numbers(float64_outputs(module, inputs))
+        if not all(bool(t.isfinite().all()) for t in want):
+            raise CheckFailedError(f"the network gives NaN or infinity for {_words(inputs)}; look at its weights")
         if not found and _may_change(module):
-            _refuse_change(want, _floats(float64_outputs(module, inputs)))
+            _refuse_change(want, _numbers(float64_outputs(module, inputs)))
         compared = _compare(plain, inputs, eager, want, may_fail=guarded and not as_given)
         found += [compared] if compared else []
     worst = max(found, key=lambda one: one.error / one.tolerance)
@@ -91,11 +93,10 @@ class _Empty(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def _compare(
     plain: nn.Module, inputs: tuple[Tensor, ...], eager: list[Tensor], want: list[Tensor], may_fail: bool
 ) -> EndToEnd | None:
-    shape = tuple(inputs[0].shape)
-    where = "×".join(map(str, shape))
+    where = _words(inputs)
     try:
         with quiet():
-            got = _floats(float64_outputs(plain, inputs, may_copy=False))
+            got = _numbers(float64_outputs(plain, inputs, may_copy=False))
     except Exception as raised:
         if may_fail:
             return None
@@ -117,7 +118,11 @@ def _compare(
             f"the plain network is off by {error:.1e} of the largest output for {where}, at most {tolerance:.1e} is "
             "wanted; please report this"
         )
-    return EndToEnd((shape,), error, tolerance)
+    return EndToEnd((tuple(inputs[0].shape),), error, tolerance)
+
+
+def _words(inputs: tuple[Tensor, ...]) -> str:
+    return "×".join(map(str, inputs[0].shape))
 
 
 def _inputs(
@@ -153,8 +158,9 @@ def _shrunk(size: int, divisor: float, odd: bool, axis: int) -> int:
     return max(32 * round(size / divisor / 32), min(size, 32))
 
 
-def _floats(outputs: object) -> list[Tensor]:
-    return [t.double() for t in tree_leaves(outputs) if isinstance(t, Tensor) and t.is_floating_point()]
+def _numbers(outputs: object) -> list[Tensor]:
+    tensors = [t for t in tree_leaves(outputs) if isinstance(t, Tensor)]
+    return [torch.view_as_real(t).double() if t.is_complex() else t.double() for t in tensors]
 
 
 def _error(got: list[Tensor], want: list[Tensor]) -> float:

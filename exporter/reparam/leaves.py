@@ -73,6 +73,10 @@ def _input_shapes(
     try:
         with torch.no_grad():
             module(*example)
+    except Exception as raised:
+        raise ReparamError(
+            f"the network does not run on the example ({first_line(raised)}); give one it takes"
+        ) from raised
     finally:
         for handle in handles:
             handle.remove()

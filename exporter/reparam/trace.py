@@ -52,6 +52,7 @@ def trace(module: nn.Module, example: tuple[Tensor, ...], tracer: Tracer = "auto
     if traced is None and tracer != "export":
         traced = _attempt(lambda: _by_fx(module, example), "torch.fx", failed)
     if traced is None:
+        _refuse_misfit(module, example)
         raise ReparamError(
             f"{type(module).__name__} cannot be traced by {' nor by '.join(failed)}; "
             "it needs a forward without data-dependent control flow"
@@ -78,6 +79,18 @@ def _refuse(module: nn.Module) -> None:
             )
         if part.training:
             raise ReparamError(f"{where} is in train mode; reparameterization needs eval mode: call .eval() first")
+
+
+def _refuse_misfit(module: nn.Module, example: tuple[Tensor, ...]) -> None:
+    """Raise if the module does not even run on the example."""
+    try:
+        with quiet(), torch.no_grad():
+            module(*example)
+    except Exception as error:
+        inputs = ", ".join(f"{'×'.join(map(str, x.shape))} {str(x.dtype).removeprefix('torch.')}" for x in example)
+        raise ReparamError(
+            f"{type(module).__name__} does not run on the example, {inputs} ({first_line(error)}); give one it takes"
+        ) from error
 
 
 def _attempt(make: Callable[[], Traced], name: str, failed: list[str]) -> Traced | None:

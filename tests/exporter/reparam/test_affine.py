@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from exporter.reparam.affine import AffineMap, add, compose, concat, conv_weight, identity_map
+from exporter.reparam.affine import AffineMap, add, compose, concat, conv_weight, identity_map, regrouped
 from exporter.reparam.forms import (
     CIRCULAR,
     REFLECT,
@@ -236,6 +236,17 @@ def test_identity_is_neutral(m: AffineMap) -> None:
     for both in (compose(identity, m), compose(m, identity)):
         assert both.form.axes == m.form.axes and both.form.groups == m.form.groups
         assert same(both.kernel, m.kernel) and same(both.bias, m.bias)
+
+
+@given(convs(), st.sampled_from([1, 2, 4]))
+def test_regrouping_is_neutral(m: AffineMap, groups: int) -> None:
+    """Given the kernel for fewer groups → Result the same map, in sums and in compositions too."""
+    assume(m.form.groups % groups == 0 and runs(m, 11, 11))
+    wider = AffineMap(replace(m.form, groups=groups), regrouped(m.kernel, m.form, groups), m.bias)
+    x = image(11, 11)
+    assert same(as_conv(wider, x), as_conv(m, x))
+    twice = AffineMap(replace(m.form, groups=1), regrouped(wider.kernel, wider.form, 1), m.bias)
+    assert same(twice.kernel, regrouped(m.kernel, m.form, 1))
 
 
 @given(convs(padded=False), convs(padded=False))

@@ -222,6 +222,15 @@ def test_a_slope_other_than_1_does_not_merge() -> None:
     assert any(r.code == "SLOPE" and "0.5" in r.found for r in report.refusals)
 
 
+@settings(max_examples=20)
+@given(st.floats(0, 2).filter(lambda slope: slope != 1))
+def test_any_slope_but_1_keeps_the_convs_apart(slope: float) -> None:
+    """Given a chain that merges at slope 1 → Result it does not at any other, however near."""
+    chain = nn.Sequential(conv_norm(1), nn.LeakyReLU(slope), conv_norm(1)).eval()
+    _, report = reparameterize(chain, torch.randn(1, 4, 4, 4))
+    assert report.counts_after["conv"] == 2 and [r.code for r in report.refusals] == ["SLOPE"]
+
+
 def test_a_biased_1x1_under_a_padded_3x3_does_not_merge() -> None:
     report = check_collapse(nn.Sequential(conv_norm(1), conv_norm(3)), (8, 8), (5, 7), convs=2)
     assert any(r.code == "BORDER_BIAS" for r in report.refusals)
