@@ -36,10 +36,13 @@ class Merged:
 
 
 class Builder:
-    """Builds the convolutions of a plan on the untouched graph, rounded to the dtype of the values or in float64."""
+    """Builds the convolutions of a plan on the untouched graph, rounded to the dtype of the values.
 
-    def __init__(self, lifter: Lifter, planner: Planner, *, rounded: bool = True) -> None:
-        self.lifter, self.planner, self.rounded = lifter, planner, rounded
+    Weights of at most `exact` elements are left in float64, for someone who changes them again and rounds then.
+    """
+
+    def __init__(self, lifter: Lifter, planner: Planner, *, exact: int = 0) -> None:
+        self.lifter, self.planner, self.exact = lifter, planner, exact
         self.regions: list[Region] = []
         self.names: set[str] = set()
 
@@ -62,7 +65,8 @@ class Builder:
         numbers = Numbers(self.planner.ops, source, form)
         value: Tensor = node.meta["val"]
         module = _convolution(form, geometry)
-        module = module.to_empty(device="cpu").to(value.dtype if self.rounded else torch.float64)
+        elements = sum(p.numel() for p in module.parameters())
+        module = module.to(torch.float64 if elements <= self.exact else value.dtype).to_empty(device="cpu")
         worst = largest = 0.0
         for rows in blocks(form):
             m = numbers.of(wanted, rows)

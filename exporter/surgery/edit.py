@@ -122,7 +122,7 @@ def constant(graph: gs.Graph, stem: str, values: np.ndarray, dtype: Any) -> gs.C
 
     At most `MAX_EXACT` bytes of them a graph: past that, a weight that two passes change is rounded twice.
     """
-    tensor = gs.Constant(fresh(graph, stem), np.ascontiguousarray(values.astype(dtype)))
+    tensor = gs.Constant(fresh(graph, stem), np.ascontiguousarray(values.astype(dtype, copy=False)))
     kept = vars(graph).get("exact_bytes", 0) + values.nbytes
     if kept <= MAX_EXACT and not np.array_equal(tensor.values, values):
         tensor.exact = values

@@ -17,6 +17,7 @@ from .edit import add_node, append, constant, fresh
 from .mirror import DTYPES, Mirror, sizes_of
 
 NUMPY = {ours: theirs for theirs, ours in DTYPES.items()}
+EXACT = 1 << 24  # elements of a weight that later passes still see unrounded
 PAD_INPUTS = 11  # the opset from which Pad takes its pads as an input
 MODES = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
@@ -64,7 +65,7 @@ class _Emitter:
 
     def __init__(self, graph: gs.Graph, mirror: Mirror, plan: Planned) -> None:
         self.graph, self.plan = graph, plan
-        self.builder = Builder(plan.lifter, plan.planner, rounded=False)
+        self.builder = Builder(plan.lifter, plan.planner, exact=EXACT)
         self.tensors = dict(mirror.tensors)
         self.whole = {id_ for id_, calls in mirror.parts.items() if self._stays(calls)}
         self.node_of = {call: id_ for id_, calls in mirror.parts.items() for call in calls}
