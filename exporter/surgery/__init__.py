@@ -22,7 +22,6 @@ from .dead_nodes import DeadNodes
 from .depthwise_into_pool import DepthwiseIntoPool
 from .edit import forget_exact, name_nodes, sort
 from .fold_constants import FoldConstants
-from .fold_norm import FoldNorm
 from .gemm_head import GemmHead
 from .global_average_pool import GlobalAveragePool
 from .kernel_algebra import KernelAlgebra
@@ -52,14 +51,13 @@ PASSES: tuple[Pass, ...] = (
     GlobalAveragePool(),
     ChannelLayout(),
     PointwiseBeforeShuffle(),
-    PoolFirst(),  # before FoldNorm: behind the pool a norm meets the unpadded conv of a gate
-    FoldNorm(),
+    PoolFirst(),  # behind the pool a norm meets the unpadded conv of a gate: the kernel algebra's in the next round
     ScaleIntoConv(),
     NormIntoGate(),  # after PoolFirst, which leaves the gate as the norm's only reader
     ReorderChannels(),
     ShuffleIntoConv(),  # after ReorderChannels, which needs no denser conv
     SplitConcatConv(),
-    NormBeforeConv(),  # after FoldNorm and SplitConcatConv: what is left of a norm lies before padding
+    NormBeforeConv(),  # after SplitConcatConv: what is left of a norm lies before padding
     PoolBehindShift(),
     ShiftIntoBias(),
     ReluPastMaxPool(),

@@ -139,9 +139,10 @@ class Mirror:
 
 def _read_within(node: Any) -> list[Any]:
     """What graphs within the node (branches, loop bodies) read of the graph around it, and more."""
-    inner = node.subgraphs(recursive=True) if node.attrs else ()
+    inner = list(node.subgraphs(recursive=True)) if node.attrs else []
     made = {id(t) for g in inner for n in g.nodes for t in n.outputs}
-    return [t for g in inner for n in g.nodes for t in n.inputs if id(t) not in made]
+    read = [t for g in inner for tensors in (g.outputs, *(n.inputs for n in g.nodes)) for t in tensors]
+    return [t for t in read if id(t) not in made]
 
 
 def _torch(tensor: Any) -> Tensor:

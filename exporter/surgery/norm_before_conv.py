@@ -78,7 +78,7 @@ def _readers(graph: gs.Graph, y: Any, channels: int) -> tuple[_Readers, _Readers
             pools += [(pool, index_C[inner_C]) for pool, inner_C in inner[1]]
         elif user.op == "Conv" and user.inputs[0] is y and all(is_weight(t) for t in user.inputs[1:]):
             if is_unpadded(user):
-                return None  # `FoldNorm` folds all of it
+                return None  # the kernel algebra folds all of it
             convs.append((user, np.arange(user.inputs[1].shape[1] * groups_of(user))))
         elif user.op == "GlobalAveragePool" and user.outputs[0].shape is not None:
             pools.append((user, np.arange(channels)))

@@ -50,7 +50,7 @@ def test_all_convs_that_read_it_are_scaled_behind_a_shuffle_too(check_pass) -> N
         ("""(double[1,4,8,8] x) => (double[1,6,8,8] y, double[1,4,8,8] n)
             { n = BatchNormalization(x, gamma, beta, mean, var) y = Conv<pads=[1,1,1,1]>(n, w) }""", np.ones(4)),
         ("""(double[1,4,8,8] x) => (double[1,6,6,6] y)
-            { n = BatchNormalization(x, gamma, beta, mean, var) y = Conv(n, w) }""", np.ones(4)),  # FoldNorm's
+            { n = BatchNormalization(x, gamma, beta, mean, var) y = Conv(n, w) }""", np.ones(4)),  # kernel-algebra
     ],
 )  # fmt: skip
 def test_where_it_does_not_fit_the_norm_stays(check_pass, given: str, gamma: np.ndarray) -> None:
