@@ -146,7 +146,7 @@ def _command(commands: Any, name: str, function: Callable[[argparse.Namespace], 
 
 def _source_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "source", metavar="SOURCE", help="catalogue name, timm:NAME, FILE.py:CALLABLE or module:CALLABLE"
+        "source", metavar="SOURCE", help="catalogue name, timm:NAME, FILE.py:CALLABLE, module:CALLABLE or FILE.onnx"
     )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="BUNDLE", help="the bundle folder to write")
     parser.add_argument("--force", action="store_true", help="replace the bundle that is there")
@@ -162,7 +162,7 @@ def _source_arguments(parser: argparse.ArgumentParser) -> None:
     graph = parser.add_argument_group("graph")
     graph.add_argument("--input-shape", type=_shape, metavar="N,C,H,W", help="the shape to export at")
     graph.add_argument("--dynamic-batch", type=_batch_range, metavar="MIN:OPT:MAX", help="keep the batch size open")
-    graph.add_argument("--opset", type=int, default=20, metavar="N", help="ONNX operator set (default 20)")
+    graph.add_argument("--opset", type=int, metavar="N", help="ONNX operator set (default 20; FILE.onnx keeps its own)")
     parser.add_argument("--eval-data", type=Path, metavar="FILE.npz", help=_EVAL_DATA)
     parser.add_argument(
         "--skip-end-to-end", action="store_true", help="do not compare at other sizes (huge networks); it is recorded"

@@ -4,6 +4,7 @@ NAME                      a network of ours, with --checkpoint or --random-init
 timm:NAME                 a timm network (pretrained unless told otherwise)
 FILE.py:CALLABLE          the user's own network: CALLABLE() returns an nn.Module
 package.module:CALLABLE   the same, imported from the working folder or the environment
+FILE.onnx                 an ONNX file; the network is its graph, evaluated node by node
 """
 
 import importlib
@@ -12,7 +13,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,9 @@ from .bundle import sha256_of_arrays
 from .errors import PlainconvError, SourceError, first_line
 from .randomize import randomized
 from .rooms import room
+
+if TYPE_CHECKING:
+    from .onnx_source import Given
 
 DEFAULT_INPUT = (1, 3, 224, 224)
 
@@ -43,8 +47,8 @@ class Network:
     """A network ready to export. Its owner may `del network.module` to free the weights.
 
     `provenance` goes into the bundle's manifest: the source as written, its options, the checkpoint's file name, sha256
-    and what was read from it. `weights_sha256` starts the manifest's hash chain: of the checkpoint file where there is
-    one, else of the parameters and buffers themselves.
+    and what was read from it. `weights_sha256` starts the manifest's hash chain: of the checkpoint or ONNX file where
+    there is one, else of the parameters and buffers themselves. `given` is the graph of an ONNX file.
     """
 
     name: str
@@ -54,21 +58,33 @@ class Network:
     provenance: Mapping[str, Any]
     weights_sha256: str
     warnings: tuple[str, ...] = ()
+    given: "Given | None" = None
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Those of the file, where there is one."""
+        return ("logits",) if self.given is None else tuple(t.name for t in self.given.graph.outputs)
+
+
+def is_onnx(source: str) -> bool:
+    """Whether SOURCE names an ONNX file."""
+    return source.lower().endswith(".onnx") and ".py:" not in source
 
 
 def load_network(source: str, request: Request) -> Network:
-    """Resolve SOURCE. Raises SourceError or CheckpointError, each in one line."""
+    """Resolve SOURCE. Raises SourceError, CheckpointError or, for an ONNX file, ExportError, each in one line."""
+    if is_onnx(source):
+        from .onnx_source import network_from_onnx
+
+        return network_from_onnx(source, request)
     if request.checkpoint is not None and request.random_init is not None:
         raise SourceError("both --checkpoint and --random-init given; wanted one of them")
     if request.slope is not None and request.checkpoint is None:
         raise SourceError("--slope given without --checkpoint; it tells the slope that a checkpoint was trained to")
     kind, _, rest = source.rpartition(":") if ".py:" in source else source.partition(":")
-    if source.endswith(".onnx"):
-        raise SourceError(
-            f"{source} is an ONNX file; wanted a network: a catalogue name, timm:NAME or FILE.py:CALLABLE"
-        )
     if not rest and (":" in source or source.endswith(".py")):
-        raise SourceError(f"{source} names a file alone; wanted FILE.py:CALLABLE, module:CALLABLE or timm:NAME")
+        wanted = "FILE.py:CALLABLE, module:CALLABLE, timm:NAME or FILE.onnx"
+        raise SourceError(f"{source} names a file alone; wanted {wanted}")
     if not rest:
         return _from_catalogue(source, request)
     if request.slope is not None or request.layout != "auto":

@@ -68,7 +68,7 @@ def _first_elements(numbers: np.ndarray) -> np.ndarray:
 
 def _size(tensor: Any) -> tuple[int, ...] | None:
     """The shape with a number in the place of a symbolic batch axis; None if another axis is unknown."""
-    if tensor.shape is None or not all(isinstance(d, int) for d in tensor.shape[1:]):
+    if not tensor.shape or not all(isinstance(d, int) for d in tensor.shape[1:]):
         return None
     return (tensor.shape[0] if isinstance(tensor.shape[0], int) else SYMBOL_SIZE, *tensor.shape[1:])
 

@@ -81,7 +81,7 @@ class Mirror:
         translate = TRANSLATIONS.get(node.op) if translated and (node.domain or "") in ("", "ai.onnx") else None
         single = sum(bool(t.outputs) for t in node.outputs[1:]) == 0 and node.outputs
         result = translate(self, node) if translate and single and self._is_float(node.outputs[0]) else None
-        if result is None:
+        if result is None or not self._current or "val" not in result.meta:
             for call in reversed(self._current):
                 self.calls.erase_node(call)
             self._current = []

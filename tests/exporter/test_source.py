@@ -134,7 +134,6 @@ def test_shape_it_cannot_take_is_named(user, shape):
     ("source", "says"),
     [
         ("vanilanet_6", "did you mean vanillanet_6"),
-        ("net.onnx", "is an ONNX file"),
         ("nets.py", "wanted FILE.py:CALLABLE"),
         ("nets.py:", "wanted FILE.py:CALLABLE"),
         ("timm:", "timm:NAME"),

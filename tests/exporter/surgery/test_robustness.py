@@ -374,3 +374,12 @@ def test_damaged_bytes_are_refused_or_carried(tmp_path_factory: pytest.TempPathF
         simplify(folder / "given.onnx", folder / "plain.onnx")
     except ExportError as error:
         assert "\n" not in str(error)
+
+
+def test_values_without_axes_pass_through(tmp_path: Path) -> None:
+    """Given a mean over everything, added to a map → Result no pass asks for its first axis."""
+    text = """(float[1,4,6,6] x) => (float[1,4,6,6] y)
+        { m = ReduceMean<keepdims=0>(x) c = Concat<axis=1>(x, x) s = Split<num_outputs=2, axis=1>(c)
+          y = Add(s, m) }"""
+    text = text.replace("s = Split<num_outputs=2, axis=1>(c)", "s, t = Split<num_outputs=2, axis=1>(c)")
+    check(parsed(text, {}), tmp_path, changed=None)
