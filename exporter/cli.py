@@ -234,8 +234,8 @@ def _export(args: argparse.Namespace) -> None:
 
 
 def _job(args: argparse.Namespace) -> Any:
+    from .network import Request
     from .pipeline import Job
-    from .source import Request
 
     request = Request(
         checkpoint=args.checkpoint,

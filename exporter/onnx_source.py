@@ -1,9 +1,7 @@
 """An ONNX file as SOURCE: its graph, the module that evaluates it, and what it says of inputs and outputs."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -14,6 +12,7 @@ from torch import Tensor
 from .bundle.manifest import DTYPES, FileRecord, sha256_of_files
 from .bundle.reader import sha256_of_file
 from .errors import PlainconvError, SourceError, first_line
+from .network import Given, Network, Request
 from .onnx_module import REMEDY, OnnxModule, module_from_onnx
 from .parity.widen import float64_outputs
 from .surgery.edit import sort
@@ -21,23 +20,12 @@ from .surgery.held import Held, inner_tensors
 from .surgery.onnx_file import SMALL, check, place, read, refuse_unknown_types
 from .surgery.wire import is_stub, split
 
-if TYPE_CHECKING:
-    from .source import Network, Request
-
 BATCH = "batch"
 APART = 1e-9
 """How far, of the largest output, images evaluated together may be from those evaluated alone, in float64."""
 
 
-@dataclass
-class Given:
-    """The graph of an ONNX file. Surgery takes it over: it is changed in place."""
-
-    graph: gs.Graph
-    metadata: Mapping[str, str]
-
-
-def network_from_onnx(source: str, request: "Request") -> "Network":
+def network_from_onnx(source: str, request: Request) -> Network:
     """The network in the ONNX file `source`, at the shape that the file and --input-shape give.
 
     Raises:
@@ -45,8 +33,6 @@ def network_from_onnx(source: str, request: "Request") -> "Network":
         SourceError: it is not a network of one input of numbers and of outputs of finite floats.
 
     """
-    from .source import Network
-
     _refuse_options(source, request)
     path = Path(source)
     check(path, full=False)
@@ -63,7 +49,7 @@ def network_from_onnx(source: str, request: "Request") -> "Network":
     return Network(path.stem, module, example, {}, provenance, sha256, given=given)
 
 
-def settle_batch(network: "Network", *, dynamic: bool) -> None:
+def settle_batch(network: Network, *, dynamic: bool) -> None:
     """See whether images keep apart in the graph; one that does not, or is made for one batch size, is held to that.
 
     Raises SourceError where it has to be `dynamic`.
@@ -82,7 +68,7 @@ def settle_batch(network: "Network", *, dynamic: bool) -> None:
     network.module.batch = int(network.example.shape[0])
 
 
-def graph_at(network: "Network", *, dynamic_batch: bool) -> gs.Graph:
+def graph_at(network: Network, *, dynamic_batch: bool) -> gs.Graph:
     """The graph of the file with the shapes that its values have for the example input, its batch open on demand.
 
     What the file says of them is forgotten: it is of other sizes, or less than this. An axis is open where it grows
@@ -109,7 +95,7 @@ def _axis(small: int, large: int, batch: int) -> int | str | None:
 # ------------------------------------------------------------------ what the file must be
 
 
-def _refuse_options(source: str, request: "Request") -> None:
+def _refuse_options(source: str, request: Request) -> None:
     given = {
         "--checkpoint": request.checkpoint is not None,
         "--random-init": request.random_init is not None,

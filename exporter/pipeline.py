@@ -21,6 +21,7 @@ from .bundle import Bundle, Draft, check_target, update_bundle, write_bundle
 from .bundle.manifest import MODEL
 from .count import Cost, count_module, count_onnx
 from .errors import ExportError, PlainconvWarning, SourceError
+from .network import Network, Request
 from .parity import (
     EvalData,
     Reference,
@@ -34,7 +35,7 @@ from .progress import track
 from .records import cost_json, report_json, spec, versions
 from .reparam import reparameterize
 from .rooms import room
-from .source import Network, Request, is_onnx, load_network, weights_sha256
+from .source import is_onnx, load_network, weights_sha256
 from .steps import EAGER, ONNX, PLAIN, Clock, Steps, fed, onnx_run
 from .surgery import run_passes
 from .surgery.onnx_file import check, write

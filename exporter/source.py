@@ -11,59 +11,19 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .bundle import sha256_of_arrays
 from .errors import PlainconvError, SourceError, first_line
+from .network import Network, Request
 from .randomize import randomized
 from .rooms import room
 
-if TYPE_CHECKING:
-    from .onnx_source import Given
-
 DEFAULT_INPUT = (1, 3, 224, 224)
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the user asked for, beside SOURCE itself."""
-
-    checkpoint: Path | None = None
-    ema: bool | None = None
-    layout: str = "auto"
-    slope: float | None = None
-    random_init: int | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
-    input_shape: tuple[int, ...] | None = None
-
-
-@dataclass
-class Network:
-    """A network ready to export. Its owner may `del network.module` to free the weights.
-
-    `provenance` goes into the bundle's manifest: the source as written, its options, the checkpoint's file name, sha256
-    and what was read from it. `weights_sha256` starts the manifest's hash chain: of the checkpoint or ONNX file where
-    there is one, else of the parameters and buffers themselves. `given` is the graph of an ONNX file.
-    """
-
-    name: str
-    module: nn.Module
-    example: Tensor
-    preprocessing: Mapping[str, Any]
-    provenance: Mapping[str, Any]
-    weights_sha256: str
-    warnings: tuple[str, ...] = ()
-    given: "Given | None" = None
-
-    @property
-    def output_names(self) -> tuple[str, ...]:
-        """Those of the file, where there is one."""
-        return ("logits",) if self.given is None else tuple(t.name for t in self.given.graph.outputs)
 
 
 def is_onnx(source: str) -> bool:

@@ -14,10 +14,11 @@ from onnx import TensorProto, numpy_helper, parser
 from exporter.bundle import Bundle
 from exporter.cli import main
 from exporter.errors import CheckFailedError, ExportError, PlainconvError, SourceError
+from exporter.network import Request
 from exporter.onnx_source import settle_batch
 from exporter.pipeline import Job, export_bundle, validate_bundle
 from exporter.progress import be_quiet
-from exporter.source import Request, load_network
+from exporter.source import load_network
 
 BODY = """{ c = Conv<pads=[1,1,1,1]>(image, w) n = BatchNormalization(c, gamma, beta, mean, var) o = Conv(image, v)
     s = Add(n, o) r = Relu(s) p = GlobalAveragePool(r) f = Flatten(p) scores = Gemm<transB=1>(f, h) }"""

@@ -12,8 +12,9 @@ from torch import nn
 from exporter import pipeline
 from exporter.bundle import Bundle
 from exporter.errors import ReparamError
+from exporter.network import Network, Request
 from exporter.pipeline import Job, export_bundle, validate_bundle
-from exporter.source import Network, Request, weights_sha256
+from exporter.source import weights_sha256
 
 ASSETS = Path(__file__).parents[1] / "assets"
 

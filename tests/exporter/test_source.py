@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from exporter.errors import SourceError
-from exporter.source import Request, load_network
+from exporter.network import Request
+from exporter.source import load_network
 
 NETS = """
 import dataclasses
