@@ -2,10 +2,8 @@
 
 import copy
 import io
-import logging
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from importlib.metadata import PackageNotFoundError, version
 from math import prod
 from pathlib import Path
@@ -19,6 +17,7 @@ from torch import nn
 
 from .errors import ExportError, one_line
 from .lowering import lower, needs_lowering
+from .quiet import quiet
 from .surgery.onnx_file import LARGE, check, graph_from_proto, write
 from .surgery.wire import STUB
 
@@ -26,6 +25,8 @@ MIN_OPSET = 20
 """The first opset that the exporter writes without a version conversion that may fail."""
 MAX_OPSET = 23
 """The newest opset that `torch.onnx` converts to."""
+LOGGERS = ("torch.onnx", "torch.export", "torch.fx", "onnxscript", "onnx_ir")
+"""What the exporter logs to."""
 BATCH = "batch"
 """The name of the symbolic axis."""
 
@@ -83,7 +84,7 @@ def graph_from_module(
     inputs = example if isinstance(example, tuple) else (example,)
     _refuse_train_mode(module)
     _refuse_count("input", len(input_names), len(inputs))
-    with _quiet(), torch.no_grad():
+    with quiet(*LOGGERS), redirect_stdout(io.StringIO()), torch.no_grad():
         program = _traced(_contiguous(module), inputs, dynamic_batch=dynamic_batch)
         _refuse_count("output", len(output_names), len(program.graph_signature.user_outputs))
         try:
@@ -214,19 +215,3 @@ def _name_batch(graph: gs.Graph) -> None:
     for tensor in [*graph.tensors().values(), *graph.inputs]:
         if isinstance(tensor, gs.Variable) and tensor.shape is not None:
             tensor.shape = [BATCH if size in symbols else size for size in tensor.shape]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's log, prints and warnings to itself."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "torch.fx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

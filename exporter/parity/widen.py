@@ -7,8 +7,9 @@ by itself is widened where it dispatches.
 """
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from math import prod
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ aten = torch.ops.aten
 _NARROW = (torch.float32, torch.float16, torch.bfloat16)
 _SHAPE_ONLY = {Tensor.size, Tensor.dim, Tensor.numel, Tensor.stride, Tensor.is_contiguous, Tensor.is_floating_point}
 _BY_ROWS = ("conv1d", "conv2d", "conv3d", "linear")
-LARGE = 1 << 20  # elements; a larger weight is widened some output channels at a time
+LARGE = 1 << 20  # elements; a larger weight is in float64 some output channels at a time
 _TO_FLOAT64 = {Tensor.float, Tensor.half, Tensor.bfloat16}
 
 
@@ -109,16 +110,16 @@ def _by_rows(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, 
     settings.pop("bias", None)
     axis = -1 if weight.dim() == 2 else x.dim() - weight.dim() + 1
     parts = []
-    for rows, read in rows_in_turn(weight, groups):
+    for rows, read in rows_in_turn(weight.shape, groups):
         shift = None if bias is None else _wide(bias[rows])
         parts.append(func(x.narrow(axis, read.start, read.stop - read.start), _wide(weight[rows]), shift, **settings))
     return torch.cat(parts, axis)
 
 
-def rows_in_turn(weight: Tensor, groups: int) -> Iterator[tuple[slice, slice]]:
+def rows_in_turn(shape: Sequence[int], groups: int) -> Iterator[tuple[slice, slice]]:
     """Output channels of a large weight [O, I/groups, …], within one group each, and the input channels they read."""
-    outs, width = weight.shape[0] // groups, weight.shape[1]
-    step = max(1, LARGE // weight[0].numel())
+    outs, width = shape[0] // groups, shape[1]
+    step = max(1, LARGE // prod(shape[1:]))
     for group in range(groups):
         for start in range(group * outs, (group + 1) * outs, step):
             yield slice(start, min(start + step, (group + 1) * outs)), slice(group * width, (group + 1) * width)

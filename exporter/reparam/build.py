@@ -16,7 +16,7 @@ from .forms import Form
 from .geometry import ConvGeometry, Extend, conv_geometry
 from .graph import attribute, sizes
 from .lift import Lifter, Linear, Op, Sum
-from .numbers import Numbers, blocks, channels_read
+from .numbers import Numbers, blocks
 from .plan import Choice, GroupedSum, OneMap, Planner, inputs
 from .replay import probes
 from .report import Region
@@ -68,10 +68,9 @@ class Builder:
         elements = sum(p.numel() for p in module.parameters())
         module = module.to(torch.float64 if elements <= self.exact else value.dtype).to_empty(device="cpu")
         worst = largest = 0.0
-        for rows in blocks(form):
+        for rows, read in blocks(form):
             m = numbers.of(wanted, rows)
             exact = _filled(_convolution(m.form, geometry), m)
-            read = channels_read(form, rows)
             deviation = _deviation(exact, geometry.extends, expected, read, rows, node.name)
             worst = worst if deviation <= worst else deviation  # NaN is worst of all
             largest = max(largest, _largest(m.kernel))

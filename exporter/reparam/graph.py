@@ -84,6 +84,14 @@ def channels_of(node: fx.Node) -> int:
     return shape[1]
 
 
+def is_per_channel(node: fx.Node, rank: int) -> bool:
+    """Whether the value, beside one of `rank` axes, broadcasts along the channels alone."""
+    own = sizes(node)
+    if own is None or len(own) > rank:
+        return False
+    return all(size == 1 or axis == 1 for axis, size in enumerate((1,) * (rank - len(own)) + own))
+
+
 def is_static(*values: object) -> bool:
     """No argument depends on a symbolic size."""
     return not any(

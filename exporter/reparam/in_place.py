@@ -4,20 +4,11 @@ import torch
 from torch import fx
 
 FRESH = {
-    *(
-        "conv1d",
-        "conv2d",
-        "conv3d",
-        "conv_transpose1d",
-        "conv_transpose2d",
-        "conv_transpose3d",
-        "convolution",
-        "linear",
-    ),
-    *("batch_norm", "group_norm", "layer_norm", "add", "sub", "mul", "div", "neg", "cat", "mean"),
-    *("relu", "relu6", "leaky_relu", "hardtanh", "hardswish", "hardsigmoid", "silu", "sigmoid", "gelu", "elu", "mish"),
-    *("avg_pool2d", "max_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d", "upsample_nearest2d"),
-}
+    "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "convolution", "linear",
+    "batch_norm", "group_norm", "layer_norm", "add", "sub", "mul", "div", "neg", "cat", "mean",
+    "relu", "relu6", "leaky_relu", "hardtanh", "hardswish", "hardsigmoid", "silu", "sigmoid", "gelu", "elu", "mish",
+    "avg_pool2d", "max_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d", "upsample_nearest2d",
+}  # fmt: skip
 """Ops whose result never shares memory with an argument."""
 
 

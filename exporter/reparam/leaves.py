@@ -1,8 +1,7 @@
 """Layers of the user's own, declared affine: what they are equal to in plain layers, checked by probing.
 
-@exporter.affine_leaf(BNAndPad)
-def plain_from_bn_and_pad(leaf):
-return nn.Sequential(nn.ZeroPad2d(leaf.pad), leaf.bn)
+Given a layer that pads a norm by hand, `affine_leaf(BNAndPad)` decorates a function of the layer that returns
+`nn.Sequential(nn.ZeroPad2d(leaf.pad), leaf.bn)`.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import ReparamError, first_line
 from ..parity.widen import float64_outputs
+from .trace import misfit
 
 Leaf = TypeVar("Leaf", bound=nn.Module)
 LEAVES: dict[type[nn.Module], Callable[[Any], nn.Module]] = {}
@@ -74,9 +74,7 @@ def _input_shapes(
         with torch.no_grad():
             module(*example)
     except Exception as raised:
-        raise ReparamError(
-            f"the network does not run on the example ({first_line(raised)}); give one it takes"
-        ) from raised
+        raise misfit(module, example, raised) from raised
     finally:
         for handle in handles:
             handle.remove()

@@ -2,40 +2,26 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from math import prod
 
 import torch
 from torch import fx
 
+from ..parity.widen import LARGE, rows_in_turn
 from .affine import AffineMap, add, compose, concat, identity_map, regrouped
 from .forms import Form
 from .graph import channels_of, rank_of
 from .lift import Linear, Op, Sum
 from .plan import inputs
 
-BLOCK = 1 << 20  # elements of a kernel that are in float64 at a time
 
-
-def blocks(form: Form) -> Iterator[slice | None]:
-    """The rows (output channels) of a large kernel in turn, within one group each; None, for all of them, else."""
-    per_row = form.in_channels // form.groups
-    for axis in form.axes:
-        per_row *= len(axis.box)
-    if form.transposed or form.out_channels * per_row <= BLOCK:
-        yield None
-        return
-    group, step = form.out_channels // form.groups, max(1, BLOCK // per_row)
-    for first in range(0, form.out_channels, group):
-        for start in range(first, first + group, step):
-            yield slice(start, min(start + step, first + group))
-
-
-def channels_read(form: Form, rows: slice | None) -> slice:
-    """The input channels that those rows read: of their group."""
-    if rows is None:
-        return slice(0, form.in_channels)
-    group = rows.start // (form.out_channels // form.groups)
-    width = form.in_channels // form.groups
-    return slice(group * width, (group + 1) * width)
+def blocks(form: Form) -> Iterator[tuple[slice | None, slice]]:
+    """The rows (output channels) of a large kernel in turn, and the input channels they read; else None, for all."""
+    shape = (form.out_channels, form.in_channels // form.groups, *(len(axis.box) for axis in form.axes))
+    if form.transposed or prod(shape) <= LARGE:
+        yield None, slice(0, form.in_channels)
+    else:
+        yield from rows_in_turn(shape, form.groups)
 
 
 class Numbers:
@@ -99,7 +85,10 @@ class Numbers:
     def _before(self, op: Linear, rows: slice) -> AffineMap:
         """What the rows of a convolution read: the whole map before it, or its part of the group."""
         whole = self.map(op.source)
-        return whole if self.groups == 1 else _rows_in_group(whole, channels_read(op.form, rows), self.groups)
+        if self.groups == 1:
+            return whole
+        width, group = op.form.in_channels // self.groups, rows.start * self.groups // op.form.out_channels
+        return _rows_in_group(whole, slice(group * width, (group + 1) * width), self.groups)
 
 
 def _rows_in_group(m: AffineMap, rows: slice, groups: int) -> AffineMap:

@@ -3,12 +3,10 @@
 import torch
 from torch import Tensor, fx
 
-from ..parity.widen import LARGE, rows_in_turn, widened
+from ..parity.widen import widened
 from .forms import Form
-from .graph import arguments, attribute
+from .graph import attribute
 from .lift import Lifter, Sum
-
-CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "convolution", "linear")
 
 
 def probes(lifter: Lifter, source: fx.Node, wanted: Sum, form: Form) -> list[tuple[Tensor, Tensor]]:
@@ -29,52 +27,29 @@ def probes(lifter: Lifter, source: fx.Node, wanted: Sum, form: Form) -> list[tup
 
 
 class _Replay:
-    """Evaluates nodes on all inputs, so that each weight is widened once, and a large one block by block."""
+    """Evaluates nodes on all inputs, widened: a stored weight is in float64 only while it is used."""
 
     def __init__(self, lifter: Lifter, source: fx.Node, sources: list[Tensor]) -> None:
         self.lifter = lifter
         self.known: dict[fx.Node, list[Tensor]] = {source: sources}
+        self.count = len(sources)
 
     def values(self, node: fx.Node) -> list[Tensor]:
         """The node's value on each input."""
         if node not in self.known:
-            computed = [a for a in node.all_input_nodes if a not in self.lifter.constants]
-            given = {a: self.values(a) for a in computed}
-            count = len(next(iter(self.known.values())))
-            with widened():  # all is float64 already; this is for its float64 depthwise convolution
-                if _is_large(self.lifter, node):
-                    self.known[node] = self._by_rows(node, given[computed[0]])
-                else:
-                    constants = {a: self.lifter.constant(a) for a in node.all_input_nodes if a not in given}
-                    self.known[node] = [
-                        _call(node, constants | {a: values[i] for a, values in given.items()}) for i in range(count)
-                    ]
+            given = {a: self.values(a) for a in node.all_input_nodes if a not in self.lifter.constants}
+            constants = {a: self._constant(a) for a in node.all_input_nodes if a not in given}
+            with widened():
+                self.known[node] = [
+                    _call(node, constants | {a: values[i] for a, values in given.items()}) for i in range(self.count)
+                ]
         return self.known[node]
 
-    def _by_rows(self, node: fx.Node, inputs: list[Tensor]) -> list[Tensor]:
-        """A convolution with a large weight, its output channels in turn."""
-        given = arguments(node)
-        weight, b = given.pop("weight"), self.lifter.constant(given.pop("bias"))
-        w = attribute(self.lifter.graph_module, str(weight.target))
-        groups = given.get("groups", 1)
-        settings = {name: 1 if name == "groups" else value for name, value in given.items() if name != "input"}
-        parts: list[list[Tensor]] = [[] for _ in inputs]
-        for rows, read in rows_in_turn(w, groups):
-            wide, shift = w[rows].double(), b[rows] if b is not None else None
-            for part, x in zip(parts, inputs, strict=True):
-                part.append(node.target(x[:, read], wide, shift, **settings))  # type: ignore[operator]
-        return [torch.cat(part, 1) for part in parts]
-
-
-def _is_large(lifter: Lifter, node: fx.Node) -> bool:
-    """Whether the node is a convolution or Linear of a stored weight that is better not widened at once."""
-    if not isinstance(node.target, torch._ops.OpOverload) or node.target.overloadpacket.__name__ not in CONVOLUTIONS:
-        return False
-    given = arguments(node)
-    weight = given["weight"]
-    if given.get("transposed") or not isinstance(weight, fx.Node) or weight.op != "get_attr":
-        return False
-    return attribute(lifter.graph_module, str(weight.target)).numel() > LARGE
+    def _constant(self, node: fx.Node) -> Tensor | None:
+        """A stored constant as it is, a computed one in float64."""
+        if node.op == "get_attr":
+            return attribute(self.lifter.graph_module, str(node.target))
+        return self.lifter.constant(node)
 
 
 def _call(node: fx.Node, values: dict[fx.Node, Tensor | None]) -> Tensor:

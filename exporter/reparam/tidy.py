@@ -5,7 +5,7 @@ import operator
 import torch
 from torch import Tensor, fx
 
-from .graph import arguments, constants, drop_dead_code, sizes
+from .graph import arguments, constants, drop_dead_code, is_per_channel, sizes
 from .lift import Lifter, Linear
 from .rules.layout import TO_THE_END
 
@@ -125,7 +125,7 @@ def _margin(node: fx.Node, constant: set[fx.Node]) -> tuple[fx.Node, set[fx.Node
     while node.target is aten.slice_scatter.default:
         given, span = arguments(node), _span(node)
         value = _written(given["src"])
-        if span is None or shape is None or value not in constant or not _per_channel(value, len(shape)):
+        if span is None or shape is None or value not in constant or not is_per_channel(value, len(shape)):
             return None
         dim, (start, end) = given["dim"] % len(shape), span
         at_end = start < 0
@@ -140,14 +140,6 @@ def _margin(node: fx.Node, constant: set[fx.Node]) -> tuple[fx.Node, set[fx.Node
     made = {(len(shape) - 1 - i // 2, bool(i % 2)): width for i, width in enumerate(given["pad"]) if width != 0}
     zeros = given.get("mode", "constant") == "constant" and given["value"] in (None, 0)
     return (node, values) if zeros and made == written else None
-
-
-def _per_channel(value: fx.Node, rank: int) -> bool:
-    """Whether the value broadcasts along the channels alone."""
-    own = sizes(value)
-    if own is None or len(own) > rank:
-        return False
-    return all(size == 1 or axis == 1 for axis, size in enumerate((1,) * (rank - len(own)) + own))
 
 
 def _written(node: fx.Node) -> fx.Node:

@@ -1,10 +1,7 @@
 """An nn.Module as a functional torch.fx graph of ATen calls: by torch.export, else by torch.fx."""
 
-import contextlib
-import logging
 import re
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,6 +10,7 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 
 from ..errors import ReparamError, first_line
+from ..quiet import quiet
 from .graph import attribute, draws_random_numbers
 from .in_place import write_out_of_place
 from .symbolic import symbolic_graph
@@ -81,21 +79,25 @@ def _refuse(module: nn.Module) -> None:
             raise ReparamError(f"{where} is in train mode; reparameterization needs eval mode: call .eval() first")
 
 
+def misfit(module: nn.Module, example: tuple[Tensor, ...], error: Exception) -> ReparamError:
+    """What to raise where the module does not even run on the example."""
+    inputs = ", ".join(f"{'×'.join(map(str, x.shape))} {str(x.dtype).removeprefix('torch.')}" for x in example)
+    return ReparamError(
+        f"{type(module).__name__} does not run on the example, {inputs} ({first_line(error)}); give one it takes"
+    )
+
+
 def _refuse_misfit(module: nn.Module, example: tuple[Tensor, ...]) -> None:
-    """Raise if the module does not even run on the example."""
     try:
-        with quiet(), torch.no_grad():
+        with quiet("torch"), torch.no_grad():
             module(*example)
     except Exception as error:
-        inputs = ", ".join(f"{'×'.join(map(str, x.shape))} {str(x.dtype).removeprefix('torch.')}" for x in example)
-        raise ReparamError(
-            f"{type(module).__name__} does not run on the example, {inputs} ({first_line(error)}); give one it takes"
-        ) from error
+        raise misfit(module, example, error) from error
 
 
 def _attempt(make: Callable[[], Traced], name: str, failed: list[str]) -> Traced | None:
     try:
-        with quiet(), torch.no_grad():
+        with quiet("torch"), torch.no_grad():
             return make()
     except ReparamError:
         raise
@@ -158,17 +160,3 @@ def _guards(program: ExportedProgram) -> tuple[str, ...]:
     needed = [guard for guard in found if not HARMLESS.fullmatch(guard)]
     program._guards_code = needed
     return tuple(re.sub(r"L\['(\w+)'\]", r"\1", guard) for guard in needed)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """torch.export's own warnings and log lines kept from the user: its failures arrive as exceptions."""
-    logger = logging.getLogger("torch")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

@@ -6,13 +6,22 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from .edit import constant, is_weight, producer, rearranged, values64
+from .edit import constant, is_output, is_weight, producer, rearranged, values64
 
 
 def conv_of(tensor: Any) -> Any:
     """The Conv with known weights that makes `tensor`, or None."""
     conv = producer(tensor, "Conv")
     return conv if conv is not None and all(is_weight(t) for t in conv.inputs[1:]) else None
+
+
+def conv_readers(graph: gs.Graph, tensor: Any) -> list[Any]:
+    """The Convs with known weights that read `tensor` as their map, if nothing else does; else none."""
+    if is_output(graph, tensor):
+        return []
+    convs = list(tensor.outputs)
+    fit = all(c.op == "Conv" and c.inputs[0] is tensor and all(map(is_weight, c.inputs[1:])) for c in convs)
+    return convs if fit else []
 
 
 def is_unpadded(conv: Any) -> bool:

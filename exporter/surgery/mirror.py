@@ -63,7 +63,6 @@ class Mirror:
 
     def __init__(self, graph: gs.Graph, sizes: dict[str, list[int]], untranslated: set[int]) -> None:
         self.root, self.calls = nn.Module(), fx.Graph()
-        self.opset = graph.opset
         self.sizes = sizes
         self.values: dict[int, fx.Node] = {}
         self.tensors: dict[fx.Node, Any] = {}

@@ -13,13 +13,13 @@ from torch import fx
 
 aten = torch.ops.aten
 PAD_MODES = {"reflect": "reflect", "edge": "replicate", "wrap": "circular"}
+CONVS = {1: aten.conv1d.default, 2: aten.conv2d.default, 3: aten.conv3d.default}
+TRANSPOSED_CONVS = {1: aten.conv_transpose1d.default, 2: aten.conv_transpose2d.input, 3: aten.conv_transpose3d.input}
 POOLS = {1: aten.avg_pool1d.default, 2: aten.avg_pool2d.default, 3: aten.avg_pool3d.default}
 
 
 class Scribe(Protocol):
     """Where a translation writes its calls."""
-
-    opset: int
 
     def value(self, tensor: Any) -> fx.Node:
         """The value of an ONNX tensor."""
@@ -95,13 +95,18 @@ def _conv(scribe: Scribe, node: Any) -> fx.Node | None:
     taps = list(weight.shape[2:])
     stride, dilation = (list(node.attrs.get(name) or [1] * len(taps)) for name in ("strides", "dilations"))
     pads = _pads(node, taps, dilation, stride)
-    if pads is None or (transposed and (any(a != b for a, b in pads) or "SAME" in node.attrs.get("auto_pad", ""))):
+    if (
+        pads is None
+        or len(taps) not in CONVS
+        or (transposed and (any(a != b for a, b in pads) or "SAME" in node.attrs.get("auto_pad", "")))
+    ):
         return None
     x, own = _padded(scribe, scribe.value(node.inputs[0]), pads)
+    w, b, group = scribe.value(weight), scribe.value(bias) if bias is not None else None, node.attrs.get("group", 1)
+    if not transposed:
+        return scribe.call(CONVS[len(taps)], x, w, b, stride, own, dilation, group)
     output_padding = list(node.attrs.get("output_padding") or [0] * len(taps))
-    b = scribe.value(bias) if bias is not None else None
-    rest = (stride, own, dilation, transposed, output_padding, node.attrs.get("group", 1))
-    return scribe.call(aten.convolution.default, x, scribe.value(weight), b, *rest)
+    return scribe.call(TRANSPOSED_CONVS[len(taps)], x, w, b, stride, own, output_padding, group, dilation)
 
 
 @translates("BatchNormalization")

@@ -4,14 +4,13 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from .base import Pass
-from .convs import channels_read, conv_of
+from .convs import channels_read, conv_of, conv_readers
 from .edit import (
     bypass,
     constant,
     detach,
     fresh,
     is_constant,
-    is_output,
     is_weight,
     producer,
     redirect,
@@ -82,12 +81,9 @@ def _scalable(graph: gs.Graph, z: Any, user: Any, k_C: np.ndarray) -> list[Any] 
 def _scale_readers(graph: gs.Graph, mul: Any, x: Any, k_C: np.ndarray) -> bool:
     """Scale what the Convs that read x·k read of each channel, if nothing else reads it."""
     y = mul.outputs[0]
-    convs = list(y.outputs)
-    if is_output(graph, y) or not convs or list(y.shape or []) != list(x.shape):
+    convs = conv_readers(graph, y)
+    if not convs or list(y.shape or []) != list(x.shape):
         return False
-    for conv in convs:
-        if conv.op != "Conv" or conv.inputs[0] is not y or not all(is_weight(t) for t in conv.inputs[1:]):
-            return False
     for conv in convs:
         k_OI = k_C[channels_read(conv)] if k_C.size > 1 else k_C.reshape(1, 1)
         _scale_input(graph, conv, 1, np.expand_dims(k_OI, tuple(range(2, len(conv.inputs[1].shape)))))

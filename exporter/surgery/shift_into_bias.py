@@ -4,8 +4,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from .base import Pass
-from .convs import bias64, channels_read, conv_of, is_unpadded, set_bias
-from .edit import add_node, bypass, detach, is_output, is_weight, producer, redirect, sole_user, values64
+from .convs import bias64, channels_read, conv_of, conv_readers, is_unpadded, set_bias
+from .edit import add_node, bypass, detach, producer, redirect, sole_user, values64
 from .scale_into_conv import per_channel
 
 BROADCASTS = 8
@@ -52,14 +52,9 @@ class ShiftIntoBias(Pass):
 def _forward(graph: gs.Graph, add: Any, x: Any, c_C: np.ndarray) -> bool:
     """Put c into the biases of the unpadded Convs that read x + c, if nothing else does."""
     y = add.outputs[0]
-    convs = list(y.outputs)
-    if is_output(graph, y) or not convs or list(y.shape or []) != list(x.shape):
+    convs = conv_readers(graph, y)
+    if not convs or not all(map(is_unpadded, convs)) or list(y.shape or []) != list(x.shape):
         return False
-    for conv in convs:
-        if conv.op != "Conv" or conv.inputs[0] is not y or not is_unpadded(conv):
-            return False
-        if not all(is_weight(t) for t in conv.inputs[1:]):
-            return False
     for conv in convs:
         w_OI = values64(conv.inputs[1]).sum(tuple(range(2, len(conv.inputs[1].shape))))
         c_OI = c_C[channels_read(conv)] if c_C.size > 1 else c_C

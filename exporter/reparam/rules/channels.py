@@ -9,7 +9,7 @@ from torch import Tensor, fx
 
 from ..affine import AffineMap, identity_map
 from ..forms import IllegalError, identity_form
-from ..graph import channels_of, rank_of, sizes
+from ..graph import channels_of, is_per_channel, rank_of, sizes
 from ..lift import Lifter, Linear, Op, Sum, rule
 
 aten = torch.ops.aten
@@ -192,13 +192,8 @@ def _per_channel(lifter: Lifter, constant: object, value: fx.Node, node: fx.Node
     shape = sizes(value)
     if shape is None or shape != sizes(node):
         return None
-    if isinstance(constant, fx.Node):
-        own = sizes(constant)
-        if own is None or len(own) > len(shape):
-            return None
-        aligned = (1,) * (len(shape) - len(own)) + own
-        if any(size != 1 for axis, size in enumerate(aligned) if axis != 1):
-            return None
+    if isinstance(constant, fx.Node) and not is_per_channel(constant, len(shape)):
+        return None
 
     def vector() -> Tensor:
         c = lifter.constant(constant)
