@@ -1,7 +1,7 @@
 """What runs a network: one call from named arrays to named arrays, whatever runtime is behind it."""
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -11,25 +11,36 @@ from exporter.bundle import ShapeRange, TensorSpec
 from exporter.errors import EngineError
 
 Array = np.ndarray[Any, Any]
+Profiles = Sequence[Mapping[str, ShapeRange]]
+
+_MOST_SHAPES = 1024  # that a check remembers
+_CUDA, _MANAGED = 2, 13  # DLPack's device types
 
 
 class Runner(abc.ABC):
-    """A network ready to run. Use it in a `with` block, from one thread at a time.
+    """A network ready to run, from any number of threads. Use it in a `with` block.
 
-    `runner({"input": x_NCHW})` gives {"logits": y_NK} in new arrays.
+    `runner({"input": x_NCHW})` gives {"logits": y_NK} in new arrays; `runner(inputs, {"logits": mine_NK})` writes that
+    output into `mine_NK` and gives it back.
     """
 
     backend: str
+    precision: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    profiles: Profiles = ()  # of the engine; none where it takes every shape that `inputs` allows
 
     @abc.abstractmethod
-    def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Run once. Raises EngineError where the inputs are not those of `inputs`, or the run fails."""
+    def __call__(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Run once. Raises EngineError where the arrays are not those of `inputs` and `outputs`, or the run fails."""
 
     @abc.abstractmethod
     def close(self) -> None:
         """Release everything that is held. Closing twice does nothing."""
+
+    def stages(self, inputs: Mapping[str, Any]) -> dict[str, float]:
+        """Milliseconds on the device of one call, by stage; empty where there is no device with a clock of its own."""
+        return {}
 
     def __enter__(self) -> Self:
         return self
@@ -40,39 +51,135 @@ class Runner(abc.ABC):
         self.close()
 
 
-def check_inputs(
-    inputs: Mapping[str, Array], specs: tuple[TensorSpec, ...], ranges: Mapping[str, ShapeRange] | None = None
-) -> None:
-    """Whether `inputs` are what `specs` describe and, with the `ranges` of an optimization profile, what it covers.
+class InputCheck:
+    """`check_inputs` for one network. Arrays of shapes and dtypes that have passed once pass in under a microsecond."""
 
-    Raises EngineError at the first difference, in one line.
+    def __init__(
+        self, specs: tuple[TensorSpec, ...], profiles: Profiles = (), kinds: tuple[type[Any], ...] = ()
+    ) -> None:
+        """Arrays of `kinds` are taken like NumPy's; they have `shape`, `dtype` and `flags.c_contiguous`."""
+        self._specs, self._profiles = specs, profiles
+        self._names = tuple(spec.name for spec in specs)
+        self._kinds: tuple[type[Any], ...] = (np.ndarray, *kinds)
+        self._passed: dict[tuple[Any, ...], int] = {}
+
+    def __call__(self, inputs: Mapping[str, Any]) -> int:
+        """The index of the first profile that covers `inputs`. Raises EngineError as `check_inputs` does."""
+        check_mapping("input", inputs)
+        key: tuple[Any, ...] = ()
+        for name in self._names:
+            array: Any = inputs.get(name)
+            if type(array) not in self._kinds or not array.flags.c_contiguous:
+                return check_inputs(inputs, self._specs, self._profiles, self._kinds)
+            key += (array.shape, array.dtype)
+        profile = self._passed.get(key)
+        if profile is None or len(inputs) != len(self._names):
+            profile = check_inputs(inputs, self._specs, self._profiles, self._kinds)
+            if len(self._passed) < _MOST_SHAPES:
+                self._passed[key] = profile
+        return profile
+
+
+def check_inputs(
+    inputs: Mapping[str, Any],
+    specs: tuple[TensorSpec, ...],
+    profiles: Profiles = (),
+    kinds: tuple[type[Any], ...] = (np.ndarray,),
+) -> int:
+    """The index of the first of the optimization profiles that covers `inputs`; 0 where there is no profile.
+
+    Raises EngineError, in one line, at the first difference from what `specs` describe, and where no profile covers
+    the shapes.
     """
+    check_mapping("input", inputs)
     if set(inputs) != {spec.name for spec in specs}:
         raise EngineError(f"inputs are {_names(inputs)}, wanted {_names(spec.name for spec in specs)}")
     sizes: dict[str, int] = {}
     for spec in specs:
-        array = inputs[spec.name]
-        if not isinstance(array, np.ndarray):
-            raise EngineError(f"input {spec.name} is a {type(array).__name__}, wanted a NumPy array; np.asarray it")
-        if array.dtype.name != spec.dtype or not array.dtype.isnative:
+        _check_array("input", inputs[spec.name], spec, sizes, kinds)
+    for index, profile in enumerate(profiles):
+        if all(_covers(covered, inputs[name].shape) for name, covered in profile.items()):
+            return index
+    if profiles:
+        covered = {name for profile in profiles for name in profile}
+        found = ", ".join(f"{spec.name} {list(inputs[spec.name].shape)}" for spec in specs if spec.name in covered)
+        ranges = "; ".join(_described(index, profile) for index, profile in enumerate(profiles))
+        raise EngineError(
+            f"{found} is in no optimization profile of the engine ({ranges}); split it, or build the engine for it"
+        )
+    return 0
+
+
+def check_outputs(
+    outputs: Mapping[str, Any],
+    specs: tuple[TensorSpec, ...],
+    shapes: Mapping[str, tuple[int, ...]],
+    kinds: tuple[type[Any], ...] = (np.ndarray,),
+) -> None:
+    """Whether the caller's `outputs` can take results; `shapes` are those of the call, as far as they are known.
+
+    Raises EngineError at the first that cannot, in one line.
+    """
+    check_mapping("output", outputs)
+    known = {spec.name: spec for spec in specs}
+    if not outputs.keys() <= known.keys():
+        raise EngineError(f"outputs are {_names(outputs)}, wanted some of {_names(known)}")
+    sizes: dict[str, int] = {}
+    for name, array in outputs.items():
+        spec = known[name]
+        wanted = TensorSpec(name, spec.dtype, shapes.get(name, spec.shape))
+        _check_array("output", array, wanted, sizes, kinds)
+        if not array.flags.writeable:
+            raise EngineError(f"output {name} is read-only; give an array that can be written")
+
+
+def check_mapping(role: str, arrays: Any) -> None:
+    """Raise EngineError where `arrays` is not a mapping, from names to arrays."""
+    if type(arrays) is not dict and not isinstance(arrays, Mapping):
+        raise EngineError(f"{role}s are a {type(arrays).__name__}, wanted arrays by name, as in {{'{role}': x}}")
+
+
+def dtype_of(name: str) -> np.dtype[Any]:
+    """The dtype of this name, NumPy's own or one of ml_dtypes, as bfloat16 is. Raises EngineError for no dtype."""
+    try:
+        return np.dtype(name)
+    except TypeError:
+        import ml_dtypes
+
+        if not hasattr(ml_dtypes, name):
             raise EngineError(
-                f"input {spec.name} is {array.dtype!r}, wanted {spec.dtype}; give it .astype({spec.dtype!r})"
-            )
-        same_rank = array.ndim == len(spec.shape)
-        if not same_rank or not all(
-            _fits(size, axis, sizes) for size, axis in zip(array.shape, spec.shape, strict=True)
-        ):
-            known = f" where {', '.join(f'{k} = {v}' for k, v in sizes.items())}" if same_rank and sizes else ""
-            wanted = f"[{', '.join(map(str, spec.shape))}]"
-            raise EngineError(f"input {spec.name} has shape {list(array.shape)}, wanted {wanted}{known}")
-        if not array.flags.c_contiguous:
-            raise EngineError(f"input {spec.name} is not contiguous in memory; give np.ascontiguousarray of it")
-        covered = (ranges or {}).get(spec.name)
-        if covered and not all(a <= n <= b for a, n, b in zip(covered.min, array.shape, covered.max, strict=True)):
-            raise EngineError(
-                f"input {spec.name} has shape {list(array.shape)}, the engine's optimization profile covers "
-                f"{list(covered.min)} to {list(covered.max)}; split it, or build the engine for it"
-            )
+                f"unknown dtype {name!r}, wanted one that NumPy or ml_dtypes has; build it again"
+            ) from None
+        dtype: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
+        return dtype
+
+
+def on_gpu(array: Any) -> bool:
+    """Whether an array says that it lies in GPU memory, by DLPack or the CUDA array interface."""
+    if isinstance(array, np.ndarray):
+        return False
+    device = getattr(array, "__dlpack_device__", None)
+    return device()[0] in (_CUDA, _MANAGED) if device else hasattr(array, "__cuda_array_interface__")
+
+
+def _check_array(role: str, array: Any, spec: TensorSpec, sizes: dict[str, int], kinds: tuple[type[Any], ...]) -> None:
+    """Whether an array is what `spec` describes; `sizes` has the sizes of the named axes so far, and takes more."""
+    what = f"{role} {spec.name}"
+    if not isinstance(array, kinds):
+        kind = type(array).__name__
+        if on_gpu(array):
+            raise EngineError(f"{what} is a {kind} on the GPU, and this runner is on the CPU; copy it to the host")
+        raise EngineError(f"{what} is a {kind}, wanted a NumPy array; np.asarray it")
+    if array.dtype.name != spec.dtype or not array.dtype.isnative:
+        remedy = f"give it .astype({spec.dtype!r})" if role == "input" else "make it of that dtype"
+        raise EngineError(f"{what} is {array.dtype!r}, wanted {spec.dtype}; {remedy}")
+    same_rank = len(array.shape) == len(spec.shape)
+    if not same_rank or not all(_fits(size, axis, sizes) for size, axis in zip(array.shape, spec.shape, strict=True)):
+        known = f" where {', '.join(f'{k} = {v}' for k, v in sizes.items())}" if same_rank and sizes else ""
+        raise EngineError(f"{what} has shape {list(array.shape)}, wanted [{', '.join(map(str, spec.shape))}]{known}")
+    if not array.flags.c_contiguous:
+        remedy = "give np.ascontiguousarray of it" if role == "input" else "give one that is"
+        raise EngineError(f"{what} is not contiguous in memory; {remedy}")
 
 
 def _fits(size: int, axis: int | str, sizes: dict[str, int]) -> bool:
@@ -80,6 +187,15 @@ def _fits(size: int, axis: int | str, sizes: dict[str, int]) -> bool:
     if isinstance(axis, int):
         return size == axis
     return size >= 1 and sizes.setdefault(axis, size) == size
+
+
+def _covers(covered: ShapeRange, shape: tuple[int, ...]) -> bool:
+    return all(low <= size <= high for low, size, high in zip(covered.min, shape, covered.max, strict=True))
+
+
+def _described(index: int, profile: Mapping[str, ShapeRange]) -> str:
+    ranges = ", ".join(f"{name} {list(covered.min)} to {list(covered.max)}" for name, covered in profile.items())
+    return f"profile {index}: {ranges}"
 
 
 def _names(names: object) -> str:

@@ -1,23 +1,30 @@
-"""Runs a TensorRT or TensorRT-RTX engine: buffers allocated once, one stream, copies in, the engine, copies out."""
+"""Runs a TensorRT or TensorRT-RTX engine, from any number of threads, on arrays of the host or the GPU."""
 
-import contextlib
-from collections.abc import Mapping
-from typing import Any
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 
 from exporter.bundle import ShapeRange, TensorSpec
 from exporter.errors import EngineError
 
+from .contexts import Contexts
 from .cuda import Cuda
-from .runner import Array, Runner, check_inputs
+from .device_array import Blocks, DeviceArray
+from .lane import Lane, Shared
+from .runner import InputCheck, Runner, check_mapping, on_gpu
+
+_Result = TypeVar("_Result")
+_ALIGNMENT = 256  # bytes, of every address that TensorRT is given
 
 
 class TensorRTRunner(Runner):
-    """One execution context of one engine, with buffers for the largest shapes of its optimization profile.
+    """One engine. As many lanes as there are calls at the same time, each with contexts and buffers of its own.
 
-    A call enqueues, on one stream and in this order: each input's shape and copy to the device, the engine, each
-    output's copy to the host; then it waits for the stream.
+    Inputs are NumPy arrays, or arrays in GPU memory that have DLPack or the CUDA array interface, which are not copied.
+    Where an input is in GPU memory, so are the outputs: `DeviceArray`s, to be had without a copy by
+    torch.from_dlpack and the like. `outputs` may be of either kind. When a call returns, its results are complete.
     """
 
     def __init__(
@@ -26,84 +33,135 @@ class TensorRTRunner(Runner):
         cuda: Cuda,
         *,
         backend: str,
+        precision: str,
         inputs: tuple[TensorSpec, ...],
         outputs: tuple[TensorSpec, ...],
-        ranges: Mapping[str, ShapeRange],
+        profiles: tuple[Mapping[str, ShapeRange], ...] = (),
+        contexts: Contexts | None = None,
         outlives: object = None,
     ) -> None:
-        """Allocate for `engine` (an ICudaEngine) what its `inputs` and `outputs` need at most.
+        """Make a lane for `engine` (an ICudaEngine), on the GPU that this thread uses.
 
-        `ranges` is its optimization profile, empty where its shapes are fixed; `outlives` is held for as long as the
-        engine. Raises EngineError where the engine is not of these inputs and outputs, or the GPU's memory does not
-        suffice.
+        `profiles` are the engine's optimization profiles, none where its shapes are fixed; `contexts` where its
+        execution contexts come from, if not simply from it; `outlives` is held for as long as the engine.
+
+        Raises EngineError where the engine is not of these inputs and outputs, or memory does not suffice.
         """
-        self.backend, self.inputs, self.outputs = backend, inputs, outputs
-        self._cuda, self._ranges = cuda, ranges
-        self._engine, self._outlives = engine, outlives
-        self._addresses: dict[str, int] = {}
+        self.backend, self.precision, self.inputs, self.outputs = backend, precision, inputs, outputs
+        self.profiles = profiles
         names = {engine.get_tensor_name(i) for i in range(engine.num_io_tensors)}
         wanted = {spec.name for spec in (*inputs, *outputs)}
         if names != wanted:
             raise EngineError(
                 f"the engine has tensors {sorted(names)}, its bundle says {sorted(wanted)}; build it again"
             )
-        with contextlib.ExitStack() as held:
-            self._context: Any = engine.create_execution_context()
-            if self._context is None:
-                raise EngineError("the engine gives no execution context, likely for want of GPU memory; free some")
-            self._stream = cuda.create_stream()
-            held.callback(cuda.destroy_stream, self._stream)
-            for spec in inputs:
-                largest = ranges[spec.name].max if spec.name in ranges else _fixed(spec)
-                self._set_shape(spec.name, largest)
-                self._allocate(held, spec, largest)
-            for spec in outputs:
-                self._allocate(held, spec, self._shape_of(spec.name))
-            self._held = held.pop_all()
+        self._cuda, self._engine, self._outlives = cuda, engine, outlives
+        self._device, self._blocks = cuda.device(), Blocks(cuda)
+        self._shared: Shared | None = Shared(
+            cuda,
+            self._device,
+            contexts or Contexts(engine.create_execution_context, captures=True, scratch=0),
+            inputs,
+            outputs,
+            profiles,
+            self._blocks,
+        )
+        self._check = InputCheck(inputs, profiles, (DeviceArray,))
+        self._changed = threading.Condition()
+        self._closed, self._busy = False, 0
+        self._idle = [Lane(self._shared)]
 
-    def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """Run once; see `Runner`."""
-        if self._context is None:
-            raise EngineError("the runner is closed; load the bundle again")
-        check_inputs(inputs, self.inputs, self._ranges)
-        try:
-            for name, array in inputs.items():
-                self._set_shape(name, array.shape)
-                self._cuda.copy_to_device(self._addresses[name], array, self._stream)
-            outputs = {spec.name: np.empty(self._shape_of(spec.name), np.dtype(spec.dtype)) for spec in self.outputs}
-            if not self._context.execute_async_v3(self._stream):
-                raise EngineError("the engine did not run (execute_async_v3 failed); build it again on this machine")
-            for name, array in outputs.items():
-                self._cuda.copy_to_host(array, self._addresses[name], self._stream)
-        finally:  # the arrays must outlive the copies, however this ends
-            self._cuda.synchronize(self._stream)
-        return outputs
+    def __call__(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Run once; see `Runner`. Outputs that are not given are new arrays, where the inputs are."""
+
+        def run(lane: Lane) -> dict[str, Any]:
+            arrays = self._borrowed("input", inputs, lane)
+            profile = self._check(arrays)
+            if not outputs:
+                return lane.run(arrays, {}, profile)
+            results = lane.run(arrays, self._borrowed("output", outputs, lane), profile)
+            return {name: outputs.get(name, result) for name, result in results.items()}
+
+        return self._on_lane(run)
+
+    def stages(self, inputs: Mapping[str, Any]) -> dict[str, float]:
+        """Milliseconds of one call on the device: "copy in", "compute", "copy out"."""
+
+        def run(lane: Lane) -> dict[str, float]:
+            arrays = self._borrowed("input", inputs, lane)
+            return lane.stages(arrays, self._check(arrays))
+
+        return self._on_lane(run)
+
+    @property
+    def why_not_captured(self) -> str | None:
+        """Why an idle lane does not replay its calls as CUDA graphs; None where all do."""
+        with self._changed:
+            return next((lane.why_not_captured for lane in self._idle if lane.why_not_captured), None)
 
     def close(self) -> None:
-        """Release the buffers, the stream and the context."""
-        self._held.close()
-        self._context = self._engine = self._outlives = None  # in this order: each needs the next
+        """Wait for the calls that are under way, and release everything. Arrays handed out keep their memory."""
+        with self._changed:
+            self._closed = True
+            self._changed.wait_for(lambda: not self._busy)
+            lanes, self._idle = self._idle, []
+        try:
+            while lanes:
+                lanes.pop().close()
+            self._blocks.close()
+        finally:
+            self._shared = self._engine = self._outlives = None  # in this order: each needs the next
 
-    def _allocate(self, held: contextlib.ExitStack, spec: TensorSpec, shape: tuple[int, ...]) -> None:
-        address = self._cuda.allocate(int(np.prod(shape)) * np.dtype(spec.dtype).itemsize)
-        held.callback(self._cuda.free, address)
-        self._addresses[spec.name] = address
-        if not self._context.set_tensor_address(spec.name, address):
-            raise EngineError(f"the engine takes no buffer for {spec.name}; build it again")
+    def _on_lane(self, run: Callable[[Lane], _Result]) -> _Result:
+        """`run` on a lane that no other thread has meanwhile, and on the runner's device."""
+        with self._changed:
+            shared = self._shared
+            if self._closed or shared is None:
+                raise EngineError("the runner is closed; load the bundle again")
+            self._busy += 1
+            lane = self._idle.pop() if self._idle else None
+        elsewhere = None
+        try:
+            device = self._cuda.device()
+            if device != self._device:
+                self._cuda.use_device(self._device)
+                elsewhere = device
+            lane = lane or Lane(shared)
+            return run(lane)
+        finally:
+            if elsewhere is not None:
+                self._cuda.use_device(elsewhere)
+            with self._changed:
+                self._busy -= 1
+                if lane is not None:
+                    self._idle.append(lane)
+                if self._closed:
+                    self._changed.notify_all()
 
-    def _set_shape(self, name: str, shape: tuple[int, ...]) -> None:
-        if not self._context.set_input_shape(name, shape):
-            raise EngineError(f"the engine does not take {name} of shape {list(shape)}; build it for that shape")
+    def _borrowed(self, role: str, arrays: Mapping[str, Any], lane: Lane) -> Mapping[str, Any]:
+        """The arrays of `arrays` that are in GPU memory as `DeviceArray`s, the others as they are."""
+        check_mapping(role, arrays)
+        for array in arrays.values():
+            if type(array) is not np.ndarray:
+                break
+        else:
+            return arrays
+        return {
+            name: self._on_device(f"{role} {name}", array, lane) if on_gpu(array) else array
+            for name, array in arrays.items()
+        }
 
-    def _shape_of(self, name: str) -> tuple[int, ...]:
-        shape = tuple(self._context.get_tensor_shape(name))
-        if any(size < 0 for size in shape):
-            raise EngineError(f"the shape of {name} depends on the data ({list(shape)}), which this runner cannot run")
-        return shape
-
-
-def _fixed(spec: TensorSpec) -> tuple[int, ...]:
-    sizes = tuple(axis for axis in spec.shape if isinstance(axis, int))
-    if len(sizes) != len(spec.shape):
-        raise EngineError(f"{spec} has a free axis and the engine no optimization profile for it; build it again")
-    return sizes
+    def _on_device(self, what: str, array: Any, lane: Lane) -> DeviceArray:
+        try:
+            borrowed = self._cuda.borrow(array, lane.stream)
+        except EngineError as error:
+            raise EngineError(f"{what}: {error}") from None
+        if borrowed.device != self._device:
+            raise EngineError(
+                f"{what} is on GPU {borrowed.device}, the engine on GPU {self._device}; copy it there first"
+            )
+        if borrowed.address % _ALIGNMENT:
+            raise EngineError(
+                f"{what} begins at an address that is no multiple of {_ALIGNMENT}, as the engine wants; give a clone"
+            )
+        return borrowed

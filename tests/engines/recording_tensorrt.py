@@ -1,0 +1,198 @@
+"""A double of TensorRT on a double of CUDA: it computes with ONNX Runtime, when the stream gets to it.
+
+What TensorRT leaves undefined (a context on two streams, one captured before it has run, a graph launched whose context
+has changed, scratch memory used by two streams) is an AssertionError, which nothing catches.
+"""
+
+import weakref
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import TensorProto, helper, numpy_helper
+
+from engines.contexts import Contexts
+from engines.tensorrt_runner import TensorRTRunner
+from exporter.bundle import ShapeRange, TensorSpec
+
+ENGINE_MS = 10.0
+
+
+def make_model(path, batch="batch"):
+    """logits = Relu(Conv 3×3 (x · scale)) of 3 → 4 channels, 8×8 pixels; pooled = its mean over the pixels, in fp16."""
+    random = np.random.default_rng(0)
+    weights = [
+        numpy_helper.from_array(random.normal(size=(4, 3, 3, 3)).astype(np.float32), "w"),
+        numpy_helper.from_array(random.normal(size=4).astype(np.float32), "b"),
+    ]
+    nodes = [
+        helper.make_node("Mul", ["x", "scale"], ["scaled"]),
+        helper.make_node("Conv", ["scaled", "w", "b"], ["c"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c"], ["logits"]),
+        helper.make_node("GlobalAveragePool", ["logits"], ["mean"]),
+        helper.make_node("Cast", ["mean"], ["pooled"], to=TensorProto.FLOAT16),
+    ]
+    tensors = [
+        helper.make_tensor_value_info(*of)
+        for of in (
+            ("x", TensorProto.FLOAT, [batch, 3, 8, 8]),
+            ("scale", TensorProto.FLOAT, [batch, 1, 1, 1]),
+            ("logits", TensorProto.FLOAT, [batch, 4, 8, 8]),
+            ("pooled", TensorProto.FLOAT16, [batch, 4, 1, 1]),
+        )
+    ]
+    graph = helper.make_graph(nodes, "double", tensors[:2], tensors[2:], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
+    model.ir_version = 10
+    onnx.save(model, path)
+    return path
+
+
+def inputs_of(batch, seed=0):
+    """Inputs of the model, by name."""
+    random = np.random.default_rng(seed)
+    return {
+        "x": random.normal(size=(batch, 3, 8, 8)).astype(np.float32),
+        "scale": random.uniform(0.5, 2, size=(batch, 1, 1, 1)).astype(np.float32),
+    }
+
+
+def profile(low, high):
+    """An optimization profile of the model, for these batches."""
+    return {
+        "x": ShapeRange((low, 3, 8, 8), (low, 3, 8, 8), (high, 3, 8, 8)),
+        "scale": ShapeRange((low, 1, 1, 1), (low, 1, 1, 1), (high, 1, 1, 1)),
+    }
+
+
+class Engine:
+    """An ICudaEngine of an ONNX model. `contexts` are those that live."""
+
+    def __init__(self, device, model, profiles=(), scratch=0):
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        self.session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        self.device, self.profiles, self.device_memory_size_v2 = device, profiles, scratch
+        self.ins = {value.name: (value.shape, value.type) for value in self.session.get_inputs()}
+        self.outs = {value.name: (value.shape, value.type) for value in self.session.get_outputs()}
+        self.names, self.num_io_tensors = [*self.ins, *self.outs], len(self.ins) + len(self.outs)
+        self.contexts, self.created, self.refuses = weakref.WeakSet(), 0, ()
+
+    def get_tensor_name(self, i):
+        return self.names[i]
+
+    def create_execution_context(self, *_):
+        self.device.note("create context")
+        self.created += 1
+        if "context" in self.refuses:
+            return None
+        context = Context(self)
+        self.contexts.add(context)
+        return context
+
+
+class Context:
+    """An IExecutionContext: wants everything set before it runs, one stream, and one run before it is captured."""
+
+    def __init__(self, engine):
+        self.engine, self.device = engine, engine.device
+        self.shapes, self.addresses, self.profile, self.scratch = {}, {}, None, None
+        self.state, self.ran, self.stream = 0, False, None
+
+    def set_optimization_profile_async(self, profile, stream):
+        self.device.note("profile", profile)
+        assert stream in self.device.streams
+        self._changed()
+        self.profile = profile
+        return profile < len(self.engine.profiles)
+
+    def set_device_memory(self, address, size):
+        self._changed()
+        self.device.inside(address, size)
+        self.scratch = (address, size)
+
+    def set_input_shape(self, name, shape):
+        self.device.note("shape", name, tuple(shape))
+        self._changed()
+        self.shapes[name] = tuple(shape)
+        wanted = self.engine.ins[name][0]
+        if self.engine.profiles:
+            covered = self.engine.profiles[self.profile][name]
+            fits = all(a <= n <= b for a, n, b in zip(covered.min, shape, covered.max, strict=True))
+        else:
+            fits = list(shape) == wanted
+        return fits and "shape" not in self.engine.refuses
+
+    def get_tensor_shape(self, name):
+        if "data dependent" in self.engine.refuses:
+            return (-1, 4)
+        batch = self.shapes["x"][0]
+        return tuple(size if isinstance(size, int) else batch for size in self.engine.outs[name][0])
+
+    def set_tensor_address(self, name, address):
+        self.device.note("address", name)
+        assert address % 256 == 0
+        self._changed()
+        self.addresses[name] = address
+        return "address" not in self.engine.refuses
+
+    def execute_async_v3(self, stream):
+        self.device.note("execute", stream)
+        if "execute" in self.engine.refuses:
+            return False
+        assert set(self.shapes) == set(self.engine.ins) and set(self.addresses) == set(self.engine.names)
+        assert self.engine.device_memory_size_v2 == 0 or self.scratch[1] >= self.engine.device_memory_size_v2
+        captured = self.device.streams[stream].captured is not None
+        assert self.ran or not captured, "a context is captured before it has run"
+        if captured and "capture" in self.engine.refuses:
+            return False
+        assert self.stream in (None, stream), "one context on two streams"
+        assert self.scratch is None or self.device.scratch_of.setdefault(self.scratch, stream) == stream
+        self.stream, self.ran = stream, True
+        state, addresses = self.state, dict(self.addresses)
+        shapes = {name: self.shapes.get(name) or self.get_tensor_shape(name) for name in addresses}
+        dtypes = {name: np.float16 if name == "pooled" else np.float32 for name in addresses}
+        sizes = {name: int(np.prod(shapes[name])) * np.dtype(dtypes[name]).itemsize for name in addresses}
+
+        def run():
+            assert self.state == state or not captured, "a graph is launched whose context has changed"
+            self.device.clock += ENGINE_MS
+            feeds = {name: self.device.read(addresses[name], shapes[name], dtypes[name]) for name in self.engine.ins}
+            results = self.engine.session.run(list(self.engine.outs), feeds)
+            for name, array in zip(self.engine.outs, results, strict=True):
+                assert array.dtype == dtypes[name] and array.shape == shapes[name]
+                self.device.write(addresses[name], array)
+
+        touches = tuple((addresses[name], sizes[name]) for name in addresses)
+        self.device.enqueue(stream, run, touches + ((self.scratch,) if self.scratch else ()))
+        return True
+
+    def _changed(self):
+        self.state += 1
+        self.ran = False
+
+
+UP_TO_4 = (profile(1, 4),)
+
+
+def make_runner(device, model, *, profiles=UP_TO_4, batch="batch", captures=True, scratch=0, refuses=(), **other):
+    """A runner of the model on the double, and its engine as `runner.double`."""
+    engine = Engine(device, model, profiles, scratch)
+    engine.refuses = refuses
+    specs = (
+        TensorSpec("x", "float32", (batch, 3, 8, 8)),
+        TensorSpec("scale", "float32", (batch, 1, 1, 1)),
+        TensorSpec("logits", "float32", (batch, 4, 8, 8)),
+        TensorSpec("pooled", "float16", (batch, 4, 1, 1)),
+    )
+    options = {
+        "backend": "tensorrt",
+        "precision": "fp32",
+        "inputs": specs[:2],
+        "outputs": specs[2:],
+        "profiles": profiles,
+        "contexts": Contexts(engine.create_execution_context, captures, scratch),
+    }
+    runner = TensorRTRunner(engine, device, **(options | other))
+    runner.double = engine
+    return runner
