@@ -10,6 +10,8 @@ from typing import Any
 
 _IN_LOG = ("INTERNAL_ERROR", "ERROR", "WARNING", "INFO")
 _ERRORS = ("INTERNAL_ERROR", "ERROR")
+_NO_MEMORY = re.compile(r"out of memory|outofmemory|bad_alloc|could not be allocated", re.IGNORECASE)
+_NO_WORKSPACE = re.compile(r"workspace limit|increas\w+ the (allowed )?workspace", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,23 @@ def first_error(lines: list[LogLine]) -> str:
     text = re.sub(r"\.? *\bIn \w+ at \S+:\d+", "", " ".join(telling[0].split()))
     text = re.sub(r"^.*?Error Code \d+: [^(]*\((.*?)\)?$", r"\1", text)
     return one_line(re.sub(r"^\[[^]]*\] ", "", text)).strip(". ")
+
+
+def why_not_built(lines: list[LogLine]) -> str:
+    """Why a build failed, and what to do about it."""
+    errors = " ".join(line.text for line in lines if line.severity in _ERRORS)
+    if _NO_WORKSPACE.search(errors):
+        return f"its layers do not fit the workspace ({first_error(lines)}); give a larger workspace, or no limit"
+    if _NO_MEMORY.search(errors):
+        return f"out of memory ({first_error(lines)}); close other programs, or give smaller largest shapes"
+    return f"{first_error(lines)}; give other --targets, or --engine none"
+
+
+def why_not_loaded(lines: list[LogLine]) -> str:
+    """Why the bytes of an engine were refused, and what to do about it."""
+    if _NO_MEMORY.search(" ".join(line.text for line in lines if line.severity in _ERRORS)):
+        return f"out of memory ({first_error(lines)}); free memory of the GPU"
+    return f"{first_error(lines)}; build it again with `exporter build`"
 
 
 def one_line(text: str) -> str:

@@ -4,8 +4,9 @@ A multiply-accumulate (MAC) is one product of a weight and a value, added: Vanil
 twice that. Convolutions, matrix products and Linears count; elementwise ops and pools do not.
 """
 
+import contextlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -92,8 +93,8 @@ class _LongestSum(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
 
-def count_onnx(source: Path | gs.Graph) -> GraphCost:
-    """The cost of an ONNX file, or of a graph with its shapes inferred.
+def count_onnx(source: Path | gs.Graph, shape: tuple[int, ...] | None = None) -> GraphCost:
+    """The cost of an ONNX file, or of a graph with its shapes inferred; at an input of this `shape` where one is given.
 
     Raises:
         ExportError: the file cannot be read; a shape that a count needs is unknown.
@@ -102,7 +103,34 @@ def count_onnx(source: Path | gs.Graph) -> GraphCost:
     if isinstance(source, Path):
         source, _ = read(source)
         infer_shapes(source)
-    return _count(source)
+    if shape is None or not _is_open(source):
+        return _count(source)
+    with _fixed(source, shape):
+        return _count(source)
+
+
+def _is_open(graph: gs.Graph) -> bool:
+    """Whether an input has an open axis other than the first, which counts for one image."""
+    return any(isinstance(size, str) for tensor in graph.inputs for size in tensor.shape[1:])
+
+
+@contextlib.contextmanager
+def _fixed(graph: gs.Graph, shape: tuple[int, ...]) -> Iterator[None]:
+    """The graph with the shapes that its values have for an input of this shape, for as long as the block lasts."""
+    variables = [*graph.inputs, *(t for t in graph.tensors().values() if isinstance(t, gs.Variable))]
+    before = [(tensor, tensor.dtype, tensor.shape) for tensor in variables]
+    batch, outputs = graph.inputs[0].shape[0], list(graph.outputs)
+    try:
+        for tensor in variables:
+            tensor.shape = None
+        graph.outputs.clear()  # inference leaves the shapes of outputs as they are declared
+        graph.inputs[0].shape = [1 if isinstance(batch, str) else batch, *shape[1:]]
+        infer_shapes(graph)
+        yield
+    finally:
+        graph.outputs[:] = outputs
+        for tensor, dtype, held in before:
+            tensor.dtype, tensor.shape = dtype, held
 
 
 def _count(graph: gs.Graph) -> GraphCost:

@@ -19,7 +19,10 @@ class Given:
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asked for, beside SOURCE itself."""
+    """What the user asked for, beside SOURCE itself.
+
+    `usual_size` is the height and width to export at where neither `input_shape` nor an ONNX file says them.
+    """
 
     checkpoint: Path | None = None
     ema: bool | None = None
@@ -28,6 +31,7 @@ class Request:
     random_init: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     input_shape: tuple[int, ...] | None = None
+    usual_size: tuple[int, int] | None = None
 
 
 @dataclass

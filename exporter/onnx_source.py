@@ -20,7 +20,7 @@ from .surgery.held import Held, inner_tensors
 from .surgery.onnx_file import SMALL, check, place, read, refuse_unknown_types
 from .surgery.wire import is_stub, split
 
-BATCH = "batch"
+BATCH, HEIGHT, WIDTH = "batch", "height", "width"
 APART = 1e-9
 """How far, of the largest output, images evaluated together may be from those evaluated alone, in float64."""
 
@@ -40,7 +40,7 @@ def network_from_onnx(source: str, request: Request) -> Network:
     sort(graph)
     refuse_unknown_types(graph)
     _fix_defaults(graph)
-    example = _example(_only_input(graph), request.input_shape)
+    example = _example(_only_input(graph), request.input_shape, request.usual_size)
     module = module_from_onnx(graph)
     _check_outputs(path.name, module, example)
     given = Given(graph, metadata)
@@ -68,28 +68,49 @@ def settle_batch(network: Network, *, dynamic: bool) -> None:
     network.module.batch = int(network.example.shape[0])
 
 
-def graph_at(network: Network, *, dynamic_batch: bool) -> gs.Graph:
-    """The graph of the file with the shapes that its values have for the example input, its batch open on demand.
+def graph_at(network: Network, *, dynamic_batch: bool, sizes: tuple[tuple[int, int], ...] | None = None) -> gs.Graph:
+    """The graph of the file with the shapes that its values have for the example input, what is asked for left open.
 
-    What the file says of them is forgotten: it is of other sizes, or less than this. An axis is open where it grows
-    with the batch; where none is, shape inference finds the values between inputs and outputs by itself.
+    What the file says of them is forgotten: it is of other sizes, or less than this. With `dynamic_batch` an axis is
+    open where it grows with the batch; with `sizes`, which the network takes, where one of these heights and widths
+    changes it. Where nothing is open, shape inference finds the values between inputs and outputs by itself.
     """
     assert network.given is not None and isinstance(network.module, OnnxModule)
-    graph, example, other = network.given.graph, network.example, network.example
-    if dynamic_batch:
-        other = torch.cat((example, example))
-    small, large = ({graph.inputs[0].name: tuple(x.shape)} | network.module.shapes(x) for x in (example, other))
+    graph, example, module = network.given.graph, network.example, network.module
+    others = [torch.cat((example, example))] if dynamic_batch else []
+    others += [_at_size(example, size) for size in sizes or ()]
+    source = graph.inputs[0].name
+    small, *large = ({source: tuple(x.shape)} | module.shapes(x) for x in (example, *others))
+    outer = (*graph.inputs, *graph.outputs)
     for name, tensor in graph.tensors().items():
         if isinstance(tensor, gs.Variable):
-            known = name in small and (dynamic_batch or tensor in (*graph.inputs, *graph.outputs))
-            sizes = zip(small[name], large[name], strict=True) if known else None
-            tensor.shape = None if sizes is None else [_axis(a, b, int(example.shape[0])) for a, b in sizes]
+            known = name in small and (bool(others) or tensor in outer)
+            axes = zip(small[name], *(each[name] for each in large), strict=True) if known else None
+            tensor.shape = None if axes is None else [_axis(found, int(example.shape[0])) for found in axes]
+    if sizes is not None:
+        graph.inputs[0].shape = [*graph.inputs[0].shape[:2], HEIGHT, WIDTH]
+        for tensor in graph.outputs:
+            tensor.shape = [f"{tensor.name}_{k}" if n is None else n for k, n in enumerate(tensor.shape)]
     return graph
 
 
-def _axis(small: int, large: int, batch: int) -> int | str | None:
-    """An axis that has these sizes at a batch and at twice that; None where it is open, but not the batch itself."""
-    return small if small == large else BATCH if small == batch else None
+def _axis(found: tuple[int, ...], batch: int) -> int | str | None:
+    """An axis of these sizes, the first at a batch and size, the others at twice the batch and at other sizes.
+
+    None where it is open, but not the batch itself.
+    """
+    if len(set(found)) == 1:
+        return found[0]
+    only_batch = (
+        found[0] == batch and found[1] == 2 * batch and len(set(found[2:])) <= 1 and found[2:3] in ((), (batch,))
+    )
+    return BATCH if only_batch else None
+
+
+def _at_size(example: Tensor, size: tuple[int, int]) -> Tensor:
+    """The example as if it were of this size: repeated, and cut."""
+    height, width = (-(-n // have) for n, have in zip(size, example.shape[2:], strict=True))
+    return example.repeat(1, 1, height, width)[:, :, : size[0], : size[1]]
 
 
 # ------------------------------------------------------------------ what the file must be
@@ -132,9 +153,15 @@ def _only_input(graph: gs.Graph) -> Any:
     return found
 
 
-def _example(tensor: Any, wanted: tuple[int, ...] | None) -> Tensor:
-    """A seeded input of the shape that the file says, its open axes from `wanted`; an open batch is 1."""
+def _example(tensor: Any, wanted: tuple[int, ...] | None, usual_size: tuple[int, int] | None = None) -> Tensor:
+    """A seeded input of the shape that the file says, its open axes from `wanted`; an open batch is 1.
+
+    An open height and width are of `usual_size`, unless `wanted` says them.
+    """
     said = tensor.shape if tensor.shape is not None else [None] * len(wanted or ())
+    if wanted is None and usual_size is not None and len(said) == 4:
+        sizes = [n if isinstance(n, int) else size for n, size in zip(said[2:], usual_size, strict=True)]
+        said = [*said[:2], *sizes]
     if wanted is None:
         wanted = tuple(size if isinstance(size, int) else 1 for size in said)
         if tensor.shape is None or not all(isinstance(size, int) for size in said[1:]):

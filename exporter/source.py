@@ -199,6 +199,8 @@ def _network(
     for parameter in module.parameters():
         parameter.requires_grad_(False)
     _check_weights(name, module)
+    if request.usual_size is not None and len(default_shape) == 4:
+        default_shape = (*default_shape[:2], *request.usual_size)
     example = _checked_example(name, module, request.input_shape or default_shape, takes)
     if request.random_init is not None:
         randomized(module, request.random_init, example)

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from importlib.metadata import PackageNotFoundError, version
@@ -18,6 +19,7 @@ from torch import nn
 from .errors import ExportError, one_line
 from .lowering import lower, needs_lowering
 from .quiet import quiet
+from .shuffles import gather_from_shuffles
 from .surgery.onnx_file import LARGE, check, graph_from_proto, write
 from .surgery.wire import STUB
 
@@ -27,8 +29,9 @@ MAX_OPSET = 23
 """The newest opset that `torch.onnx` converts to."""
 LOGGERS = ("torch.onnx", "torch.export", "torch.fx", "onnxscript", "onnx_ir")
 """What the exporter logs to."""
-BATCH = "batch"
-"""The name of the symbolic axis."""
+BATCH, HEIGHT, WIDTH = "batch", "height", "width"
+AXES = {0: BATCH, 2: HEIGHT, 3: WIDTH}
+"""The names of the axes that may be open, by their place."""
 
 
 def onnx_from_module(
@@ -39,6 +42,7 @@ def onnx_from_module(
     input_names: Sequence[str] = ("input",),
     output_names: Sequence[str] = ("logits",),
     dynamic_batch: bool = False,
+    dynamic_size: bool = False,
     opset: int = MIN_OPSET,
     metadata: Mapping[str, str] | None = None,
 ) -> Path:
@@ -53,6 +57,7 @@ def onnx_from_module(
         input_names: the file's names of the inputs, in order.
         output_names: the file's names of the outputs, in order.
         dynamic_batch: leave the first axis of every input open, under the name "batch".
+        dynamic_size: leave the axes 2 and 3 of every input open, under the names "height" and "width".
         opset: of the standard operators, `MIN_OPSET` to `MAX_OPSET`.
         metadata: kept in the file, as `metadata_props`.
 
@@ -62,7 +67,13 @@ def onnx_from_module(
 
     """
     graph = graph_from_module(
-        module, example, input_names=input_names, output_names=output_names, dynamic_batch=dynamic_batch, opset=opset
+        module,
+        example,
+        input_names=input_names,
+        output_names=output_names,
+        dynamic_batch=dynamic_batch,
+        dynamic_size=dynamic_size,
+        opset=opset,
     )
     write(graph, path, metadata)
     check(path)
@@ -76,6 +87,7 @@ def graph_from_module(
     input_names: Sequence[str] = ("input",),
     output_names: Sequence[str] = ("logits",),
     dynamic_batch: bool = False,
+    dynamic_size: bool = False,
     opset: int = MIN_OPSET,
 ) -> gs.Graph:
     """As `onnx_from_module`, without a file: a graph whose large weights are views of the module's own tensors."""
@@ -85,7 +97,8 @@ def graph_from_module(
     _refuse_train_mode(module)
     _refuse_count("input", len(input_names), len(inputs))
     with quiet(*LOGGERS), redirect_stdout(io.StringIO()), torch.no_grad():
-        program = _traced(_contiguous(module), inputs, dynamic_batch=dynamic_batch)
+        axes = (0,) * dynamic_batch + (2, 3) * dynamic_size
+        program = _traced(_contiguous(module), inputs, axes)
         _refuse_count("output", len(output_names), len(program.graph_signature.user_outputs))
         try:
             exported = torch.onnx.export(
@@ -102,6 +115,8 @@ def graph_from_module(
     if exported is None:
         raise ExportError("torch.onnx returned no program; report the network that it was given")
     graph = _graph_from_ir(exported.model)
+    if dynamic_size:
+        gather_from_shuffles(graph)
     if graph.opset != opset:
         raise ExportError(
             f"torch.onnx wrote opset {graph.opset}: cannot convert this network to {opset}; try --opset 20"
@@ -150,15 +165,15 @@ def _c_strides(t: torch.Tensor) -> tuple[int, ...]:
     return tuple(prod(t.shape[axis + 1 :]) for axis in range(t.dim()))
 
 
-def _traced(
-    module: nn.Module, inputs: tuple[torch.Tensor, ...], *, dynamic_batch: bool
-) -> torch.export.ExportedProgram:
+def _traced(module: nn.Module, inputs: tuple[torch.Tensor, ...], axes: tuple[int, ...]) -> torch.export.ExportedProgram:
+    """The network with these axes of every input open. Raises ExportError where it cannot be, with what holds it."""
     shapes = None
-    if dynamic_batch:
+    if 0 in axes:
         # torch.export takes a size of 1 for a constant: trace two images.
         inputs = tuple(torch.cat([t, t]) if t.shape[0] == 1 else t for t in inputs)
+    if axes:
         batch = torch.export.Dim(BATCH)
-        shapes = tuple({0: batch} for _ in inputs)
+        shapes = tuple({axis: torch.export.Dim.AUTO if axis else batch for axis in axes} for _ in inputs)
     try:
         program = torch.export.export(module, inputs, dynamic_shapes=shapes)
         if needs_lowering(program.graph_module):
@@ -167,9 +182,28 @@ def _traced(
     except ExportError:
         raise
     except Exception as error:  # anything that the network's own code raises reaches us here
-        remedy = "export it with a fixed batch" if dynamic_batch else "try it eagerly with the same input first"
+        fixed = " and ".join(["batch"] * (0 in axes) + ["height and width"] * (2 in axes))
+        remedy = f"export it with a fixed {fixed}" if axes else "try it eagerly with the same input first"
         raise ExportError(f"torch.export cannot trace {type(module).__name__} ({one_line(error)}); {remedy}") from error
+    if 2 in axes:
+        _refuse_fixed_size(program)
     return program
+
+
+def _refuse_fixed_size(program: torch.export.ExportedProgram) -> None:
+    """Raise where the trace took a height or width for a number, or one for the other."""
+    names = program.graph_signature.user_inputs
+    for node in program.graph.find_nodes(op="placeholder"):
+        if node.name not in names:
+            continue
+        height, width = (str(n) for n in node.meta["val"].shape[2:4])
+        for name, size in ((HEIGHT, height), (WIDTH, width)):
+            if size.isdigit():
+                raise ExportError(f"the network fixes its {name} to {size}; leave --dynamic-size out")
+        if height == width:
+            raise ExportError(
+                "the network takes squares alone, height and width cannot differ; leave --dynamic-size out"
+            )
 
 
 def _unsupported(error: BaseException) -> str:
@@ -193,7 +227,7 @@ def _graph_from_ir(model: onnx_ir.Model) -> gs.Graph:
     graph.name, graph.doc_string = "plainconv", ""
     graph.producer_name, graph.producer_version = "plainconv", producer_version()
     _name_nodes(graph)
-    _name_batch(graph)
+    _name_axes(graph)
     return graph
 
 
@@ -209,9 +243,20 @@ def _name_nodes(graph: gs.Graph) -> None:
         node.name = name
 
 
-def _name_batch(graph: gs.Graph) -> None:
-    """Call the open axis of the inputs "batch"; the trace gives it a number of its own."""
-    symbols = {t.shape[0] for t in graph.inputs if t.shape and isinstance(t.shape[0], str)}
+def _name_axes(graph: gs.Graph) -> None:
+    """Call the open axes of the inputs "batch", "height" and "width"; the trace gives them numbers of its own."""
+    names: dict[str, str] = {}
+    for tensor in graph.inputs:
+        for axis, symbol in enumerate(tensor.shape or ()):
+            if isinstance(symbol, str) and symbol not in names:
+                name = AXES.get(axis, f"axis_{axis}")
+                names[symbol] = f"{name}_{tensor.name}" if name in names.values() else name
+    if not names:
+        return
+    spelled = re.compile(rf"\b({'|'.join(map(re.escape, names))})\b")
     for tensor in [*graph.tensors().values(), *graph.inputs]:
         if isinstance(tensor, gs.Variable) and tensor.shape is not None:
-            tensor.shape = [BATCH if size in symbols else size for size in tensor.shape]
+            tensor.shape = [
+                spelled.sub(lambda found: names[found[1]], size) if isinstance(size, str) else size
+                for size in tensor.shape
+            ]

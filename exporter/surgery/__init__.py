@@ -17,7 +17,7 @@ from .base import Pass
 from .channel_layout import ChannelLayout
 from .common_subexpressions import CommonSubexpressions
 from .copied import copy
-from .cost import Work, work_of
+from .cost import Work, forget_usual_sizes, suppose_usual_sizes, work_of
 from .dead_nodes import DeadNodes
 from .depthwise_into_pool import DepthwiseIntoPool
 from .edit import forget_exact, name_nodes, sort
@@ -25,6 +25,7 @@ from .fold_constants import FoldConstants
 from .gemm_head import GemmHead
 from .global_average_pool import GlobalAveragePool
 from .kernel_algebra import KernelAlgebra
+from .mirror import sizes_of
 from .norm_before_conv import NormBeforeConv
 from .norm_into_gate import NormIntoGate
 from .onnx_file import UnheldError, check, infer_shapes, ops_of_file, read, refuse_unknown_types, write
@@ -189,6 +190,7 @@ def _run(graph: gs.Graph, passes: Sequence[Pass], start: float) -> SurgeryReport
     rounds, changed = 0, True
     while changed and rounds < MAX_ROUNDS:
         rounds, changed = rounds + 1, False
+        suppose_usual_sizes(graph, sizes_of(graph))
         for each in passes:
             nodes = len(graph.nodes)
             count = each.apply(graph)
@@ -199,6 +201,7 @@ def _run(graph: gs.Graph, passes: Sequence[Pass], start: float) -> SurgeryReport
             removed[each.name] += nodes - len(graph.nodes)
         if changed:
             infer_shapes(graph)  # a pass gives what it adds a shape: this fills in what could not be known before
+    forget_usual_sizes(graph)
     forget_exact(graph)
     counts = tuple(PassCount(p.name, rewrites[p.name], removed[p.name]) for p in PASSES if rewrites[p.name])
     seconds = time.perf_counter() - start

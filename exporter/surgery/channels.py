@@ -10,7 +10,8 @@ from .edit import ints, is_constant, producer, sole_user
 LAYOUT = ("Reshape", "Transpose", "Unsqueeze", "Squeeze", "Flatten", "Concat", "Gather")
 """Ops that only move elements."""
 SYMBOL_SIZE = 3
-"""What stands for a symbolic axis (the batch) where an element is followed through a reshape."""
+"""What stands for a symbolic axis where an element is followed: the batch, which no reshape meddles with, and maps of
+an open size where only whole channels are moved."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +68,19 @@ def _first_elements(numbers: np.ndarray) -> np.ndarray:
 
 
 def _size(tensor: Any) -> tuple[int, ...] | None:
-    """The shape with a number in the place of a symbolic batch axis; None if another axis is unknown."""
-    if not tensor.shape or not all(isinstance(d, int) for d in tensor.shape[1:]):
+    """The shape with a number in the place of each symbolic axis; None if the channels are not known."""
+    if not tensor.shape or not all(isinstance(d, int) for d in tensor.shape[1:2]):
         return None
-    return (tensor.shape[0] if isinstance(tensor.shape[0], int) else SYMBOL_SIZE, *tensor.shape[1:])
+    return tuple(d if isinstance(d, int) else SYMBOL_SIZE for d in tensor.shape)
+
+
+def _layout_op(y: Any) -> Any:
+    """The layout op that makes y; where more than the batch is open, only one that moves whole channels of any map."""
+    node = producer(y, *LAYOUT)
+    if node is None or (node.op in ("Concat", "Gather") and node.attrs.get("axis", 0) == 1):
+        return node
+    maps = (y, *node.inputs) if node.op == "Concat" else (y, node.inputs[0])
+    return node if all(isinstance(d, int) for t in maps for d in (t.shape or ())[1:]) else None
 
 
 def _numberings(shapes: list[Any]) -> list[np.ndarray]:
@@ -85,7 +95,8 @@ def _numberings(shapes: list[Any]) -> list[np.ndarray]:
 
 def _numbered(graph: Any, y: Any, sources: list[Any], nodes: list[Any], *, last: bool) -> np.ndarray | None:
     """The numbers of the elements of y; fills `sources` and `nodes`, in the order of reading."""
-    node, size = producer(y, *LAYOUT), _size(y)
+    size = _size(y)
+    node = _layout_op(y) if size is not None else None
     inner = last or sole_user(graph, y) is not None
     if node is None or not inner or size is None or (node.op == "Gather" and ints(node.inputs[1]) is None):
         if size is None or is_constant(y):

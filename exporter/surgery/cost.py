@@ -29,6 +29,9 @@ in tensor-float against 1.5·10¹² B/s), both at what real kernels reach. A CPU
 ELEMENTS_PER_KERNEL = float(1 << 18)
 """Elements in the time that one more kernel takes: two thirds of a microsecond, the gap within a CUDA graph."""
 
+_USUAL = "usual_shape"
+"""The attribute of a value that holds the shape it is supposed to have."""
+
 VIEWS = {"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Dropout", "Constant", "Shape", "Size"}
 ACTIVATIONS = {
     "Relu", "LeakyRelu", "PRelu", "Clip", "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Elu", "Selu", "Celu", "Gelu",
@@ -109,11 +112,30 @@ def elements(tensor: Any) -> int | None:
 
 
 def sizes_of(tensor: Any) -> list[int] | None:
-    """The shape of a value, an open batch as 1; None where another size is not known."""
+    """The shape of a value, an open batch as 1; the usual one where another axis is open; None without one."""
     shape = tensor.shape
     if shape is None or not all(isinstance(size, (int, np.integer)) for size in shape[1:]):
-        return None
+        shape = vars(tensor).get(_USUAL)
+        if shape is None:
+            return None
     return [int(size) if isinstance(size, (int, np.integer)) else 1 for size in shape]
+
+
+def suppose_usual_sizes(graph: gs.Graph, sizes: Mapping[str, list[int]]) -> None:
+    """Let what is compared between here and `forget_usual_sizes` count a value of an open size as if it had `sizes`."""
+    for name, tensor in graph.tensors().items():
+        if isinstance(tensor, gs.Variable) and name in sizes:
+            vars(tensor)[_USUAL] = sizes[name] if _batch_is_known(tensor) else [1, *sizes[name][1:]]
+
+
+def forget_usual_sizes(graph: gs.Graph) -> None:
+    """What is of an open size is unknown again."""
+    for tensor in graph.tensors().values():
+        vars(tensor).pop(_USUAL, None)
+
+
+def _batch_is_known(tensor: Any) -> bool:
+    return bool(tensor.shape) and isinstance(tensor.shape[0], (int, np.integer))
 
 
 def kernels_of(graph: gs.Graph) -> list[Kernel]:

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
@@ -73,6 +74,16 @@ def test_an_open_map_size_is_refused(tmp_path: Path) -> None:
     path = onnx_model(tmp_path / "op.onnx", "Conv", {"w": (6, 4, 3, 3)}, [1, 4, "H", "W"], [1, 6, "h", "w"])
     with pytest.raises(ExportError, match="want known sizes"):
         count_onnx(path)
+
+
+def test_an_open_map_is_counted_at_the_size_that_is_asked_for(tmp_path: Path) -> None:
+    """Given open axes and a shape → one image's cost there; the graph has its own shapes again."""
+    path = onnx_model(tmp_path / "op.onnx", "Conv", {"w": (6, 4, 3, 3)}, ["N", 4, "H", "W"], ["N", 6, "h", "w"])
+    assert count_onnx(path, (2, 4, 9, 7)).macs == 7 * 5 * 6 * 4 * 9
+    graph = gs.import_onnx(onnx.load(path))
+    count_onnx(graph, (1, 4, 5, 5))
+    assert (graph.inputs[0].shape, graph.outputs[0].shape) == (["N", 4, "H", "W"], ["N", 6, "h", "w"])
+    assert [t.name for t in graph.outputs] == ["y"]
 
 
 def test_the_longest_sum_is_that_of_the_largest_window() -> None:

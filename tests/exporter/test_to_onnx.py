@@ -121,6 +121,20 @@ def test_an_open_batch_is_named_batch_and_takes_any_number(tmp_path: Path) -> No
     assert not {"Shape", "Gather", "Concat", "Reshape"} & set(report.after)
 
 
+@pytest.mark.parametrize("dynamic_batch", [False, True])
+def test_an_open_size_is_named_height_and_width(tmp_path: Path, dynamic_batch: bool) -> None:
+    """Given a network of any size → one file for each; the sizes of a map are said in terms of the image's."""
+    module = nn.Sequential(plain()[0], nn.MaxPool2d(2), nn.ReLU()).eval()
+    path = onnx_from_module(module, EXAMPLE, tmp_path / "m.onnx", dynamic_batch=dynamic_batch, dynamic_size=True)
+    graph = onnx.load(path).graph
+    dims = [[d.dim_param or d.dim_value for d in t.type.tensor_type.shape.dim] for t in (*graph.input, *graph.output)]
+    batch = "batch" if dynamic_batch else EXAMPLE.shape[0]
+    assert dims[0] == [batch, 3, "height", "width"]
+    assert dims[1][0] == batch and "height" in dims[1][2] and "width" in dims[1][3]
+    for size in ((16, 16), (9, 31), (40, 12)):
+        assert_same(path, module, torch.randn(EXAMPLE.shape[0], 3, *size))
+
+
 @pytest.mark.parametrize("opset", [MIN_OPSET, MAX_OPSET])
 def test_every_opset_in_range_is_written(tmp_path: Path, opset: int) -> None:
     module = plain()
@@ -158,6 +172,16 @@ class DataDependent(nn.Module):
         return x if x.sum() > 0 else -x
 
 
+class FixedSize(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.ones(16, 1)
+
+
+class Squares(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ x
+
+
 class FixedBatch(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.reshape(2, -1)
@@ -170,6 +194,9 @@ class FixedBatch(nn.Module):
         (Unsupported, {}, "airy_ai"),
         (DataDependent, {}, "cannot trace DataDependent"),
         (FixedBatch, {"dynamic_batch": True}, "cannot trace FixedBatch"),
+        (FixedSize, {"dynamic_size": True}, "fixes its height to 16; leave --dynamic-size out"),
+        (Squares, {"dynamic_size": True}, "takes squares alone, height and width cannot differ; leave --dynamic-size"),
+        (lambda: nn.AdaptiveMaxPool2d(3), {"dynamic_size": True}, "an adaptive pool of an open size has no fixed wind"),
         (plain, {"opset": MIN_OPSET - 1}, f"want {MIN_OPSET} to {MAX_OPSET}"),
         (plain, {"opset": MAX_OPSET + 1}, f"want {MIN_OPSET} to {MAX_OPSET}"),
         (plain, {"input_names": ("a", "b")}, "2 input names for 1 inputs"),

@@ -5,7 +5,17 @@ import numpy as np
 import onnx
 import pytest
 
-from exporter.surgery.cost import ELEMENTS_PER_KERNEL, MACS_PER_ELEMENT, Work, kernels_of, work_of
+from exporter.surgery.cost import (
+    ELEMENTS_PER_KERNEL,
+    MACS_PER_ELEMENT,
+    Work,
+    elements,
+    forget_usual_sizes,
+    kernels_of,
+    macs_of,
+    suppose_usual_sizes,
+    work_of,
+)
 from exporter.surgery.onnx_file import graph_from_proto, infer_shapes
 
 W = {"w": (4, 4, 3, 3), "b": (4,)}
@@ -91,3 +101,14 @@ def test_what_works_on_shapes_is_free() -> None:
           y = Relu(f) }"""
     model = graph_of(text, {})
     assert sum(len(kernel.nodes) for kernel in kernels_of(model)) == 1
+
+
+def test_value_of_an_open_size_counts_as_what_it_is_supposed_to_be() -> None:
+    """Given open axes → nothing is known; with usual sizes, their cost for one image; once forgotten, nothing again."""
+    graph = graph_of(f"(float[N,4,H,W] x) => (float[N,4,h,w] y) {{ y = {CONV}(x, w, b) }}")
+    conv, y = graph.nodes[0], graph.outputs[0]
+    assert (elements(y), macs_of(conv), work_of(graph).macs) == (None, None, 0)
+    suppose_usual_sizes(graph, {"x": [2, 4, 8, 8], "y": [2, 4, 8, 8]})
+    assert (elements(y), macs_of(conv)) == (MAP, MAP * 4 * 9)
+    forget_usual_sizes(graph)
+    assert (elements(y), macs_of(conv)) == (None, None)

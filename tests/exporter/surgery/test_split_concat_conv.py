@@ -1,6 +1,11 @@
+from collections import Counter
+
 import numpy as np
+import onnx
 import pytest
 
+from exporter.surgery import run_passes
+from exporter.surgery.onnx_file import graph_from_proto
 from exporter.surgery.split_concat_conv import SplitConcatConv
 
 INTERLEAVED = np.arange(16).reshape(2, 8).T.ravel()
@@ -45,3 +50,15 @@ def test_three_sources_take_two_sums(check_pass) -> None:
 def test_where_it_does_not_fit_or_does_not_pay_it_stays(check_pass, given: str, width: int) -> None:
     outputs = 64 if "64" in given else 4
     check_pass(SplitConcatConv(), given, None, {"w": (outputs, width, 3, 3), "b": (outputs,)})
+
+
+def test_a_map_of_an_open_size_is_judged_at_a_usual_one() -> None:
+    """Given the interleaved concat of open maps → the same sum of convs as at a fixed size, and no layout op."""
+    given = GIVEN.format(shuffle=SHUFFLE, source="s", groups=2).replace("8,8,8]", "8,H,W]").replace("4,4,4]", "4,h,w]")
+    model = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 20]> g {given.replace("double", "float")}')
+    weights = {"i": INTERLEAVED, "w": np.ones((4, 8, 3, 3), np.float32), "b": np.ones(4, np.float32)}
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in weights.items())
+    graph = graph_from_proto(model)
+    run_passes(graph)
+    assert Counter(node.op for node in graph.nodes) == {"Conv": 2, "Add": 1}
+    assert not any("usual_shape" in vars(tensor) for tensor in graph.tensors().values())
