@@ -10,6 +10,7 @@ from typing import Any
 
 _IN_LOG = ("INTERNAL_ERROR", "ERROR", "WARNING", "INFO")
 _ERRORS = ("INTERNAL_ERROR", "ERROR")
+_WIDENED = re.compile(r"Converting conv (activation|weight) scales to fp32")
 _NO_MEMORY = re.compile(r"out of memory|outofmemory|bad_alloc|could not be allocated", re.IGNORECASE)
 _NO_WORKSPACE = re.compile(r"workspace limit|increas\w+ the (allowed )?workspace", re.IGNORECASE)
 
@@ -53,8 +54,12 @@ def text_of(lines: list[LogLine]) -> str:
 
 
 def warnings_of(lines: list[LogLine]) -> tuple[str, ...]:
-    """Each warning once, and each error: where an engine was built all the same, they say that a tactic was skipped."""
-    return tuple(dict.fromkeys(one_line(line.text) for line in lines if line.severity in ("WARNING", *_ERRORS)))
+    """Each warning once, and each error: where an engine was built all the same, they say that a tactic was skipped.
+
+    That scales of half precision are widened, which changes none, is left out.
+    """
+    texts = (one_line(line.text) for line in lines if line.severity in ("WARNING", *_ERRORS))
+    return tuple(dict.fromkeys(text for text in texts if not _WIDENED.search(text)))
 
 
 def first_error(lines: list[LogLine]) -> str:

@@ -1,12 +1,11 @@
 """Accuracy on labelled, held-out images, before and after every step."""
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from exporter.errors import SourceError
+from exporter.errors import SourceError, one_line
 
 from .reference import Run, in_batches
 
@@ -23,20 +22,26 @@ class EvalData:
 class Accuracy:
     """How many images a step classifies correctly, and how many of them differently from the first step.
 
-    True where not one image's correctness changed.
+    True where not one image's correctness changed; where some may be lost, where at most `loss_allowed` of all are.
     """
 
     step: str
     correct: int
     images: int
     changed: int
+    lost: int = 0
+    loss_allowed: float = 0.0
 
     def __bool__(self) -> bool:
-        return self.changed == 0
+        return self.lost <= self.loss_allowed * self.images if self.loss_allowed else self.changed == 0
 
     def __str__(self) -> str:
         share = f"{self.step}: {self.correct} of {self.images} correct ({self.correct / self.images:.2%})"
-        return share if self else f"{share}; {self.changed} images differ from the network before"
+        if self:
+            return share
+        if self.loss_allowed:
+            return f"{share}, {self.lost} fewer than the network before; at most {self.loss_allowed:.0%} may be lost"
+        return f"{share}; {self.changed} images differ from the network before"
 
 
 def read_eval_data(path: Path, image_shape: tuple[int, ...]) -> EvalData:
@@ -46,23 +51,52 @@ def read_eval_data(path: Path, image_shape: tuple[int, ...]) -> EvalData:
         SourceError: the file is missing or no .npz, lacks one of the two, or they do not fit the network or each other.
 
     """
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
-            missing = [key for key in ("images", "labels") if key not in held]
-            if missing:
-                raise SourceError(f"{path.name}: holds {sorted(held)}, wants images and labels; lacks {missing[0]}")
-            images, labels = held["images"], held["labels"]
-    except OSError as error:
-        raise SourceError(f"{path}: {error.strerror or error}; give an .npz file with images and labels") from None
-    except (zipfile.BadZipFile, ValueError, EOFError) as error:
-        raise SourceError(f"{path}: no .npz file of plain arrays ({error}); write it with numpy.savez") from None
-    if images.shape[1:] != image_shape or not len(images):
-        wanted = ", ".join(["n", *map(str, image_shape)])
-        raise SourceError(f"{path.name}: images are {list(images.shape)}, want [{wanted}] as the network takes them")
+    held = arrays_of_npz(path, ("images", "labels"))
+    images, labels = held["images"], held["labels"]
+    check_images(path, images, image_shape)
     if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
         kind = f"{labels.dtype} {list(labels.shape)}"
         raise SourceError(f"{path.name}: labels are {kind}, want one integer for each of {len(images)} images")
     return EvalData(images.astype(np.float32), labels.astype(np.int64))
+
+
+def arrays_of_npz(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """The arrays `names` of the .npz file at `path`. Raises SourceError where it is none or lacks one of them."""
+    wanted = " and ".join(names)
+    try:
+        with path.open("rb") as file:
+            held = np.load(file, allow_pickle=False)
+            found = {} if isinstance(held, np.ndarray) else held
+            missing = [key for key in names if key not in found]
+            if missing:
+                kind = "a single array" if isinstance(held, np.ndarray) else sorted(held)
+                raise SourceError(f"{path.name}: holds {kind}, wants {wanted}; lacks {missing[0]}")
+            return {name: found[name] for name in names}
+    except SourceError:
+        raise
+    except OSError as error:
+        raise SourceError(f"{path}: {error.strerror or error}; give an .npz file with {wanted}") from None
+    except Exception as error:  # zipfile's, zlib's, tokenize's and NumPy's, without a common base
+        reason = f"no .npz file of plain arrays ({one_line(error)})"
+        raise SourceError(f"{path}: {reason}; write it with numpy.savez") from None
+
+
+def check_images(path: Path, images: np.ndarray, image_shape: tuple[int, ...]) -> None:
+    """Raise SourceError unless `images` are [n, *image_shape], at least one, of finite numbers."""
+    if images.shape[1:] != image_shape or not len(images):
+        wanted = ", ".join(["n", *map(str, image_shape)])
+        raise SourceError(f"{path.name}: images are {list(images.shape)}, want [{wanted}] as the network takes them")
+    if images.dtype.kind not in "fiub" or not _finite(images):
+        found = f"{images.dtype}" if images.dtype.kind not in "fiub" else "not all finite"
+        raise SourceError(
+            f"{path.name}: images are {found}, want finite numbers, preprocessed as the network takes them"
+        )
+
+
+def _finite(images: np.ndarray) -> bool:
+    """Whether all are finite as float32."""
+    with np.errstate(over="ignore"):
+        return bool(np.isfinite(images.astype(np.float32)).all())
 
 
 def correctness(run: Run, data: EvalData, batch: int) -> np.ndarray:
@@ -87,7 +121,11 @@ def correctness(run: Run, data: EvalData, batch: int) -> np.ndarray:
     return right
 
 
-def accuracy(step: str, right: np.ndarray, before: np.ndarray | None = None) -> Accuracy:
-    """The record of a step from its `correctness`, beside that of the network `before` any step."""
-    changed = 0 if before is None else int((right != before).sum())
-    return Accuracy(step, int(right.sum()), len(right), changed)
+def accuracy(step: str, right: np.ndarray, before: np.ndarray | None = None, *, loss_allowed: float = 0.0) -> Accuracy:
+    """The record of a step from its `correctness`, beside that of the network `before` any step.
+
+    `loss_allowed` is the share of images by which it may get fewer right.
+    """
+    known = right if before is None else before
+    changed, lost = int((right != known).sum()), int(known.sum()) - int(right.sum())
+    return Accuracy(step, int(right.sum()), len(right), changed, lost, loss_allowed)

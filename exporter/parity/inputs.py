@@ -28,6 +28,7 @@ def test_inputs(
     seed: int,
     macs: float | None = None,
     data: np.ndarray | None = None,
+    max_data: int | None = None,
 ) -> tuple[tuple[np.ndarray, ...], tuple[str, ...]]:
     """One array an input, [images, …], and the kind of each image; the same for the same arguments.
 
@@ -37,12 +38,13 @@ def test_inputs(
         seed: of the random images.
         macs: of one image, which sets how many there are; as many as is useful where it is not known.
         data: images of the user's own for the first input, [images, …].
+        max_data: how many of these to take; by default as many as there are random ones.
 
     """
     edges = (ZEROS, LARGE, HOT) if not macs or 5 * macs <= 2 * MAC_BUDGET else (ZEROS, HOT)
     affordable = MAX_NORMAL if not macs else int(MAC_BUDGET / macs) - len(edges)
     normals = min(max(affordable, MIN_NORMAL), MAX_NORMAL)
-    own = 0 if data is None else min(len(data), normals)
+    own = 0 if data is None else min(len(data), normals if max_data is None else max_data)
     kinds = [NORMAL] * normals + [DATA] * own + list(edges)
     rng = np.random.default_rng(seed)
     inputs = []

@@ -16,6 +16,7 @@ shows nothing of it. On these images n·u·|y64| is allowed, n being the longest
 """
 
 import contextlib
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -75,6 +76,28 @@ class Reference:
             flat = np.isin(self.kinds, (ZEROS, HOT))
             allowed[flat] = np.fmax(allowed, bound)[flat]
         return allowed
+
+    def of_kinds(self, kinds: Sequence[str]) -> "Reference":
+        """The same on the images of these kinds alone, with the same spreads and tolerances.
+
+        Whole where the outputs do not keep the images apart, or none is of these kinds.
+        """
+        return self._rows(np.flatnonzero(np.isin(self.kinds, tuple(kinds))))
+
+    def first(self, count: int) -> "Reference":
+        """The same on the first `count` images alone; whole where the outputs do not keep the images apart."""
+        return self._rows(np.arange(min(count, len(self.kinds))))
+
+    def _rows(self, rows: np.ndarray) -> "Reference":
+        if not len(rows) or any(len(y) != len(self.kinds) for y in self.outputs):
+            return self
+        return dataclasses.replace(
+            self,
+            inputs=tuple(x[rows] for x in self.inputs),
+            kinds=tuple(self.kinds[row] for row in rows),
+            outputs=tuple(y[rows] for y in self.outputs),
+            scales=tuple(s[rows] for s in self.scales),
+        )
 
     def judge(self, step: str, run: Run, tolerances: Sequence[float] | None = None) -> tuple[Parity, ...]:
         """Compare what `run` returns, called with a batch at a time, with the reference: one record an output.
@@ -170,6 +193,7 @@ def reference_from_module(
     macs: float | None = None,
     longest_sum: int = 1,
     data: np.ndarray | None = None,
+    max_data: int | None = None,
 ) -> Reference:
     """Evaluate the eager `module` (eval mode; left as it is) in float64 on the inputs that `example`'s shapes call for.
 
@@ -181,12 +205,15 @@ def reference_from_module(
         macs: of one image; sets how many images are affordable.
         longest_sum: the most terms that one value in the network adds up.
         data: the user's own images for the first input, [images, …].
+        max_data: how many of these to take; by default as many as there are random ones.
 
     """
     examples = example if isinstance(example, tuple) else (example,)
     batch = int(examples[0].shape[0])
     dtypes = [np.dtype(np.float32) if t.is_floating_point() else np.dtype(t.cpu().numpy().dtype) for t in examples]
-    inputs, kinds = test_inputs([tuple(t.shape) for t in examples], dtypes, seed=seed, macs=macs, data=data)
+    inputs, kinds = test_inputs(
+        [tuple(t.shape) for t in examples], dtypes, seed=seed, macs=macs, data=data, max_data=max_data
+    )
     outputs = tuple(_evaluate(lambda *x: float64_outputs(module, x), inputs, batch))
     own = _evaluate(lambda *x: _own_outputs(module, x), inputs, batch)
     spread_of = [i for i, kind in enumerate(kinds) if kind == (DATA if kinds.count(DATA) > 1 else NORMAL)]

@@ -88,3 +88,27 @@ def test_labels_of_other_classes_are_refused(tmp_path: Path) -> None:
     held.labels[3] = 2
     with pytest.raises(SourceError, match="labels run from 0 to 2, want 0 to 1"):
         correctness(lambda x: scores_of_sum(x), held, 4)
+
+
+@pytest.mark.parametrize(
+    ("flips", "allowed", "holds"),
+    [
+        ({}, 0.01, True),
+        ({0: False, 1: False}, 0.01, True),
+        ({0: False, 1: False, 2: False}, 0.01, False),
+        ({199: True, 0: False, 1: False, 2: False}, 0.01, True),
+        ({199: True}, 0.01, True),
+        ({199: True}, 0.0, False),
+        ({199: True, 0: False}, 0.0, False),
+    ],
+)
+def test_a_lower_precision_may_lose_a_share_of_the_images(flips: dict[int, bool], allowed: float, holds: bool) -> None:
+    """Given 200 images, the last one wrong before -> 1 % may be lost, on balance; without a share, none changes."""
+    before = np.arange(200) < 199
+    after = before.copy()
+    after[list(flips)] = list(flips.values())
+    record = accuracy("ONNX int8", after, before, loss_allowed=allowed)
+    assert bool(record) == holds
+    assert record.lost == int(before.sum()) - int(after.sum()) and record.changed == len(flips)
+    if not holds and allowed:
+        assert str(record).endswith("3 fewer than the network before; at most 1% may be lost")

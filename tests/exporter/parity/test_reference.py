@@ -198,3 +198,31 @@ def test_the_bias_of_long_sums_is_allowed_on_flat_images_alone(kind: str, held: 
     (parity,) = reference.compare("step", biased)
     assert bool(parity) == held
     assert not reference_from_module(net, EXAMPLE).compare("step", biased)[0]
+
+
+def test_part_of_a_reference_is_held_to_the_same_spread() -> None:
+    """Given some kinds of image, or the first few → those rows of inputs, outputs and scales; the same spreads."""
+    net = network()
+    reference = reference_from_module(net, EXAMPLE)
+    rows = [i for i, kind in enumerate(reference.kinds) if kind in ("hot", "zeros")]
+    edges, few = reference.of_kinds(("hot", "zeros")), reference.first(2)
+    for part, taken in ((edges, rows), (few, [0, 1])):
+        assert part.kinds == tuple(reference.kinds[i] for i in taken)
+        for field in ("inputs", "outputs", "scales"):
+            assert np.array_equal(getattr(part, field)[0], getattr(reference, field)[0][taken])
+        assert (part.spreads, part.own_errors) == (reference.spreads, reference.own_errors)
+        assert part.judge("eager", run_module(net))[0]
+    wrong = [y.copy() for y in edges.outputs]
+    wrong[0][-1] += 0.1 * reference.spreads[0]
+    assert not edges.compare("step", wrong)[0]
+    assert edges.compare("step", wrong)[0].worst_input == edges.kinds[-1]
+
+
+def test_part_that_cannot_be_taken_is_the_whole() -> None:
+    """Given a kind that no image is of, more images than there are, or outputs that mix the images → all of them."""
+    reference = reference_from_module(network(), EXAMPLE)
+    assert reference.of_kinds(("data",)) is reference
+    assert reference.first(100).kinds == reference.kinds
+    mixed = Shifted(network(), lambda x, y: y.sum())
+    scalar = reference_from_module(mixed, torch.zeros(2, 3, 8, 8))
+    assert scalar.first(1) is scalar

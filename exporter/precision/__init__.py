@@ -1,0 +1,26 @@
+"""Precision in the graph: a float32 ONNX graph in fp16, bf16, int8 or fp8, as a strongly typed engine builder reads it.
+
+`typed_model` makes one and measures it; layers whose values or errors are too large for the type stay in float32.
+"""
+
+from .calibrate import METHODS, Calibration, read_images
+from .formats import NAMES, TOLERANCES, Precision, precision_of_name
+from .keep import Kept
+from .run import save
+from .typed import Typed, judged_by, typed_model, typed_run
+
+__all__ = [
+    "METHODS",
+    "NAMES",
+    "TOLERANCES",
+    "Calibration",
+    "Kept",
+    "Precision",
+    "Typed",
+    "judged_by",
+    "precision_of_name",
+    "read_images",
+    "save",
+    "typed_model",
+    "typed_run",
+]

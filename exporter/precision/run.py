@@ -1,0 +1,67 @@
+"""A typed graph in ONNX Runtime on the CPU, each type's rounding as an engine does it."""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from exporter.parity import Run, run_onnx
+
+from .edit import Names
+from .emulate import emulated
+
+_BESIDE = 2**30
+"""Bytes of weights from which on they go to a file of their own: a protobuf message holds 2 GB."""
+
+
+def save(model: ir.Model, path: Path) -> None:
+    """Write `model` to `path`; weights beyond 1 GB to `path` + ".data" beside it."""
+    size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
+    ir.save(model, path, external_data=f"{path.name}.data" if size > _BESIDE else None)
+
+
+def run_of(model: ir.Model) -> Run:
+    """`model`, which stays as it is, as a callable on arrays; its Q/DQ and Cast nodes are all computed.
+
+    Raises ExportError where ONNX Runtime refuses the graph.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "typed.onnx"
+        save(emulated(model), path)
+        return run_onnx(path, optimized=False)
+
+
+def peaks_of(model: ir.Model, inputs: Sequence[np.ndarray], batch: int) -> dict[str, float]:
+    """The largest magnitude of each float value of `model`, and of each input, over all of `inputs` ([images, …])."""
+    model = model.clone()
+    floats = [v for node in model.graph for v in node.outputs if v.dtype == ir.DataType.FLOAT]
+    values = [v for v in floats if v.uses() or v.is_graph_output()]
+    names = [v.name for v in values]
+    unused = Names(model.graph)
+    outputs = [_peak(model.graph, v, unused) for v in values]
+    model.graph.outputs[:] = outputs
+    run = run_of(model)
+    rows = [np.stack(run(*arrays)) for arrays in batches(inputs, batch)]
+    known = {str(name): float(peak) for name, peak in zip(names, np.max(np.stack(rows), axis=0), strict=True)}
+    for value, x in zip(model.graph.inputs, inputs, strict=True):
+        known[str(value.name)] = float(np.abs(x).max())
+    return known
+
+
+def batches(inputs: Sequence[np.ndarray], batch: int) -> Iterator[tuple[np.ndarray, ...]]:
+    """`batch` images at a time, the last ones filled up with the last image."""
+    count = len(inputs[0])
+    for start in range(0, count, batch):
+        index = np.minimum(np.arange(start, start + batch), count - 1)
+        yield tuple(x[index] for x in inputs)
+
+
+def _peak(graph: ir.Graph, value: ir.Value, names: Names) -> ir.Value:
+    """max |value|, a scalar."""
+    size = ir.Value(name=names(f"{value.name}.size"), shape=value.shape, type=ir.TensorType(ir.DataType.FLOAT))
+    peak = ir.Value(name=names(f"{value.name}.peak"), shape=ir.Shape([]), type=ir.TensorType(ir.DataType.FLOAT))
+    graph.append(ir.node("Abs", [value], outputs=[size], name=size.name))
+    graph.append(ir.node("ReduceMax", [size], {"keepdims": 0}, outputs=[peak], name=peak.name))
+    return peak

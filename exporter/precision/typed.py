@@ -1,0 +1,179 @@
+"""A float32 graph → the same in a lower precision, where measuring allows it."""
+
+import math
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import onnx_ir as ir
+from onnx.helper import find_min_ir_version_for, make_opsetid
+
+from exporter.errors import CheckFailedError, ExportError, one_line
+from exporter.layer_types import types_of_layers
+from exporter.parity import Parity, Reference, Run
+from exporter.parity.inputs import DATA, NORMAL
+from exporter.progress import track
+
+from .calibrate import QUICK, Calibration, ranges_of
+from .edit import load, opset_of, settled
+from .formats import FLOATS, QUANTIZED, Precision
+from .keep import Kept, beyond_range, layers_to_keep, units_of
+from .narrow import narrow
+from .quantize import quantize
+from .run import peaks_of, run_of
+
+FEW = 4
+"""Images on which layers are compared with one another; what is decided is measured on all."""
+
+
+@dataclass(frozen=True)
+class Typed:
+    """A graph in a lower precision and what was measured of it.
+
+    `layers` gives, for each conv and matrix product, the type it computes in; `kept` those that stay in a wider type
+    though the precision could be theirs; `method` how the ranges of int8 and fp8 were chosen.
+    """
+
+    precision: Precision
+    model: ir.Model
+    layers: Mapping[str, str]
+    kept: tuple[Kept, ...]
+    method: str | None
+    parities: tuple[Parity, ...]
+
+
+@dataclass(frozen=True)
+class _Maker:
+    """Typed graphs of one float32 `model`, whose layers are `units`, and what each is off by."""
+
+    model: ir.Model
+    precision: Precision
+    units: Mapping[str, frozenset[str]]
+    wide: frozenset[str] = frozenset()
+    ranges: Mapping[str, float] = field(default_factory=dict)
+
+    def model_with(self, kept: Set[str]) -> ir.Model:
+        """The graph with the layers `kept` not quantized, or, where nothing is, in float32; `wide` are in float32."""
+        typed = self.model.clone()
+        wide, left = self._nodes(self.wide), self._nodes(self.wide | kept)
+        quantized, rest = self.precision.quantized, FLOATS.get(self.precision.rest, ir.DataType.FLOAT)
+        if quantized:
+            quantize(typed, QUANTIZED[quantized], self.ranges, left, rest)
+        if rest != ir.DataType.FLOAT:
+            narrow(typed, rest, wide if quantized else left)
+        return typed
+
+    def _nodes(self, layers: Set[str]) -> frozenset[str]:
+        return frozenset(node for name in layers for node in self.units[name])
+
+    def error(self, kept: Set[str], judge: Reference) -> float:
+        """Its largest error, in units of the output's spread; infinite where it is not a number."""
+        ones = [1.0] * len(judge.outputs)  # the same for each: then the worst is that of the largest error
+        errors = [p.error for p in judge.judge("", run_of(self.model_with(kept)), ones)]
+        return max(math.inf if math.isnan(error) else error for error in errors)
+
+
+def typed_model(
+    onnx: Path,
+    precision: Precision,
+    reference: Reference,
+    *,
+    calibration: Calibration | None = None,
+    tolerance: float | None = None,
+) -> Typed:
+    """The float32 graph at `onnx` in `precision`; its inputs and outputs stay as they are.
+
+    Layers that meet values beyond the type's range stay in float32; those without which the rest does not hold its
+    tolerance too, or, in int8 or fp8 with another type around it, in that.
+
+    Args:
+        onnx: the file, float32 throughout.
+        precision: any but fp32.
+        reference: what the outputs are held to, in float64. int8 and fp8 are held to it on the user's images, or else
+            the random ones, alone: a hot pixel or twice the contrast is beyond any calibrated range.
+        calibration: the images that int8 and fp8 are calibrated on; by default the reference's own.
+        tolerance: in units of the outputs' spread; that of the precision where it is None.
+
+    Raises:
+        CheckFailedError: no layer can be in `precision` within the tolerance.
+        ExportError: the graph has no layer that could, or cannot be brought to the opset that the precision needs.
+
+    """
+    judge = judged_by(reference, precision)
+    limit = precision.tolerance if tolerance is None else tolerance
+    model = _in_opset(load(onnx), precision)
+    units = units_of(model)
+    if not units:
+        raise ExportError(
+            f"{onnx.name} has no conv or matrix product with a constant weight, and so no {precision.name}"
+        )
+    with track(f"{precision.name}: layers tried", total=None, unit="layers") as bar:
+        large: tuple[Kept, ...] = ()
+        if precision.rest == "fp16":
+            large = beyond_range(model, units, peaks_of(model, reference.inputs, reference.batch), FLOATS["fp16"])
+        wide = frozenset(kept.node for kept in large)
+        maker, method = _calibrated(_Maker(model, precision, units, wide), calibration, judge)
+        few, free = judge.first(FEW), units.keys() - wide
+        alone = layers_to_keep(
+            [name for name in units if name in free],
+            holds=lambda kept: maker.error(kept, judge) <= limit,
+            error_alone=lambda name: maker.error(free - {name}, few),
+            tried=lambda name: bar.advance(1, name),
+        )
+    left_in = precision.rest if precision.quantized else "fp32"
+    kept = (*large, *(Kept(name, left_in, f"alone {error:.2g} of the spread off") for name, error in alone.items()))
+    typed = maker.model_with(alone.keys())
+    layers = types_of_layers(typed)
+    if (precision.quantized or precision.rest) not in layers.values():
+        remedy = "calibrate on images like those it will see, or " if precision.quantized else ""
+        raise CheckFailedError(
+            f"{onnx.name}: no layer can be {precision.name} with outputs within {limit:g} of their spread; "
+            f"{remedy}allow more with --tolerance"
+        )
+    parities = judge.judge(f"ONNX {precision.name}", run_of(typed), [limit] * len(judge.outputs))
+    return Typed(precision, typed, layers, kept, method, parities)
+
+
+def judged_by(reference: Reference, precision: Precision) -> Reference:
+    """What of `reference` a precision is held to: int8 and fp8 to the user's images, or to the random ones alone."""
+    return reference.of_kinds((DATA if DATA in reference.kinds else NORMAL,)) if precision.quantized else reference
+
+
+def typed_run(path: Path) -> Run:
+    """The typed graph at `path`, run as `run_of` does."""
+    return run_of(load(path))
+
+
+def _calibrated(maker: _Maker, calibration: Calibration | None, judge: Reference) -> tuple[_Maker, str | None]:
+    """`maker` with the ranges that its precision needs, by the best of the methods asked for."""
+    if not maker.precision.quantized:
+        return maker, None
+    if len(judge.inputs) > 1:
+        found = f"the network has {len(judge.inputs)} inputs, and {maker.precision.quantized} is calibrated on one"
+        raise ExportError(f"{found}; give it a precision that needs no calibration: fp16 or bf16")
+    asked = calibration or Calibration(judge.inputs[0])
+    methods = QUICK if asked.method == "auto" else (asked.method,)
+    makers = {
+        method: replace(maker, ranges=ranges_of(maker.model, asked.images, method, judge.batch)) for method in methods
+    }
+    if len(makers) == 1:
+        return makers[methods[0]], methods[0]
+    best = min(methods, key=lambda method: makers[method].error(frozenset(), judge))
+    return makers[best], best
+
+
+def _in_opset(model: ir.Model, precision: Precision) -> ir.Model:
+    """`model` in an operator set in which its ops take the precision."""
+    if opset_of(model) >= precision.min_opset:
+        return model
+    from onnxscript import version_converter
+
+    try:
+        version_converter.convert_version(model, precision.min_opset, fallback=True)
+    except Exception as error:  # an adapter raises what it happens to
+        reason = (
+            f"cannot be converted from opset {opset_of(model)} to {precision.min_opset}, which {precision.name} needs"
+        )
+        raise ExportError(f"the graph {reason} ({one_line(error)}); export it at a newer opset") from error
+    model.ir_version = max(model.ir_version, find_min_ir_version_for([make_opsetid("", opset_of(model))]))
+    return settled(model)
