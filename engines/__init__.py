@@ -4,22 +4,26 @@
 """
 
 from .backend import Backend, available, choose
-from .from_bundle import build, build_engine, build_into, check_request, load, run_record, why_not_run
+from .from_bundle import build, build_engine, build_into, built, check_request, load, run_record, why_not_run
 from .gpu import Gpu, find_gpu
+from .options import BuildOptions, profile_of
 from .runner import Runner
 
 __all__ = [
     "Backend",
+    "BuildOptions",
     "Gpu",
     "Runner",
     "available",
     "build",
     "build_engine",
     "build_into",
+    "built",
     "check_request",
     "choose",
     "find_gpu",
     "load",
+    "profile_of",
     "run_record",
     "why_not_run",
 ]

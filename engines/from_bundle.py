@@ -1,6 +1,10 @@
 """A bundle's engines: building them into it, and running the best one that this machine can run."""
 
+import hashlib
+import json
 import warnings
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 from exporter.bundle import (
@@ -8,6 +12,9 @@ from exporter.bundle import (
     Draft,
     EngineRecord,
     FileRecord,
+    GraphRecord,
+    Manifest,
+    plain_json,
     sha256_of_file,
     sha256_of_files,
     update_bundle,
@@ -15,64 +22,98 @@ from exporter.bundle import (
 from exporter.errors import EngineError, PlainconvWarning
 
 from .backend import Backend, backends, choose
+from .contexts import contexts_of
 from .cuda import CudaRuntime
 from .gpu import find_gpu
 from .onnxruntime import OnnxRuntimeRunner
+from .options import BuildOptions
 from .runner import Runner
-from .tensorrt import Compiled, checked_targets, compile_onnx, deserialize, import_runtime
+from .targets import checked_targets, targets_for
+from .tensorrt import Compiled, check_options, compile_onnx, deserialize, import_runtime, validity
 from .tensorrt_runner import TensorRTRunner
 
-DynamicBatch = tuple[int, int, int]
+FASTEST_FIRST = ("fp8+fp16", "fp8+bf16", "fp8", "int8+fp16", "int8+bf16", "int8", "fp16", "bf16", "fp32")
+"""The order in which `load` takes engines of one backend."""
 
 
 def build(
     bundle: Path | str,
     *,
     engine: str = "auto",
-    targets: tuple[str, ...] = (),
-    dynamic_batch: DynamicBatch | None = None,
-    tf32: bool = False,
+    precision: str = "fp32",
+    options: BuildOptions = BuildOptions(),
+    rebuild: bool = False,
 ) -> EngineRecord:
-    """Build an engine from a bundle's ONNX model, and add it to the bundle, in the place of one built the same way.
+    """Build an engine from a bundle's graph of that precision into the bundle, in the place of one built the same way.
 
-    See `compile_onnx` for the options, `choose` for `engine`. Raises EngineError where the engine cannot be built, and
-    BundleError where the bundle cannot be opened or written; either way it stays as it was.
+    Nothing is built, and the bundle left as it is, where it holds this very engine: of the same graph, options and
+    backend version, for the same GPUs. `rebuild` builds it all the same.
+
+    See `BuildOptions`, and `choose` for `engine`. Graphs of lower precisions are made by `exporter build`. Raises
+    EngineError where the engine cannot be built, and BundleError where the bundle cannot be opened or written; either
+    way it stays as it was.
     """
-    _builder(engine)
+    found = (
+        None if rebuild else built(Bundle.open(bundle).manifest, engine=engine, precision=precision, options=options)
+    )
+    if found is not None:
+        return found
     with update_bundle(bundle) as draft:
-        return build_into(draft, engine=engine, targets=targets, dynamic_batch=dynamic_batch, tf32=tf32)
+        return build_into(draft, engine=engine, precision=precision, options=options)
+
+
+def built(
+    manifest: Manifest,
+    *,
+    engine: str = "auto",
+    precision: str = "fp32",
+    options: BuildOptions = BuildOptions(),
+) -> EngineRecord | None:
+    """The engine that `build` would build, where the bundle holds it already. Raises EngineError as `build` does."""
+    backend = builder_of(engine)
+    trt = import_runtime(backend)
+    _, graph = graph_of(manifest, precision)
+    targets = checked_targets(trt, backend, options.targets)
+    targets = targets_for(backend, targets, precision.split("+"), chosen=bool(options.targets))
+    device = None if backend.builds_without_gpu else find_gpu().name
+    wanted = (backend.name, str(trt.__version__), device, graph, precision, options.tf32, targets, options.profiles)
+    for record in manifest.engines:
+        made = (record.backend, record.backend_version, record.device)
+        same = (*made, record.onnx_sha256, record.precision, record.tf32, record.targets, record.profiles)
+        if same == wanted and record.options == _settings(options):
+            return record
+    return None
 
 
 def build_into(
     draft: Draft,
     *,
     engine: str = "auto",
-    targets: tuple[str, ...] = (),
-    dynamic_batch: DynamicBatch | None = None,
-    tf32: bool = False,
+    precision: str = "fp32",
+    options: BuildOptions = BuildOptions(),
 ) -> EngineRecord:
-    """As `build`, into a bundle that is still being written and has its ONNX model, linked."""
-    backend = _builder(engine)
-    graph = next((link for link in draft.manifest.chain if link.step == "onnx"), None)
-    if graph is None:
-        raise EngineError("the draft has no ONNX model linked; link_onnx before building an engine")
-    compiled = compile_onnx(
-        draft.file(graph.files[0]), backend, targets=targets, dynamic_batch=dynamic_batch, tf32=tf32
-    )
+    """As `build`, always, into a bundle that is still being written and has its ONNX graph of that precision."""
+    backend = builder_of(engine)
+    graph, sha256 = graph_of(draft.manifest, precision)
+    compiled = compile_onnx(draft.file(graph), backend, options)
+    _check_file(draft.file(graph), compiled)
     for warning in compiled.warnings:
         warnings.warn(f"{backend.name}: {warning}", PlainconvWarning, stacklevel=2)
-    name = _name(backend, compiled, dynamic_batch)
-    _write(compiled, draft.path(f"{name}.engine"))
+    name = _name(backend, compiled, precision, options)
+    draft.path(f"{name}.engine").write_bytes(compiled.data)
     draft.path(f"{name}.log").write_text(compiled.log, encoding="utf-8")
-    record = _record(compiled, backend, f"{name}.engine", draft.record(f"{name}.engine"), graph.sha256, f"{name}.log")
+    record = _record(
+        compiled,
+        backend,
+        options,
+        name=f"{name}.engine",
+        precision=precision,
+        file=draft.record(f"{name}.engine"),
+        onnx_sha256=sha256,
+        log=f"{name}.log",
+    )
     draft.add_engine(record)
     return record
-
-
-def check_request(engine: str = "auto", targets: tuple[str, ...] = ()) -> None:
-    """Raise EngineError where `build` could not build such an engine here: before the work that leads up to it."""
-    backend = _builder(engine)
-    checked_targets(import_runtime(backend), backend, targets)
 
 
 def build_engine(
@@ -80,24 +121,74 @@ def build_engine(
     out: Path,
     *,
     engine: str = "auto",
-    targets: tuple[str, ...] = (),
-    dynamic_batch: DynamicBatch | None = None,
-    tf32: bool = False,
+    options: BuildOptions = BuildOptions(),
 ) -> EngineRecord:
     """Build an engine from any ONNX file into the file `out`, without a bundle. Options and errors are `build`'s."""
-    backend = _builder(engine)
-    compiled = compile_onnx(onnx, backend, targets=targets, dynamic_batch=dynamic_batch, tf32=tf32)
-    _write(compiled, out)
+    backend = builder_of(engine)
+    compiled = compile_onnx(onnx, backend, options)
+    _check_file(onnx, compiled)
+    out.write_bytes(compiled.data)
     sources = [path for path in (onnx, onnx.with_name(f"{onnx.name}.data")) if path.exists()]
     graph = sha256_of_files({path.name: _file_record(path) for path in sources})
-    return _record(compiled, backend, out.name, _file_record(out), graph, None)
+    return _record(
+        compiled,
+        backend,
+        options,
+        name=out.name,
+        precision=compiled.precision,
+        file=_file_record(out),
+        onnx_sha256=graph,
+        log=None,
+    )
 
 
-def load(bundle: Bundle | Path | str, engine: str = "auto", *, threads: int = 0) -> Runner:
-    """A runner for a bundle: its best engine that this machine can run, or ONNX Runtime on its ONNX model.
+def check_request(engine: str = "auto", options: BuildOptions = BuildOptions(), *, precision: str = "fp32") -> None:
+    """Raise EngineError where `build` could not build such an engine here: before the work that leads up to it."""
+    backend = builder_of(engine)
+    check_options(backend, options)
+    targets = checked_targets(import_runtime(backend), backend, options.targets)
+    targets_for(backend, targets, precision.split("+"), chosen=bool(options.targets))
 
-    `engine` is "auto", or one of "tensorrt", "tensorrt_rtx" and "onnxruntime" to have that and nothing else. `threads`
-    is for ONNX Runtime (0: one per core).
+
+def check_precision(wanted: Mapping[str, str], found: Mapping[str, str], file: str) -> None:
+    """Raise EngineError where a layer computes in another type than its ONNX graph says: `wanted`, by node name.
+
+    A layer that the builder does not list by that name (one that it computed away) is passed over, unless it lists
+    fewer layers of a type than the graph has.
+    """
+    for name, precision in wanted.items():
+        if found.get(name, precision) != precision:
+            raise EngineError(
+                f"{file}: {name} would compute in {found[name]}, the graph says {precision}; "
+                "the precision did not take effect, report the network"
+            )
+    missing = Counter(wanted.values()) - Counter(found.values())
+    if missing:
+        precision, count = next(iter(missing.items()))
+        raise EngineError(
+            f"{file}: {count} of {len(wanted)} layers that the graph has in {precision} are not so in the engine; the "
+            "precision did not take effect, report the network"
+        )
+
+
+def load(
+    bundle: Bundle | Path | str,
+    engine: str = "auto",
+    *,
+    precision: str = "auto",
+    threads: int = 0,
+    providers: str = "auto",
+) -> Runner:
+    """A runner for a bundle: its best engine that this machine can run, or ONNX Runtime on its ONNX graph.
+
+    Args:
+        bundle: the folder, or a `Bundle` that is open.
+        engine: "auto", or one of "tensorrt", "tensorrt_rtx" and "onnxruntime" to have that and nothing else.
+        precision: "auto", or one that the bundle holds. Of the engines that run here "auto" takes the fastest,
+            `FASTEST_FIRST`; ONNX Runtime then takes the fp32 graph, as few of its kernels on a CPU are faster in
+            another.
+        threads: of ONNX Runtime; 0 is one per core.
+        providers: of ONNX Runtime: "auto", "cpu", "cuda" or "tensorrt".
 
     Raises BundleError where the bundle does not open, EngineError where what was asked for cannot run here.
     """
@@ -105,16 +196,23 @@ def load(bundle: Bundle | Path | str, engine: str = "auto", *, threads: int = 0)
     if engine not in ("auto", *names):
         raise EngineError(f"unknown engine {engine!r}; wanted one of auto, {', '.join(names)}")
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-    records = [record for record in opened.engines if engine in ("auto", record.backend)]
     reasons = []
-    for record in sorted(records, key=lambda record: names.index(record.backend)):
+    for record in _by_speed(opened, engine, precision, names):
         reason = why_not_run(record)
         if reason is None:
             return run_record(opened, record)
         reasons.append(f"{record.file} cannot run here: {reason}")
     if engine in ("auto", "onnxruntime"):
-        return OnnxRuntimeRunner(opened.onnx, threads=threads)
-    missing = f"{opened.folder} holds no {engine} engine; build one with `exporter build --engine {engine}`"
+        precision = "fp32" if precision == "auto" else precision
+        graph, _ = graph_of(opened.manifest, precision)
+        try:
+            return OnnxRuntimeRunner(opened.file(graph), providers=providers, threads=threads, precision=precision)
+        except EngineError as error:
+            if precision == "fp32":
+                raise
+            raise EngineError(f"ONNX Runtime may lack {precision} here: {error}, or load another precision") from error
+    of, options = (engine, "") if precision == "auto" else (f"{engine} {precision}", f" --precision {precision}")
+    missing = f"{opened.folder} holds no {of} engine; build one with `exporter build --engine {engine}{options}`"
     raise EngineError(reasons[0] if reasons else missing)
 
 
@@ -141,39 +239,83 @@ def why_not_run(record: EngineRecord) -> str | None:
     return None
 
 
-def _builder(engine: str) -> Backend:
+def run_record(bundle: Bundle | Draft, record: EngineRecord) -> Runner:
+    """A runner for one engine of a bundle, which `why_not_run` must have no objection to.
+
+    Raises EngineError where the runtime has one, or the GPU's memory does not suffice.
+    """
+    backend = next(backend for backend in backends() if backend.name == record.backend)
+    cuda = CudaRuntime()
+    data = bundle.read(record.file)
+    reason = validity(data, backend)
+    if reason is not None:
+        raise EngineError(f"{record.file} cannot run here: {reason}; build it again with `exporter build`")
+    runtime, engine = deserialize(data, backend)
+    return TensorRTRunner(
+        engine,
+        cuda,
+        backend=backend.name,
+        precision=record.precision,
+        inputs=bundle.manifest.inputs,
+        outputs=bundle.manifest.outputs,
+        profiles=record.profiles,
+        contexts=contexts_of(import_runtime(backend), engine),
+        outlives=runtime,
+    )
+
+
+def graph_of(manifest: Manifest, precision: str) -> tuple[str, str]:
+    """The ONNX file of that precision, and its hash. Raises EngineError where the bundle has none."""
+    graphs: dict[str, GraphRecord] = {graph.precision: graph for graph in manifest.graphs}
+    link = next((link for link in manifest.chain if link.step == "onnx"), None)
+    if link is None:
+        raise EngineError("the draft has no ONNX model linked; link_onnx before building an engine")
+    if precision == "fp32":
+        return link.files[0], link.sha256
+    if precision not in graphs:
+        has = ", ".join(["fp32", *graphs])
+        raise EngineError(
+            f"there is no {precision} graph in the bundle, which has {has}; see `exporter build --precision`"
+        )
+    return graphs[precision].file, graphs[precision].sha256
+
+
+def builder_of(engine: str) -> Backend:
+    """The backend that builds `engine`. Raises EngineError as `choose` does, and for "none"."""
     backend = choose(engine)
     if backend is None:
         raise EngineError("engine 'none' builds nothing; wanted one of auto, tensorrt, tensorrt_rtx")
     return backend
 
 
-def run_record(bundle: Bundle | Draft, record: EngineRecord) -> Runner:
-    """A runner for one engine of a bundle, which `why_not_run` must have no objection to."""
-    backend = next(backend for backend in backends() if backend.name == record.backend)
-    cuda = CudaRuntime()
-    runtime, engine = deserialize(bundle.read(record.file), backend)
-    ranges = record.profiles[0] if record.profiles else {}
-    return TensorRTRunner(
-        engine,
-        cuda,
-        backend=backend.name,
-        inputs=bundle.manifest.inputs,
-        outputs=bundle.manifest.outputs,
-        ranges=ranges,
-        outlives=runtime,
-    )
+def _check_file(onnx: Path, compiled: Compiled) -> None:
+    from exporter.layer_types import types_in_file
+
+    check_precision(types_in_file(onnx), compiled.layers, onnx.name)
 
 
-def _name(backend: Backend, compiled: Compiled, batch: DynamicBatch | None) -> str:
+def _by_speed(bundle: Bundle, engine: str, precision: str, order: list[str]) -> list[EngineRecord]:
+    """The engines that were asked for, the fastest first."""
+    wanted = [r for r in bundle.engines if engine in ("auto", r.backend) and precision in ("auto", r.precision)]
+    speed = {name: i for i, name in enumerate(FASTEST_FIRST)}
+    rank = {name: i for i, name in enumerate(order)}
+    return sorted(wanted, key=lambda r: (rank.get(r.backend, len(rank)), speed.get(r.precision, len(speed))))
+
+
+def _settings(options: BuildOptions) -> dict[str, int]:
+    """What of the options a record keeps under `options`."""
+    settings = {"workspace": options.workspace, "optimization_level": options.optimization_level}
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def _name(backend: Backend, compiled: Compiled, precision: str, options: BuildOptions) -> str:
     """The same options give the same name, so that a rebuild replaces what it rebuilds."""
-    parts = [backend.name, compiled.precision + ("-tf32" if compiled.tf32 else ""), "_".join(compiled.targets)]
-    return "engines/" + "-".join(parts) + (f"-b{'_'.join(map(str, batch))}" if batch else "")
-
-
-def _write(compiled: Compiled, path: Path) -> None:
-    with path.open("wb") as file:
-        file.write(compiled.data)
+    parts = [backend.name, precision.replace("+", "_") + ("-tf32" if compiled.tf32 else ""), "_".join(compiled.targets)]
+    settings = {"profiles": options.profiles, **_settings(options)}
+    if any(settings.values()):
+        text = json.dumps(plain_json(settings), sort_keys=True)
+        parts.append(hashlib.sha256(text.encode()).hexdigest()[:8])
+    return "engines/" + "-".join(parts)
 
 
 def _file_record(path: Path) -> FileRecord:
@@ -181,13 +323,21 @@ def _file_record(path: Path) -> FileRecord:
 
 
 def _record(
-    compiled: Compiled, backend: Backend, name: str, file: FileRecord, onnx_sha256: str, log: str | None
+    compiled: Compiled,
+    backend: Backend,
+    options: BuildOptions,
+    *,
+    name: str,
+    precision: str,
+    file: FileRecord,
+    onnx_sha256: str,
+    log: str | None,
 ) -> EngineRecord:
     return EngineRecord(
         file=name,
         backend=backend.name,
         backend_version=compiled.version,
-        precision=compiled.precision,
+        precision=precision,
         tf32=compiled.tf32,
         targets=compiled.targets,
         device=compiled.device,
@@ -196,6 +346,8 @@ def _record(
         size=file.size,
         sha256=file.sha256,
         onnx_sha256=onnx_sha256,
+        layers=dict(sorted(Counter(compiled.layers.values()).items())),
+        options=_settings(options),
         log=log,
         warnings=compiled.warnings,
     )

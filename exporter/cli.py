@@ -4,7 +4,9 @@ import _thread
 import argparse
 import ast
 import contextlib
+import dataclasses
 import json
+import math
 import os
 import sys
 import threading
@@ -13,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from . import simplify_command
+from . import bench_command, simplify_command
 from .errors import CheckFailedError, PlainconvError, PlainconvWarning, SourceError
 from .progress import be_quiet
 
@@ -116,7 +118,15 @@ def _parser() -> argparse.ArgumentParser:
     build = _command(commands, "build", _build, "build an engine for a bundle")
     build.add_argument("bundle", type=Path, metavar="BUNDLE")
     _engine_arguments(build)
-    build.add_argument("--dynamic-batch", type=_batch_range, metavar="MIN:OPT:MAX", help="the batch sizes it takes")
+    shapes = build.add_argument_group("shapes, where the graph leaves them open; again for further profiles")
+    shapes.add_argument(
+        "--dynamic-batch", type=_batch_range, action="append", metavar="MIN:OPT:MAX", help="the batch sizes it takes"
+    )
+    shapes.add_argument(
+        "--dynamic-size", type=_size_range, action="append", metavar="MIN:OPT:MAX", help="the heights and widths"
+    )
+    build.add_argument("--eval-data", type=Path, metavar="FILE.npz", help=_EVAL_DATA)
+    build.add_argument("--rebuild", action="store_true", help="build again what the bundle holds already")
 
     validate = _command(commands, "validate", _validate, "verify a bundle's files and measure its parity again")
     validate.add_argument("bundle", type=Path, metavar="BUNDLE")
@@ -127,6 +137,9 @@ def _parser() -> argparse.ArgumentParser:
 
     simplify = _command(commands, "simplify", simplify_command.run, "one ONNX file to the smallest that computes it")
     simplify_command.add_arguments(simplify)
+
+    bench = _command(commands, "bench", _bench, "measure how long a bundle takes, and beside another one")
+    bench_command.add_arguments(bench)
 
     _command(commands, "models", _models, "list the networks of the catalogue")
     return parser
@@ -162,6 +175,9 @@ def _source_arguments(parser: argparse.ArgumentParser) -> None:
     graph = parser.add_argument_group("graph")
     graph.add_argument("--input-shape", type=_shape, metavar="N,C,H,W", help="the shape to export at")
     graph.add_argument("--dynamic-batch", type=_batch_range, metavar="MIN:OPT:MAX", help="keep the batch size open")
+    graph.add_argument(
+        "--dynamic-size", type=_size_range, metavar="MIN:OPT:MAX", help="keep height and width open: 160x120:224x224:…"
+    )
     graph.add_argument("--opset", type=int, metavar="N", help="ONNX operator set (default 20; FILE.onnx keeps its own)")
     parser.add_argument("--eval-data", type=Path, metavar="FILE.npz", help=_EVAL_DATA)
     parser.add_argument(
@@ -173,6 +189,17 @@ def _engine_arguments(parser: argparse.ArgumentParser) -> None:
     engine = parser.add_argument_group("engine")
     engine.add_argument("--engine", choices=("auto", "tensorrt", "tensorrt_rtx", "none"), default="auto")
     engine.add_argument("--targets", type=_names, default=(), metavar="sm80,sm86,…", help="GPUs (TensorRT-RTX)")
+    engine.add_argument("--tf32", action="store_true", help="let fp32 round its factors to 10 bits, which is faster")
+    engine.add_argument("--workspace", type=_mebibytes, metavar="MIB", help="the most scratch memory of a layer")
+    engine.add_argument("--optimization-level", type=int, choices=range(6), metavar="0…5", help="of the builder")
+    engine.add_argument("--timing-cache", type=Path, metavar="FILE", help="keep measurements there (TensorRT)")
+    precision = parser.add_argument_group("precision")
+    precision.add_argument(
+        "--precision", type=_names, default=("fp32",), metavar="P,…", help="fp32, fp16, bf16, int8, fp8, int8+fp16, …"
+    )
+    precision.add_argument("--calibration", type=Path, metavar="FILE.npz", help="images for int8 and fp8")
+    precision.add_argument("--calibration-method", choices=("auto", "minmax", "percentile", "entropy"), default="auto")
+    precision.add_argument("--tolerance", type=_tolerance, metavar="T", help="off by at most T spreads of the output")
 
 
 def _shape(text: str) -> tuple[int, ...]:
@@ -195,10 +222,41 @@ def _batch_range(text: str) -> tuple[int, int, int]:
     return low, best, high
 
 
+def _size_range(text: str) -> tuple[tuple[int, int], ...]:
+    """Three sizes, each HEIGHTxWIDTH or one number for a square."""
+    try:
+        sizes = tuple(tuple(int(n) for n in part.split("x")) for part in text.lower().split(":"))
+    except ValueError:
+        sizes = ()
+    squares = tuple(size * 2 if len(size) == 1 else size for size in sizes)
+    ascend = len(squares) == 3 and all(len(size) == 2 for size in squares)
+    if not ascend or not all(1 <= a <= b <= c <= MAX_SIZE for a, b, c in zip(*squares, strict=True)):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a size range; wanted MIN:OPT:MAX like 160:224:512, or 120x160:240x320:480x640"
+        )
+    return tuple((height, width) for height, width in squares)
+
+
+def _mebibytes(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size; wanted MiB, a whole number like 1024")
+    return int(text) * 2**20
+
+
+def _tolerance(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a tolerance; wanted a positive number like 0.1")
+    return value
+
+
 def _names(text: str) -> tuple[str, ...]:
     names = tuple(part.strip() for part in text.split(","))
     if not all(names):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of names; wanted some like sm80,sm86")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of names; wanted some like sm80,sm86 or fp16,int8")
     return tuple(dict.fromkeys(names))
 
 
@@ -218,22 +276,47 @@ def _option(text: str) -> tuple[str, Any]:
 def _run(args: argparse.Namespace) -> None:
     from .pipeline import export_bundle
 
+    _refuse_targets_of_none(args)
+    with _only_our_words():
+        shapes = ((args.dynamic_batch, args.dynamic_size),)
+        nothing = args.engine == "none" and args.precision == ("fp32",)
+        bundle = export_bundle(_job(args, None if nothing else _build_job(args, shapes)))
+    _show_certified(args, bundle)
+
+
+def _refuse_targets_of_none(args: argparse.Namespace) -> None:
     if args.engine == "none" and args.targets:
         raise SourceError("both --targets and --engine none given; wanted one of them")
-    with _only_our_words():
-        bundle = export_bundle(_job(args), engine=args.engine, targets=args.targets)
-    _show_certified(args, bundle)
 
 
 def _export(args: argparse.Namespace) -> None:
     from .pipeline import export_bundle
 
     with _only_our_words():
-        bundle = export_bundle(_job(args), engine="none", targets=())
+        bundle = export_bundle(_job(args))
     _show_certified(args, bundle)
 
 
-def _job(args: argparse.Namespace) -> Any:
+def _build_job(args: argparse.Namespace, shapes: Any) -> Any:
+    from .build import BuildJob
+
+    return BuildJob(
+        precisions=args.precision,
+        engine=args.engine,
+        targets=args.targets,
+        shapes=shapes,
+        tf32=args.tf32,
+        workspace=args.workspace,
+        optimization_level=args.optimization_level,
+        timing_cache=args.timing_cache,
+        calibration=args.calibration,
+        method=args.calibration_method,
+        tolerance=args.tolerance,
+        eval_data=args.eval_data,
+    )
+
+
+def _job(args: argparse.Namespace, build: Any = None) -> Any:
     from .network import Request
     from .pipeline import Job
 
@@ -252,18 +335,34 @@ def _job(args: argparse.Namespace) -> Any:
         target=args.output,
         force=args.force,
         dynamic_batch=args.dynamic_batch,
+        dynamic_size=args.dynamic_size,
         opset=args.opset,
         eval_data=args.eval_data,
         end_to_end=not args.skip_end_to_end,
+        build=build,
     )
 
 
 def _build(args: argparse.Namespace) -> None:
-    from .rooms import room
+    from .build import build_bundle
 
+    _refuse_targets_of_none(args)
+    job = dataclasses.replace(_build_job(args, _shapes(args)), rebuild=args.rebuild)
     with _only_our_words():
-        room("engines").build(args.bundle, engine=args.engine, targets=args.targets, dynamic_batch=args.dynamic_batch)
+        is_new = build_bundle(args.bundle, job)
+    if not is_new:
+        print(f"exporter: {args.bundle} holds it already; --rebuild builds it again", file=sys.stderr)
     _show(args, args.bundle)
+
+
+def _shapes(args: argparse.Namespace) -> list[tuple[Any, Any]]:
+    """The optimization profiles: as many as the option given most often; the other once, as often, or not at all."""
+    batches, sizes = args.dynamic_batch or [None], args.dynamic_size or [None]
+    count = max(len(batches), len(sizes))
+    if len(batches) not in (1, count) or len(sizes) not in (1, count):
+        found = f"{len(batches)} --dynamic-batch and {len(sizes)} --dynamic-size"
+        raise SourceError(f"{found} given; wanted as many of both, or one of either")
+    return list(zip(batches * (count // len(batches)), sizes * (count // len(sizes)), strict=True))
 
 
 def _validate(args: argparse.Namespace) -> None:
@@ -279,6 +378,12 @@ def _validate(args: argparse.Namespace) -> None:
 
 def _inspect(args: argparse.Namespace) -> None:
     _show(args, args.bundle)
+
+
+def _bench(args: argparse.Namespace) -> None:
+    with _only_our_words():
+        outcome = bench_command.run(args)
+    bench_command.show(args, outcome)
 
 
 def _models(args: argparse.Namespace) -> None:

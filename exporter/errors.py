@@ -35,6 +35,10 @@ class BundleError(PlainconvError):
     """A bundle cannot be written, or what is on disk is not the bundle its manifest describes."""
 
 
+class PlanError(PlainconvError):
+    """A plan of parts cannot be read, does not fit its network, or does not pay."""
+
+
 class EngineError(PlainconvError):
     """An engine cannot be built, loaded or run."""
 

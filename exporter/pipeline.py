@@ -14,19 +14,28 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx_graphsurgeon as gs
 
+from .build import REFERENCE, BuildJob, add_precision, check_build, check_engine, check_graph
 from .bundle import Bundle, Draft, check_target, update_bundle, write_bundle
 from .bundle.manifest import MODEL
 from .count import Cost, count_module, count_onnx
 from .errors import ExportError, PlainconvWarning, SourceError
 from .network import Network, Request
+from .open_axes import (
+    Batches,
+    Sizes,
+    at_usual_size,
+    check_corners,
+    corners,
+    gaps,
+    refuse_guards,
+    refuse_sizes,
+    within,
+)
 from .parity import (
     EvalData,
     Reference,
-    Run,
-    not_executed,
     read_eval_data,
     reference_from_module,
     run_module,
@@ -34,14 +43,11 @@ from .parity import (
 from .progress import track
 from .records import cost_json, report_json, spec, versions
 from .reparam import reparameterize
-from .rooms import room
 from .source import is_onnx, load_network, weights_sha256
-from .steps import EAGER, ONNX, PLAIN, Clock, Steps, fed, onnx_run
+from .steps import EAGER, ONNX, PLAIN, Clock, Steps, onnx_run
 from .surgery import run_passes
 from .surgery.onnx_file import check, write
 from .to_onnx import MAX_OPSET, MIN_OPSET, graph_from_module
-
-REFERENCE = "reference.npz"
 
 
 @dataclass(frozen=True)
@@ -52,10 +58,12 @@ class Job:
     request: Request
     target: Path
     force: bool = False
-    dynamic_batch: tuple[int, int, int] | None = None
+    dynamic_batch: Batches | None = None
+    dynamic_size: Sizes | None = None
     opset: int | None = None
     eval_data: Path | None = None
     end_to_end: bool = True
+    build: BuildJob | None = None
 
 
 @dataclass(frozen=True)
@@ -72,7 +80,7 @@ class Traced:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
-def export_bundle(job: Job, *, engine: str, targets: tuple[str, ...]) -> Path:
+def export_bundle(job: Job) -> Path:
     """Do the whole job; returns the bundle's folder.
 
     Raises PlainconvError for what the user can mend, before anything is written where that is possible, and
@@ -81,10 +89,10 @@ def export_bundle(job: Job, *, engine: str, targets: tuple[str, ...]) -> Path:
     """
     target = check_target(job.target, job.force)
     _check_opset(job)
-    engines = room("engines") if engine != "none" else None
-    if engines is not None:
-        engines.check_request(engine, targets)
-    clock = Clock(5 - is_onnx(job.source) + (engines is not None))
+    if job.build is not None:
+        check_build(job.build)
+    precisions = job.build.precisions if job.build is not None else ()
+    clock = Clock(5 - is_onnx(job.source) + len(precisions))
     with clock.running(f"exporting {job.source}"):
         with clock.step("load"):
             network = _load(job)
@@ -93,11 +101,10 @@ def export_bundle(job: Job, *, engine: str, targets: tuple[str, ...]) -> Path:
             warnings.warn(warning, PlainconvWarning, stacklevel=2)
         with write_bundle(target, job.force) as draft:
             steps = _write_graph(draft, job, network, data, clock)
-            if engines is not None:
-                with clock.step("engine"):
-                    record = engines.build_into(draft, engine=engine, targets=targets, dynamic_batch=job.dynamic_batch)
-                    _check_engine(steps, engines, draft, record)
-            draft.manifest.parities = steps.parities
+            for precision in precisions:
+                assert job.build is not None
+                with clock.step("engine" if precision == "fp32" else precision):
+                    add_precision(draft, job.build, precision, steps)
             draft.manifest.extra["warnings"] = list(network.warnings)
             draft.manifest.extra["seconds"] = {name: round(s, 3) for name, s in clock.seconds.items()}
             steps.raise_failed()
@@ -112,11 +119,14 @@ def _check_opset(job: Job) -> None:
 
 
 def _load(job: Job) -> Network:
-    network = load_network(job.source, job.request)
+    network = load_network(job.source, at_usual_size(job.request, job.dynamic_size))
     if network.given is not None:
         from .onnx_source import settle_batch
 
         settle_batch(network, dynamic=job.dynamic_batch is not None)
+    if job.dynamic_size is not None:
+        refuse_sizes(network, job.dynamic_size)
+        network.warnings += gaps(network, job.dynamic_size)
     return network
 
 
@@ -131,7 +141,9 @@ def _write_graph(draft: Draft, job: Job, network: Network, data: EvalData | None
             macs=cost.macs,
             longest_sum=cost.longest_sum,
         )
-        steps = Steps(reference, data)
+        reference = replace(reference, batch=within(reference.batch, job.dynamic_batch))
+        at_corners = corners(network, reference, cost, job.dynamic_batch, job.dynamic_size)
+        steps = Steps(reference, data, draft.manifest.parities)
         if data is not None:
             steps.check(EAGER, run_module(network.module), judged=False)
     if network.given is None:
@@ -144,9 +156,10 @@ def _write_graph(draft: Draft, job: Job, network: Network, data: EvalData | None
         del traced
         gc.collect()
     with clock.step("parity"):
-        steps.check(ONNX, onnx_run(draft.file(MODEL), draft.manifest.inputs))
-        if network.given is not None and job.dynamic_batch is not None:
-            _check_other_batch(steps, draft)
+        run = onnx_run(draft.file(MODEL), draft.manifest.inputs)
+        steps.check(ONNX, run)
+        steps.raise_failed()
+        check_corners(steps, at_corners, ONNX, run)
         steps.raise_failed()
         reference.save(draft.path(REFERENCE))
     draft.link_onnx()
@@ -161,14 +174,22 @@ def _plain_network(job: Job, network: Network, cost: Cost, steps: Steps, clock: 
         gc.collect()
         steps.check(PLAIN, run_module(plain))
         steps.raise_failed()
+        if job.dynamic_size is not None:
+            refuse_guards(network.name, plain, network.example, job.dynamic_size)
     counts = {
         "training": cost_json(cost, report.counts_before),
         "plain": cost_json(count_module(plain, network.example), report.counts_after),
     }
     first = "checkpoint" if "checkpoint" in network.provenance else "initialization"
-    dynamic, opset = job.dynamic_batch is not None, job.opset or MIN_OPSET
     return Traced(
-        partial(graph_from_module, plain, network.example, dynamic_batch=dynamic, opset=opset),
+        partial(
+            graph_from_module,
+            plain,
+            network.example,
+            dynamic_batch=job.dynamic_batch is not None,
+            dynamic_size=job.dynamic_size is not None,
+            opset=job.opset or MIN_OPSET,
+        ),
         counts,
         ((first, network.weights_sha256), ("plain", weights_sha256(plain))),
         {"reparameterization": report_json(report)},
@@ -180,7 +201,8 @@ def _given_graph(job: Job, network: Network, cost: Cost) -> Traced:
     from .onnx_source import graph_at
 
     assert network.given is not None
-    graph = graph_at(network, dynamic_batch=job.dynamic_batch is not None)
+    sizes = None if job.dynamic_size is None else (job.dynamic_size[0], job.dynamic_size[2])
+    graph = graph_at(network, dynamic_batch=job.dynamic_batch is not None, sizes=sizes)
     del network.module
     ops = dict(sorted(Counter(node.op for node in graph.nodes).items()))
     layers = {
@@ -199,8 +221,8 @@ def _given_graph(job: Job, network: Network, cost: Cost) -> Traced:
 def _write_onnx(draft: Draft, job: Job, network: Network, traced: Traced) -> dict[str, Any]:
     """Surgery, the file and what the manifest says of it; returns the counts."""
     graph = traced.graph()
-    surgery = run_passes(graph, fixed_size=True)  # a bundle has one spatial size
-    cost = count_onnx(graph)
+    surgery = run_passes(graph, fixed_size=job.dynamic_size is None)
+    cost = count_onnx(graph, tuple(network.example.shape))
     provenance = {"source": job.source, "weights_sha256": network.weights_sha256, "producer": "plainconv"}
     write(graph, draft.path(MODEL), {**traced.metadata, **provenance})
     check(draft.file(MODEL))
@@ -212,14 +234,6 @@ def _write_onnx(draft: Draft, job: Job, network: Network, traced: Traced) -> dic
     if network.given is None:
         counts["onnx, as traced"] = {"nodes": sum(surgery.before.values()), "ops": dict(surgery.before)}
     return counts
-
-
-def _check_other_batch(steps: Steps, draft: Draft) -> None:
-    """Compare at a batch that the file was not given at: the trace of a network proves what is only tried here."""
-    batch = steps.reference.batch + 1
-    run = onnx_run(draft.file(MODEL), draft.manifest.inputs)
-    for parity in replace(steps.reference, batch=batch).judge(f"{ONNX}, batch {batch}", run):
-        steps.add(parity)
 
 
 def _fill(draft: Draft, network: Network, traced: Traced) -> None:
@@ -234,46 +248,28 @@ def _fill(draft: Draft, network: Network, traced: Traced) -> None:
         draft.link(step, sha256=sha256)
 
 
-def _check_engine(steps: Steps, engines: Any, draft: Draft, record: Any) -> None:
-    """The engine against the reference where this machine can run it; else say why not."""
-    step = f"engine ({record.backend})"
-    reason = engines.why_not_run(record)
-    if reason is not None:
-        for name in steps.reference.names:
-            steps.add(not_executed(step, name, reason))
-        return
-    with engines.run_record(draft, record) as runner:
-        steps.check(step, _run_of(runner))
-
-
-def _run_of(runner: Any) -> Run:
-    def run(*arrays: np.ndarray) -> list[np.ndarray]:
-        feeds = dict(zip((spec.name for spec in runner.inputs), arrays, strict=True))
-        outputs = runner(feeds)
-        return [outputs[spec.name] for spec in runner.outputs]
-
-    return fed(run, runner.inputs)
-
-
 def validate_bundle(path: Path, *, eval_data: Path | None) -> list[str]:
-    """Open the bundle, which verifies it, and measure ONNX and engine again against its float64 reference.
+    """Open the bundle, which verifies it, and measure its graphs and engines again against their float64 references.
 
     The measured parities replace those in the manifest. Returns what of all that could be executed did not hold.
     """
     bundle = Bundle.open(path)
-    engines = room("engines")
     reference = Reference.load(bundle.file(REFERENCE))
-    shape = bundle.inputs[0].shape[1:]
-    data = read_eval_data(eval_data, tuple(int(a) for a in shape)) if eval_data else None
-    steps = Steps(reference, data)
-    with track(f"validating {bundle.manifest.name}", total=1 + len(bundle.engines), unit="steps") as bar:
+    data = read_eval_data(eval_data, reference.inputs[0].shape[1:]) if eval_data else None
+    total = 1 + len(bundle.manifest.graphs) + len(bundle.engines)
+    with (
+        track(f"validating {bundle.manifest.name}", total=total, unit="steps") as bar,
+        update_bundle(path) as draft,
+    ):
+        manifest = draft.manifest
+        manifest.parities[:] = [p for p in manifest.parities if p["step"] != ONNX]
+        steps = Steps(reference, data, manifest.parities)
         steps.check(ONNX, onnx_run(bundle.onnx, bundle.inputs))
         bar.advance(1)
-        with update_bundle(path) as draft:
-            for record in bundle.engines:
-                _check_engine(steps, engines, draft, record)
-                bar.advance(1)
-            measured = {p["step"] for p in steps.parities}
-            kept = [p for p in draft.manifest.parities if p["step"] not in measured]
-            draft.manifest.parities = kept + steps.parities
+        for graph in manifest.graphs:
+            check_graph(draft, graph, steps)
+            bar.advance(1)
+        for record in manifest.engines:
+            check_engine(draft, record, steps)
+            bar.advance(1)
     return steps.failed

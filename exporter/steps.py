@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,42 +17,69 @@ from .progress import track
 EAGER, PLAIN, ONNX = "eager float32", "plain network", "ONNX (ONNX Runtime)"
 
 
+LOSS_ALLOWED = 0.01
+"""The share of images by which a lower precision may classify fewer correctly."""
+
+
 @dataclass
 class Steps:
     """Parities, accuracies and seconds, as the steps are taken."""
 
     reference: Reference
     data: EvalData | None
-    parities: list[dict[str, Any]] = field(default_factory=list)
+    parities: list[Any] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     right: np.ndarray | None = None
 
-    def check(self, step: str, run: Run, *, judged: bool = True) -> None:
-        """Compare one step with the reference and, where there are labels, count what it gets right."""
+    def against(self, reference: Reference) -> "Steps":
+        """The same record, for steps that are held to another reference."""
+        return replace(self, reference=reference)
+
+    def count_base(self, run: Run) -> None:
+        """Count what `run` gets right: the steps that follow are compared with it."""
+        assert self.data is not None
+        self.right = correctness(run, self.data, self.reference.batch)
+
+    def check(
+        self, step: str, run: Run, *, judged: bool = True, file: str | None = None, tolerance: float | None = None
+    ) -> None:
+        """Compare one step with the reference and, where there are labels, count what it gets right.
+
+        `file` is what was run, where a bundle holds several of the kind: what was known of it is forgotten.
+        `tolerance` is that of a lower precision, which may also cost accuracy, `LOSS_ALLOWED`.
+        """
         counted = None
         if self.data is not None:
             right = correctness(run, self.data, self.reference.batch)
             self.right = right if self.right is None else self.right
-            counted = accuracy(step, right, self.right)
+            counted = accuracy(step, right, self.right, loss_allowed=0.0 if tolerance is None else LOSS_ALLOWED)
         if not judged:
             assert counted is not None
             self.parities.append({"step": step, "status": "the reference", "accuracy": _accuracy_json(counted)})
             return
-        for parity in self.reference.judge(step, run):
-            self.add(parity, _accuracy_json(counted) if counted else None)
+        if file is not None:
+            self.forget(file)
+        tolerances = None if tolerance is None else [tolerance] * len(self.reference.outputs)
+        for parity in self.reference.judge(step, run, tolerances):
+            self.add(parity, None if counted is None else _accuracy_json(counted), file=file)
         if counted is not None and not counted:
             self.failed.append(str(counted))
 
-    def add(self, parity: Parity, counted: Mapping[str, Any] | None = None) -> None:
-        """Keep the record of one step."""
-        self.parities.append(parity.as_json() | ({"accuracy": counted} if counted else {}))
+    def add(self, parity: Parity, counted: Mapping[str, Any] | None = None, *, file: str | None = None) -> None:
+        """Keep the record of one step, of the file `file` where that tells it from others."""
+        of_file = {"file": file} if file else {}
+        self.parities.append(parity.as_json() | of_file | ({"accuracy": counted} if counted else {}))
         if parity.failed:
             self.failed.append(str(parity))
+
+    def forget(self, file: str) -> None:
+        """Drop what was measured of `file`."""
+        self.parities[:] = [record for record in self.parities if record.get("file") != file]
 
     def raise_failed(self) -> None:
         """Raise CheckFailedError for the first that did not hold."""
         if self.failed:
-            raise CheckFailedError(f"{self.failed[0]}; no bundle was written")
+            raise CheckFailedError(f"{self.failed[0]}; nothing was written")
 
 
 def _accuracy_json(counted: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from .bundle import Bundle, EngineRecord
+from .bundle import Bundle, EngineRecord, GraphRecord
 from .bundle.codec import plain_json
 
 NARROW = 100  # columns where the output is not a terminal
@@ -39,8 +39,12 @@ def bundle_table(bundle: Bundle) -> None:
     for line in _reparameterization_lines(manifest.extra.get("reparameterization") or {}):
         console.print(line, markup=False, soft_wrap=True)
     console.print(_parities(manifest.parities))
-    for reason in dict.fromkeys(f"{p['step']}: {p['status']}" for p in manifest.parities if ": " in p["status"]):
-        console.print(reason, markup=False, soft_wrap=True)
+    for line in _reasons(manifest.parities):
+        console.print(line, markup=False, soft_wrap=True)
+    if manifest.graphs:
+        console.print(_graphs(manifest.graphs))
+        for line in _kept_lines(manifest.graphs):
+            console.print(line, markup=False, soft_wrap=True)
     if bundle.engines:
         console.print(_engines(bundle.engines))
     else:
@@ -60,6 +64,17 @@ def models_table(rows: Sequence[Mapping[str, Any]]) -> None:
     _console().print(table)
 
 
+def rows_table(lines: Sequence[str], columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print `lines`, and below them one table of text."""
+    console = _console()
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)
+    table = _table(*columns)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
 def as_json(bundle: Bundle) -> dict[str, Any]:
     """The same as one JSON object; the manifest's own names (exporter/BUNDLE.md)."""
     manifest = bundle.manifest
@@ -71,6 +86,7 @@ def as_json(bundle: Bundle) -> dict[str, Any]:
         "outputs": plain_json(bundle.outputs),
         "counts": plain_json(manifest.counts),
         "parities": plain_json(manifest.parities),
+        "graphs": plain_json(manifest.graphs),
         "engines": plain_json(bundle.engines),
         **plain_json(manifest.extra),
     }
@@ -143,11 +159,48 @@ def _parities(parities: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
+def _reasons(parities: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Each status that has a reason, behind the steps that have it."""
+    steps: dict[str, dict[str, None]] = {}
+    for p in parities:
+        if ": " in p["status"]:
+            steps.setdefault(p["status"], {})[p["step"]] = None
+    return [f"{', '.join(names)}: {status}" for status, names in steps.items()]
+
+
 def _share(accuracy: Mapping[str, Any] | None) -> str:
     if accuracy is None:
         return ""
     correct, images = accuracy["correct"], accuracy["images"]
     return f"{correct}/{images} = {correct / images:.2%}"
+
+
+def _graphs(graphs: Sequence[GraphRecord]) -> Table:
+    table = _table("graph", "layers", "kept wider", "calibrated on")
+    for graph in graphs:
+        layers = ", ".join(f"{count} {kind}" for kind, count in graph.layers.items())
+        table.add_row(graph.file, layers, str(len(graph.kept)), _calibrated_on(graph.calibration))
+    return table
+
+
+def _calibrated_on(calibration: Mapping[str, Any] | None) -> str:
+    if calibration is None:
+        return ""
+    images = calibration.get("images")
+    return f"{'random' if images is None else images} images, {calibration.get('chosen')}"
+
+
+def _kept_lines(graphs: Sequence[GraphRecord], most: int = 8) -> list[str]:
+    """Which layers a graph of a lower precision leaves in a wider type, and why."""
+    lines = []
+    for graph in graphs:
+        lines += [
+            f"{graph.precision}: {kept.get('layer')} stays in {kept.get('type')}, {kept.get('reason')}"
+            for kept in graph.kept[:most]
+        ]
+        if len(graph.kept) > most:
+            lines.append(f"{graph.precision}: and {len(graph.kept) - most} more; --json names them")
+    return lines
 
 
 def _engines(engines: Sequence[EngineRecord]) -> Table:

@@ -17,6 +17,7 @@ from .manifest import (
     MANIFEST,
     EngineRecord,
     FileRecord,
+    GraphRecord,
     JsonObject,
     Link,
     Manifest,
@@ -93,6 +94,7 @@ def manifest_of_bytes(raw: bytes) -> Manifest:
         tools={tool: _take(tools, tool, str, "tools.") for tool in tools},
         parities=list(_take_all(data, "parities", dict)),
         chain=tuple(_link_of_json(item, at) for at, item in _members(data, "chain")),
+        graphs=tuple(_graph_of_json(item, at) for at, item in _members(data, "graphs")),
         engines=tuple(_engine_of_json(item, at) for at, item in _members(data, "engines")),
         files={name: _file_of_json(item, f"files.{name}.") for name, item in _take(data, "files", dict).items()},
         written=_take(data, "written", str),
@@ -170,6 +172,25 @@ def _link_of_json(data: Any, at: str) -> Link:
     return Link(_take(data, "step", str, at), _take(data, "sha256", str, at), parent, _take_all(data, "files", str, at))
 
 
+def _counts(data: Any, key: str, at: str) -> dict[str, int]:
+    members = _take(data, key, dict, at)
+    return {name: _take(members, name, int, f"{at}{key}.") for name in members}
+
+
+def _graph_of_json(data: Any, at: str) -> GraphRecord:
+    return GraphRecord(
+        file=_take(data, "file", str, at),
+        precision=_take(data, "precision", str, at),
+        sha256=_take(data, "sha256", str, at),
+        onnx_sha256=_take(data, "onnx_sha256", str, at),
+        layers=_counts(data, "layers", at),
+        reference=_take(data, "reference", str, at),
+        tolerance=_take(data, "tolerance", float, at),
+        kept=_take_all(data, "kept", dict, at),
+        calibration=_take_or_none(data, "calibration", dict, at),
+    )
+
+
 def _engine_of_json(data: Any, at: str) -> EngineRecord:
     def profile(inputs: JsonObject) -> dict[str, ShapeRange]:
         def ints(shapes: Any, key: str) -> tuple[int, ...]:
@@ -190,6 +211,8 @@ def _engine_of_json(data: Any, at: str) -> EngineRecord:
         size=_take(data, "size", int, at),
         sha256=_take(data, "sha256", str, at),
         onnx_sha256=_take(data, "onnx_sha256", str, at),
+        layers=_counts(data, "layers", at),
+        options=_counts(data, "options", at),
         log=_take_or_none(data, "log", str, at),
         warnings=_take_all(data, "warnings", str, at),
     )

@@ -4,6 +4,7 @@
 """
 
 import hashlib
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 FORMAT = "plainconv-bundle"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"
 MODEL_DATA = "model.onnx.data"
@@ -66,8 +67,32 @@ class ShapeRange:
 
 
 @dataclass(frozen=True)
+class GraphRecord:
+    """The network as ONNX in a lower precision: its inputs and outputs are those of the ONNX model it was made from.
+
+    `layers` counts the convs and matrix products by the type they compute in. `kept` and `calibration` are JSON
+    sections: the layers left in a wider type and why, what int8 and fp8 were calibrated on. `reference` is the file of
+    what its parity is measured against, `tolerance` what that was held to.
+    """
+
+    file: str
+    precision: str
+    sha256: str
+    onnx_sha256: str
+    layers: Mapping[str, int]
+    reference: str
+    tolerance: float
+    kept: tuple[JsonObject, ...] = ()
+    calibration: JsonObject | None = None
+
+
+@dataclass(frozen=True)
 class EngineRecord:
-    """One compiled engine: what it is, what it runs on, and the ONNX graph (by hash) it was built from."""
+    """One compiled engine: what it is, what it runs on, and the ONNX graph (by hash) it was built from.
+
+    `layers` counts the convs and matrix products by the type they compute in; `options` are further settings of its
+    builder, by name.
+    """
 
     file: str
     backend: str
@@ -81,6 +106,8 @@ class EngineRecord:
     size: int
     sha256: str
     onnx_sha256: str
+    layers: Mapping[str, int] = field(default_factory=dict)
+    options: Mapping[str, int] = field(default_factory=dict)
     log: str | None = None
     warnings: tuple[str, ...] = ()
 
@@ -102,6 +129,7 @@ class Manifest:
     tools: dict[str, str] = field(default_factory=dict)
     parities: list[Any] = field(default_factory=list)
     chain: tuple[Link, ...] = ()
+    graphs: tuple[GraphRecord, ...] = ()
     engines: tuple[EngineRecord, ...] = ()
     files: dict[str, FileRecord] = field(default_factory=dict)
     written: str = ""
@@ -155,7 +183,7 @@ def problems(manifest: Manifest) -> list[str]:
         if not specs or len({spec.name for spec in specs}) != len(specs):
             found.append(f"{what} is empty or names one tensor twice")
         found += [f"{what}: {problem}" for spec in specs for problem in _tensor_problems(spec)]
-    return found or [*_chain_problems(manifest), *_engine_problems(manifest)]
+    return found or [*_chain_problems(manifest), *_graph_problems(manifest), *_engine_problems(manifest)]
 
 
 def _tensor_problems(spec: TensorSpec) -> list[str]:
@@ -189,9 +217,32 @@ def _chain_problems(manifest: Manifest) -> list[str]:
     return found
 
 
+def _graph_problems(manifest: Manifest) -> list[str]:
+    found: list[str] = []
+    onnx = {link.sha256 for link in manifest.chain if link.step == "onnx"}
+    links = [link for link in manifest.chain if link.step == "typed"]
+    for graph in manifest.graphs:
+        files = tuple(name for name in (graph.file, f"{graph.file}.data") if name in manifest.files)
+        own = [link for link in links if link.files == files]
+        if [(link.sha256, link.parent) for link in own] != [(graph.sha256, graph.onnx_sha256)]:
+            found.append(f"graph {graph.file} is not linked to the ONNX model it was made from: the chain is broken")
+        if graph.onnx_sha256 not in onnx:
+            found.append(f"graph {graph.file} was made from an ONNX model that is not in the bundle")
+        if graph.reference not in manifest.files:
+            found.append(f"graph {graph.file} has a reference {graph.reference}, which is not among the files")
+        if graph.precision == "fp32":
+            found.append(f"graph {graph.file} is fp32, wanted a lower precision: fp32 is {MODEL}")
+        if not 0 < graph.tolerance < math.inf:
+            found.append(f"graph {graph.file} has tolerance {graph.tolerance}, wanted a positive number")
+    if len(links) != len(manifest.graphs) or len({g.precision for g in manifest.graphs}) != len(links):
+        found.append(f"the chain has {len(links)} typed links for {len(manifest.graphs)} graphs, one a precision")
+    return found
+
+
 def _engine_problems(manifest: Manifest) -> list[str]:
     found: list[str] = []
-    graphs = {link.sha256 for link in manifest.chain if link.step == "onnx"}
+    graphs = {link.sha256: "fp32" for link in manifest.chain if link.step == "onnx"}
+    graphs |= {graph.sha256: graph.precision for graph in manifest.graphs}
     links = [link for link in manifest.chain if link.step == "engine"]
     ranks = {spec.name: len(spec.shape) for spec in manifest.inputs}
     for engine in manifest.engines:
@@ -200,6 +251,9 @@ def _engine_problems(manifest: Manifest) -> list[str]:
         parents = [link.parent for link in links if link.files == (engine.file,)]
         if parents != [engine.onnx_sha256] or engine.onnx_sha256 not in graphs:
             found.append(f"engine {engine.file} is not linked to the ONNX graph it was built from: the chain is broken")
+        if graphs.get(engine.onnx_sha256, engine.precision) != engine.precision:
+            made_of = graphs[engine.onnx_sha256]
+            found.append(f"engine {engine.file} is {engine.precision}, but was built from the {made_of} graph")
         if not engine.targets or len(set(engine.targets)) != len(engine.targets):
             found.append(f"engine {engine.file} has targets {list(engine.targets)}, wanted at least one, none twice")
         if not all(_covers(covered, ranks.get(name)) for each in engine.profiles for name, covered in each.items()):

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import dataclasses
 import errno
 import os
 import re
@@ -21,6 +22,7 @@ from .manifest import (
     MODEL_DATA,
     EngineRecord,
     FileRecord,
+    GraphRecord,
     Link,
     Manifest,
     is_file_name,
@@ -85,9 +87,56 @@ class Draft:
         """Add the link of model.onnx, with its external data where it has any: what every engine starts from."""
         return self.link("onnx", files=tuple(name for name in (MODEL, MODEL_DATA) if (self.folder / name).exists()))
 
-    def add_engine(self, record: EngineRecord) -> None:
-        """Add an engine, its record and its link, in the place of an earlier one in the same file."""
+    def remove(self, name: str) -> None:
+        """Take the file `name` out of the draft, with what was measured of it and the folders that it leaves empty."""
+        self._inherited.discard(name)
+        self._forget(name)
+        path = self.folder / name
+        path.unlink()
+        while path.parent != self.folder and not any(path.parent.iterdir()):
+            path = path.parent
+            path.rmdir()
+
+    def add_graph(self, record: GraphRecord) -> GraphRecord:
+        """Add a graph of a lower precision, its record and its link, in the place of an earlier one of that precision.
+
+        What was measured of the earlier one goes with it, and its engines too unless the graph is the same, byte for
+        byte. The record's `sha256` is filled in.
+        """
         manifest = self.manifest
+        self._forget(record.file)
+        files = tuple(name for name in (record.file, f"{record.file}.data") if (self.folder / name).exists())
+        sha256 = sha256_of_files({name: self.record(name) for name in files})
+        old = next((graph for graph in manifest.graphs if graph.precision == record.precision), None)
+        if old is not None and old.sha256 != sha256:
+            for engine in [e for e in manifest.engines if e.onnx_sha256 == old.sha256]:
+                self._remove_engine(engine)
+            manifest.chain = tuple(link for link in manifest.chain if link.files[:1] != (old.file,))
+        if old is None or old.sha256 != sha256:
+            self.link("typed", files=files, parent=record.onnx_sha256)
+        filled = dataclasses.replace(record, sha256=sha256)
+        manifest.graphs = (*(graph for graph in manifest.graphs if graph is not old), filled)
+        return filled
+
+    def _remove_engine(self, engine: EngineRecord) -> None:
+        manifest = self.manifest
+        manifest.engines = tuple(other for other in manifest.engines if other is not engine)
+        manifest.chain = tuple(link for link in manifest.chain if link.files != (engine.file,))
+        for name in (engine.file, engine.log):
+            if name is not None:
+                self.remove(name)
+
+    def _forget(self, file: str) -> None:
+        """Drop what was measured of a file."""
+        self.manifest.parities[:] = [p for p in self.manifest.parities if p.get("file") != file]
+
+    def add_engine(self, record: EngineRecord) -> None:
+        """Add an engine, its record and its link, in the place of an earlier one in the same file.
+
+        What was measured of the earlier one is dropped.
+        """
+        manifest = self.manifest
+        self._forget(record.file)
         manifest.engines = (*(old for old in manifest.engines if old.file != record.file), record)
         manifest.chain = tuple(link for link in manifest.chain if link.files != (record.file,))
         self.link("engine", files=(record.file,), parent=record.onnx_sha256)

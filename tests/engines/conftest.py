@@ -1,9 +1,11 @@
 """Small ONNX models, and bundles that hold them."""
 
+import importlib.util
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -78,5 +80,50 @@ def make():
         onnx = staticmethod(make_onnx)
         gemm_onnx = staticmethod(make_gemm_onnx)
         bundle = staticmethod(make_bundle)
+        typed_onnx = staticmethod(_module("typed_graphs").typed_onnx)
 
     return Make
+
+
+def _module(name):
+    """A file of this folder that is no test. Imported once, so that its classes are the same to every test."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def recording_cuda():
+    """The double of CUDA."""
+    return _module("recording_cuda")
+
+
+@pytest.fixture(scope="session")
+def recording_tensorrt():
+    """The double of TensorRT."""
+    return _module("recording_tensorrt")
+
+
+@pytest.fixture(scope="session")
+def double_model(tmp_path_factory, recording_tensorrt):
+    """The ONNX file that the double of TensorRT computes."""
+    return recording_tensorrt.make_model(tmp_path_factory.mktemp("double") / "model.onnx")
+
+
+@pytest.fixture(scope="session")
+def reference(double_model):
+    """What the network gives for some inputs, by name."""
+    session = onnxruntime.InferenceSession(str(double_model), providers=["CPUExecutionProvider"])
+    return lambda inputs: dict(zip(("logits", "pooled"), session.run(["logits", "pooled"], inputs), strict=True))
+
+
+@pytest.fixture
+def device(recording_cuda):
+    return recording_cuda.Device()
+
+
+@pytest.fixture
+def make_runner(recording_tensorrt, device, double_model):
+    """A TensorRT runner of the double model, on the doubles."""
+    return lambda **options: recording_tensorrt.make_runner(device, double_model, **options)

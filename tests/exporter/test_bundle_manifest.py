@@ -4,17 +4,18 @@ import hashlib
 import json
 import math
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from exporter.bundle import (
     EngineRecord,
     FileRecord,
+    GraphRecord,
     Link,
     Manifest,
     ShapeRange,
@@ -97,7 +98,7 @@ def test_manifest_is_canonical_json_sealed_by_its_own_hash():
     assert raw.decode() == json.dumps(data, sort_keys=True, indent=2, ensure_ascii=False) + "\n"
     own = data["manifest_sha256"]
     assert hashlib.sha256(raw.replace(own.encode(), b"0" * 64)).hexdigest() == own
-    assert data["format"] == "plainconv-bundle" and data["format_version"] == 1
+    assert data["format"] == "plainconv-bundle" and data["format_version"] == 2
     assert data["chain"][2] == {"step": "onnx", "sha256": sha("onnx"), "from": sha("plain"), "files": ["model.onnx"]}
 
 
@@ -128,7 +129,8 @@ def seal(data):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format_version": 2}, "format version 2, this program reads 1; install"),
+        ({"format_version": 1}, "format version 1, this program reads 2; install"),
+        ({"format_version": 3}, "format version 3, this program reads 2; install"),
         ({"format": "zip"}, 'no "format": "plainconv-bundle"'),
         ({"name": 3}, "name is 3, wanted str"),
         ({"name": None}, "name is None, wanted str"),
@@ -136,6 +138,8 @@ def seal(data):
         ({"files": {"model.onnx": {"size": "2", "sha256": ""}}}, "files.model.onnx.size is '2', wanted int"),
         ({"chain": [{"step": "onnx"}]}, r"chain\[0\].from is missing"),
         ({"engines": ["a"]}, r"engines\[0\].file is missing"),
+        ({"graphs": None}, "graphs is None, wanted list"),
+        ({"graphs": ["a"]}, r"graphs\[0\].file is missing"),
         ({"parities": [1]}, r"\[0\] of parities is 1, wanted dict"),
     ],
 )
@@ -144,6 +148,14 @@ def test_a_manifest_of_another_shape_is_one_line(change, message):
     with pytest.raises(BundleError, match=message) as raised:
         manifest_of_bytes(seal(json.loads(bytes_of_manifest(a_manifest())) | change))
     assert "\n" not in str(raised.value)
+
+
+def test_the_version_comes_before_the_keys():
+    """Given a manifest of version 1, which had no graphs -> its version is named, not the key that it lacks."""
+    data = json.loads(bytes_of_manifest(a_manifest())) | {"format_version": 1}
+    del data["graphs"]
+    with pytest.raises(BundleError, match="format version 1, this program reads 2"):
+        manifest_of_bytes(seal(data))
 
 
 def test_bytes_that_are_no_manifest():
@@ -212,6 +224,174 @@ def test_external_data_belongs_to_the_onnx_link():
     assert problems(without(manifest, chain=(alone,))) == [
         'the chain needs exactly one link "onnx", over model.onnx and model.onnx.data'
     ]
+
+
+# --- graphs of lower precisions ------------------------------------------------------------------------------------
+
+
+def a_typed_manifest():
+    """`a_manifest` with a graph in int8+fp16, and an engine of it."""
+    good = a_manifest()
+    graph = GraphRecord(
+        file="model.int8_fp16.onnx",
+        precision="int8+fp16",
+        sha256=sha("typed"),
+        onnx_sha256=sha("onnx"),
+        layers={"int8": 9, "fp32": 1},
+        reference="reference.0123abcd.npz",
+        tolerance=0.5,
+        kept=({"layer": "stem", "type": "fp16", "reason": "alone 0.7 of the spread off"},),
+        calibration={"images": 40, "sha256": sha("images"), "method": "auto", "chosen": "minmax"},
+    )
+    engine = replace(
+        good.engines[0],
+        file="engines/b.engine",
+        sha256=sha("b"),
+        precision="int8+fp16",
+        onnx_sha256=sha("typed"),
+        layers={"int8": 9, "fp32": 1},
+        options={"workspace": 2**20},
+        log=None,
+    )
+    files = {
+        graph.file: FileRecord(5, sha("typed")),
+        graph.reference: FileRecord(6, sha("reference")),
+        "engines/b.engine": FileRecord(3, sha("b")),
+    }
+    return without(
+        good,
+        chain=(
+            *good.chain,
+            Link("typed", sha("typed"), sha("onnx"), (graph.file,)),
+            Link("engine", sha("b"), sha("typed"), (engine.file,)),
+        ),
+        graphs=(graph,),
+        engines=(*good.engines, engine),
+        files=good.files | files,
+    )
+
+
+def test_graphs_survive_their_bytes():
+    manifest = a_typed_manifest()
+    raw = bytes_of_manifest(manifest)
+    assert manifest_of_bytes(raw) == manifest and bytes_of_manifest(manifest_of_bytes(raw)) == raw
+    assert problems(manifest) == []
+
+
+def test_what_a_manifest_may_not_say_of_graphs():
+    """Given graphs, typed links, files and engines that disagree -> each problem is named."""
+    good = a_typed_manifest()
+    (graph,), typed, engine = good.graphs, good.chain[4], good.engines[1]
+    no_reference = {name: record for name, record in good.files.items() if name != graph.reference}
+    data = {f"{graph.file}.data": FileRecord(1, sha("data"))}
+
+    def link(**changes):
+        return without(good, chain=(*good.chain[:4], replace(typed, **changes), good.chain[5]))
+
+    def of(**changes):
+        return without(good, graphs=(replace(graph, **changes),))
+
+    not_linked = "graph model.int8_fp16.onnx is not linked to the ONNX model it was made from"
+    cases = [
+        (without(good, graphs=()), "1 typed links for 0 graphs"),
+        (without(good, graphs=(graph, graph)), "1 typed links for 2 graphs, one a precision"),
+        (without(good, chain=(*good.chain[:4],)), not_linked),
+        (without(good, chain=(*good.chain[:4], typed, typed, good.chain[5])), not_linked),
+        (without(good, files=good.files | data), not_linked),
+        (without(good, files=no_reference), "has a reference reference.0123abcd.npz, which is not among the files"),
+        (link(parent=sha("plain")), not_linked),
+        (link(parent=sha("engine")), not_linked),
+        (link(sha256=sha("x")), "chain[4] (typed) does not have the hash of model.int8_fp16.onnx"),
+        (link(files=("engines/a.log",)), not_linked),
+        (link(files=()), not_linked),
+        (link(step="plain"), not_linked),
+        (of(file="model.onnx"), "graph model.onnx is not linked"),
+        (of(file="model.fp16.onnx"), "graph model.fp16.onnx is not linked"),
+        (of(sha256=sha("x")), not_linked),
+        (of(onnx_sha256=sha("plain")), "was made from an ONNX model that is not in the bundle"),
+        (of(reference="x.npz"), "has a reference x.npz, which is not among the files"),
+        (of(precision="fp32"), "is fp32, wanted a lower precision: fp32 is model.onnx"),
+        (of(precision="fp8"), "engine engines/b.engine is int8+fp16, but was built from the fp8 graph"),
+        (of(tolerance=0.0), "has tolerance 0.0, wanted a positive number"),
+        (of(tolerance=math.nan), "has tolerance nan, wanted a positive number"),
+        (of(tolerance=math.inf), "has tolerance inf, wanted a positive number"),
+        (without(good, engines=(good.engines[0], replace(engine, onnx_sha256=sha("onnx")))), "engines/b.engine is not"),
+        (without(good, engines=(good.engines[0], replace(engine, precision="fp32"))), "built from the int8+fp16 graph"),
+        (without(good, engines=(replace(good.engines[0], precision="fp16"), engine)), "built from the fp32 graph"),
+    ]
+    for manifest, wanted in cases:
+        assert any(wanted in problem for problem in problems(manifest)), (wanted, problems(manifest))
+
+
+def test_external_data_of_a_graph_belongs_to_its_link():
+    """Given a graph's .data file -> the typed link, and the record, have the hash of the two."""
+    good = a_typed_manifest()
+    (graph,), typed, engine = good.graphs, good.chain[4], good.engines[1]
+    names = (graph.file, f"{graph.file}.data")
+    files = good.files | {names[1]: FileRecord(1, sha("data"))}
+    own = sha256_of_files({name: files[name] for name in names})
+    link, built = replace(typed, sha256=own, files=names), replace(good.chain[5], parent=own)
+    manifest = without(
+        good,
+        files=files,
+        chain=(*good.chain[:4], link, built),
+        graphs=(replace(graph, sha256=own),),
+        engines=(good.engines[0], replace(engine, onnx_sha256=own)),
+    )
+    assert problems(manifest) == []
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.floats() | st.text(max_size=9) | st.just(sha("onnx")),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+def is_free(key, value):
+    """Whether a graph's member may have another value: what it says is not said anywhere else."""
+    if key == "layers":
+        return isinstance(value, dict) and all(type(count) is int for count in value.values())
+    if key == "kept":
+        return isinstance(value, list) and all(isinstance(item, dict) for item in value)
+    if key == "tolerance":
+        return type(value) in (int, float) and 0 < value < math.inf
+    return key == "calibration" and (value is None or isinstance(value, dict))
+
+
+def refused_as(raw):
+    """Why a reader refuses these bytes; empty where it does not."""
+    try:
+        return problems(manifest_of_bytes(raw))
+    except BundleError as error:
+        return [str(error)]
+
+
+@given(key=st.sampled_from([field.name for field in fields(GraphRecord)]), value=JSON)
+def test_a_graph_record_with_any_member_changed_is_refused(key, value):
+    """Given another value of any member, rightly hashed -> refused in one line, unless it is the only one to say so."""
+    data = json.loads(bytes_of_manifest(a_typed_manifest()))
+    assume(value != data["graphs"][0][key])
+    data["graphs"][0][key] = value
+    found = refused_as(seal(data))
+    assert bool(found) != is_free(key, value), (found, key, value)
+    assert not any("\n" in problem for problem in found)
+
+
+@given(key=st.sampled_from(["step", "sha256", "from", "files"]), value=JSON)
+def test_a_typed_link_with_any_member_changed_is_refused(key, value):
+    data = json.loads(bytes_of_manifest(a_typed_manifest()))
+    assume(value != data["chain"][4][key])
+    data["chain"][4][key] = value
+    assert refused_as(seal(data))
+
+
+@pytest.mark.parametrize("key", [field.name for field in fields(GraphRecord)])
+def test_a_graph_record_that_lacks_a_member_is_one_line(key):
+    data = json.loads(bytes_of_manifest(a_typed_manifest()))
+    del data["graphs"][0][key]
+    with pytest.raises(BundleError, match=rf"graphs\[0\]\.{key} is missing"):
+        manifest_of_bytes(seal(data))
 
 
 @given(st.text(st.sampled_from("aZ0_.-/\\: \0é")))

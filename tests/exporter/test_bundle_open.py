@@ -1,5 +1,6 @@
 """Opening a bundle: whatever was changed in the folder is noticed."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -11,7 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from exporter.bundle import Bundle, EngineRecord, TensorSpec, write_bundle
+from exporter.bundle import Bundle, EngineRecord, GraphRecord, TensorSpec, update_bundle, write_bundle
+from exporter.bundle.codec import bytes_of_manifest, manifest_of_bytes
 from exporter.errors import BundleError
 
 
@@ -162,14 +164,37 @@ def test_special_file(folder):
 @pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "engines/../../outside", "..", "a\\b"])
 def test_path_that_leaves_the_folder(folder, name):
     """Given a manifest, rightly hashed, that lists a path outside -> refused before anything there is read."""
-    from exporter.bundle.codec import bytes_of_manifest, manifest_of_bytes
-
     (folder.parent / "outside").write_bytes(b"secret")
     manifest = manifest_of_bytes((folder / "manifest.json").read_bytes())
     manifest.files[name] = manifest.files["model.onnx"]
     (folder / "manifest.json").write_bytes(bytes_of_manifest(manifest))
     with pytest.raises(BundleError, match="is no file name that a bundle may hold"):
         Bundle.open(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"file": "../outside"}, r"graph \.\./outside is not linked to the ONNX model"),
+        ({"reference": "../outside"}, r"has a reference \.\./outside, which is not among the files"),
+        ({"sha256": "0" * 64}, r"graph model\.fp16\.onnx is not linked"),
+        ({"tolerance": 0.0}, "tolerance 0.0, wanted a positive number"),
+    ],
+)
+def test_graph_records_are_judged_before_any_file_is_read(folder, change, message):
+    """Given a graph record that may not be, in a manifest rightly hashed, and a file gone -> the record is named."""
+    with update_bundle(folder) as draft:
+        draft.path("model.fp16.onnx").write_bytes(b"half")
+        onnx = next(link.sha256 for link in draft.manifest.chain if link.step == "onnx")
+        draft.add_graph(GraphRecord("model.fp16.onnx", "fp16", "", onnx, {"fp16": 1}, "model.onnx", 0.1))
+    manifest = Bundle.open(folder).manifest
+    manifest.graphs = (dataclasses.replace(manifest.graphs[0], **change),)
+    (folder / "manifest.json").write_bytes(bytes_of_manifest(manifest))
+    (folder / "model.onnx").unlink()
+    (folder.parent / "outside").write_bytes(b"secret")
+    with pytest.raises(BundleError, match=message) as raised:
+        Bundle.open(folder)
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(

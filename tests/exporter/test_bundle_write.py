@@ -13,7 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from exporter.bundle import Bundle, EngineRecord, TensorSpec, check_target, swap, update_bundle, write_bundle
+from exporter.bundle import (
+    Bundle,
+    EngineRecord,
+    GraphRecord,
+    TensorSpec,
+    check_target,
+    swap,
+    update_bundle,
+    write_bundle,
+)
 from exporter.errors import BundleError
 
 ROOT = Path(__file__).parents[2]
@@ -38,11 +47,30 @@ def model_of(target):
     return Bundle.open(target).onnx.read_bytes()
 
 
-def engine_record(draft, name, onnx_sha256):
+def engine_record(draft, name, onnx_sha256, precision="fp32", log=None):
     record = draft.record(name)
-    return EngineRecord(
-        name, "tensorrt_rtx", "1.7", "fp32", False, ("sm86",), None, (), 0.1, record.size, record.sha256, onnx_sha256
+    made_by, size, sha256 = ("tensorrt_rtx", "1.7"), record.size, record.sha256
+    return EngineRecord(name, *made_by, precision, False, ("sm86",), None, (), 0.1, size, sha256, onnx_sha256, log=log)
+
+
+def add_graph(draft, content, precision="fp16", data=None):
+    file = f"model.{precision}.onnx"
+    draft.path(file).write_bytes(content)
+    if data is not None:
+        draft.path(f"{file}.data").write_bytes(data)
+    onnx = next(link.sha256 for link in draft.manifest.chain if link.step == "onnx")
+    return draft.add_graph(GraphRecord(file, precision, "", onnx, {precision: 1}, "model.onnx", 0.1))
+
+
+def add_engine(draft, name, graph, log=True):
+    draft.path(f"engines/{name}.engine").write_bytes(name.encode())
+    if log:
+        draft.path(f"engines/{name}.log").write_bytes(b"built")
+    record = engine_record(
+        draft, f"engines/{name}.engine", graph.sha256, graph.precision, f"engines/{name}.log" if log else None
     )
+    draft.add_engine(record)
+    draft.manifest.parities.append({"step": "engine", "file": record.file})
 
 
 def left(folder):
@@ -453,3 +481,73 @@ def test_update_through_a_link(tmp_path):
     with update_bundle(tmp_path / "latest") as draft:
         draft.manifest.name = "renamed"
     assert (tmp_path / "latest").is_symlink() and Bundle.open(target).manifest.name == "renamed"
+
+
+# --- graphs of lower precisions ------------------------------------------------------------------------------------
+
+
+def test_a_graph_is_linked_and_hashed(tmp_path):
+    """Given graphs, one with external data -> their records have the hash of their links, which start at the model."""
+    target = write(tmp_path / "v6")
+    with update_bundle(target) as draft:
+        half, byte = add_graph(draft, b"half"), add_graph(draft, b"byte", "int8", b"weights")
+    bundle = Bundle.open(target)
+    assert bundle.manifest.graphs == (half, byte)
+    typed = [link for link in bundle.manifest.chain if link.step == "typed"]
+    assert [(link.sha256, link.parent) for link in typed] == [(g.sha256, bundle.onnx_sha256) for g in (half, byte)]
+    assert [link.files for link in typed] == [("model.fp16.onnx",), ("model.int8.onnx", "model.int8.onnx.data")]
+
+
+def test_a_graph_in_the_place_of_another_drops_its_engines(tmp_path, either_exchange):
+    """Given a graph again -> one record and one link; the old one's engines, logs, links and parities are gone."""
+    target = tmp_path / "v6"
+    with write_bundle(target) as draft:
+        fill(draft)
+        (draft.folder / "engines" / "a.log").unlink()
+        half, byte = add_graph(draft, b"half"), add_graph(draft, b"byte", "int8")
+        for name, graph in (("h1", half), ("h2", half), ("b1", byte)):
+            add_engine(draft, name, graph, log=name != "h2")
+        draft.manifest.parities += [{"step": "graph", "file": half.file}, {"step": "graph", "file": byte.file}, {}]
+    with update_bundle(target) as draft:
+        new = add_graph(draft, b"another half")
+    bundle = Bundle.open(target)
+    assert bundle.manifest.graphs == (byte, new) and new.sha256 != half.sha256
+    assert [link.step for link in bundle.manifest.chain] == ["checkpoint", "onnx", "typed", "engine", "typed"]
+    assert [engine.file for engine in bundle.engines] == ["engines/b1.engine"]
+    assert left(target / "engines") == ["b1.engine", "b1.log"]
+    wanted = [{"step": "engine", "file": "engines/b1.engine"}, {"step": "graph", "file": byte.file}, {}]
+    assert bundle.manifest.parities == wanted
+    with update_bundle(target) as draft:
+        add_graph(draft, b"another byte", "int8")
+    assert left(target) == ["manifest.json", "model.fp16.onnx", "model.int8.onnx", "model.onnx"]
+    assert Bundle.open(target).engines == ()
+
+
+def test_an_engine_in_the_place_of_another_drops_what_was_measured_of_it(tmp_path):
+    target = write(tmp_path / "v6")
+    with update_bundle(target) as draft:
+        graph = add_graph(draft, b"half")
+        for name in ("a", "b", "a"):
+            add_engine(draft, name, graph)
+    bundle = Bundle.open(target)
+    assert [engine.file for engine in bundle.engines] == ["engines/b.engine", "engines/a.engine"]
+    assert [p["file"] for p in bundle.manifest.parities] == ["engines/b.engine", "engines/a.engine"]
+
+
+def test_remove(tmp_path):
+    """Given files removed in an update -> gone, with folders left empty; the old version keeps them until then."""
+    target = tmp_path / "v6"
+    with write_bundle(target) as draft:
+        fill(draft)
+        draft.path("a/b/c").write_bytes(b"deep")
+        draft.path("a/d").write_bytes(b"less deep")
+    with update_bundle(target) as draft:
+        draft.remove("a/b/c")
+        assert (target / "a" / "b" / "c").read_bytes() == b"deep"
+    assert left(target / "a") == ["d"]
+    with update_bundle(target) as draft:
+        draft.remove("a/d")
+        draft.remove("engines/a.log")
+        draft.path("engines/a.log").write_bytes(b"again")
+    assert left(target) == ["engines", "manifest.json", "model.onnx"]
+    assert Bundle.open(target).file("engines/a.log").read_bytes() == b"again"

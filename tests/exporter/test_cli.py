@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from exporter.bundle import Bundle, update_bundle
-from exporter.cli import _no_interrupt_lost, _only_our_words, main
+from exporter.cli import _no_interrupt_lost, _only_our_words, _shapes, main
 from exporter.errors import PlainconvWarning
 from exporter.progress import be_quiet
 
@@ -101,8 +101,30 @@ def refused(capsys, *arguments: str, code: int = 2) -> str:
         (("run", "x", "-o", "b", "--input-shape", "1,99999999999"), "is not a shape"),
         (("run", "x", "-o", "b", "--dynamic-batch", "3:2:1"), "wanted MIN:OPT:MAX like 1:8:32"),
         (("run", "x", "-o", "b", "--dynamic-batch", "1:2:99999999999"), "is not a batch range"),
+        (("run", "x", "-o", "b", "--dynamic-size", "8:16"), "wanted MIN:OPT:MAX like 160:224:512, or 120x160:240x320"),
+        (("run", "x", "-o", "b", "--dynamic-size", "8:16:9"), "'8:16:9' is not a size range"),
+        (("run", "x", "-o", "b", "--dynamic-size", "8x9:16x8:32x32"), "is not a size range"),
+        (("run", "x", "-o", "b", "--dynamic-size", "8x8x8:9x9x9:9x9x9"), "is not a size range"),
+        (("run", "x", "-o", "b", "--dynamic-size", "0:1:2"), "is not a size range"),
+        (("export", "x", "-o", "b", "--dynamic-size", "a:b:c"), "is not a size range"),
         (("run", "x", "-o", "b", "--targets", "sm80,"), "wanted some like sm80,sm86"),
         (("run", "x", "-o", "b", "--set", "width"), "wanted NAME=VALUE"),
+        *(
+            (("build", "b", "--tolerance", text), f"{text!r} is not a tolerance; wanted a positive number like 0.1")
+            for text in ("nan", "0", "inf", "1e999", "half", "")
+        ),
+        (("run", "x", "-o", "b", "--tolerance=-1"), "'-1' is not a tolerance"),
+        *(
+            (("build", "b", "--workspace", text), f"{text!r} is not a size; wanted MiB, a whole number like 1024")
+            for text in ("0", "1.5", "1e3", "1GB", "")
+        ),
+        (("run", "x", "-o", "b", "--workspace=-1"), "'-1' is not a size"),
+        (("build", "b", "--optimization-level", "6"), "invalid choice: 6"),
+        (("build", "b", "--calibration-method", "mean"), "invalid choice: 'mean'"),
+        (("build", "b", "--precision", "fp16,"), "'fp16,' is not a list of names"),
+        (("build", "b", "--dynamic-batch", "4:2:1"), "wanted MIN:OPT:MAX like 1:8:32"),
+        (("build", "b", "--dynamic-size", "0:1:2"), "is not a size range"),
+        (("run", "x", "-o", "b", "--rebuild"), "unrecognized arguments: --rebuild"),
     ],
 )
 def test_bad_argument_is_one_line(capsys, arguments, says):
@@ -115,6 +137,8 @@ def test_bad_argument_is_one_line(capsys, arguments, says):
         (["--opset", "5"], "opset 5 is out of range; wanted 20 to"),
         (["--opset", "99"], "opset 99 is out of range; wanted 20 to"),
         (["--engine", "none", "--targets", "sm80"], "both --targets and --engine none"),
+        (["--engine", "none", "--precision", "fp15"], "unknown precision 'fp15'"),
+        (["--engine", "none", "--precision", "int8", "--calibration", "nope.npz"], "nope.npz: No such file"),
         (["--random-init", "0"], "both --checkpoint and --random-init"),
         (["--ema"], "no EMA weights in it, found model; leave --ema out"),
         (["--layout", "deploy"], "has the training layout"),
@@ -181,6 +205,38 @@ def test_wrong_family_says_how_many_keys_and_what_fits(capsys, tmp_path):
     line = refused(capsys, "run", "vanillanet_digits", "--checkpoint", wrong, "-o", str(tmp_path / "b"))
     assert "93 keys missing (first: stem1.0.weight" in line
     assert "it fits parnet_digits, training layout" in line
+
+
+# ------------------------------------------------------------------ optimization profiles
+
+B1, B2 = (1, 1, 1), (2, 4, 8)
+S1, S2 = ((8, 8), (8, 8), (8, 8)), ((16, 8), (16, 16), (32, 16))
+
+
+@pytest.mark.parametrize(
+    ("batches", "sizes", "wanted"),
+    [
+        (None, None, [(None, None)]),
+        ([B1], None, [(B1, None)]),
+        (None, [S1], [(None, S1)]),
+        ([B1], [S1], [(B1, S1)]),
+        ([B1, B2], None, [(B1, None), (B2, None)]),
+        ([B1, B2], [S1], [(B1, S1), (B2, S1)]),
+        ([B1], [S1, S2], [(B1, S1), (B1, S2)]),
+        ([B1, B2], [S1, S2], [(B1, S1), (B2, S2)]),
+        ([B1, B1, B2], [S1, S2, S2], [(B1, S1), (B1, S2), (B2, S2)]),
+    ],
+)
+def test_as_many_profiles_as_the_option_given_most_often(batches, sizes, wanted):
+    """Given each option once, as often as the other or not at all -> profile by profile, in their order."""
+    assert _shapes(argparse.Namespace(dynamic_batch=batches, dynamic_size=sizes)) == wanted
+
+
+def test_profiles_that_do_not_pair_up_are_one_line(capsys, exported):
+    options = ["--dynamic-batch", "1:1:1", "--dynamic-batch", "2:2:2"]
+    sizes = [option for size in ("8:8:8", "9:9:9", "10:10:10") for option in ("--dynamic-size", size)]
+    line = refused(capsys, "build", str(exported), *options, *sizes)
+    assert "2 --dynamic-batch and 3 --dynamic-size given; wanted as many of both, or one of either" in line
 
 
 # ------------------------------------------------------------------ output folder

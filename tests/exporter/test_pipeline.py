@@ -2,6 +2,7 @@
 
 import gc
 import hashlib
+import importlib.util
 import weakref
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import torch
 from torch import nn
 
 from exporter import pipeline
+from exporter.build import BuildJob
 from exporter.bundle import Bundle
-from exporter.errors import ReparamError
+from exporter.errors import PlainconvError, ReparamError
 from exporter.network import Network, Request
 from exporter.pipeline import Job, export_bundle, validate_bundle
 from exporter.source import weights_sha256
@@ -55,7 +57,7 @@ def export(monkeypatch, tmp_path):
             return Network(source, module.eval(), example, {}, {"source": source}, sha256)
 
         monkeypatch.setattr(pipeline, "load_network", load)
-        return export_bundle(Job("net", Request(), tmp_path / "b", **options), engine="none", targets=())
+        return export_bundle(Job("net", Request(), tmp_path / "b", **options))
 
     torch.manual_seed(0)
     return run
@@ -82,7 +84,7 @@ def test_users_network_holds(export, module, shape):
 def test_dynamic_batch_at_a_size_of_its_own(name, tmp_path):
     request = Request(checkpoint=ASSETS / f"{name}.pth", input_shape=(1, 1, 64, 32))
     job = Job(name, request, tmp_path / "b", dynamic_batch=(1, 2, 4))
-    bundle = Bundle.open(export_bundle(job, engine="none", targets=()))
+    bundle = Bundle.open(export_bundle(job))
     assert bundle.inputs[0].shape == ("batch", 1, 64, 32)
     assert {p["status"] for p in bundle.manifest.parities} == {"held"}
 
@@ -117,7 +119,39 @@ def test_eager_network_is_freed_before_the_onnx_is_written(monkeypatch, tmp_path
     written = pipeline._write_onnx
     monkeypatch.setattr(pipeline, "load_network", load)
     monkeypatch.setattr(pipeline, "_write_onnx", write)
-    export_bundle(Job("net", Request(), tmp_path / "b"), engine="none", targets=())
+    export_bundle(Job("net", Request(), tmp_path / "b"))
+
+
+def test_lower_precisions_are_made_of_the_exported_network_and_timed(export):
+    """Given precisions -> a graph of each in the bundle, held to the eager network, its seconds on record."""
+    bundle = Bundle.open(export(Net(), build=BuildJob(precisions=("fp32", "fp16", "bf16"), engine="none")))
+    assert [(graph.precision, graph.layers) for graph in bundle.manifest.graphs] == [
+        ("fp16", {"fp16": 2}),
+        ("bf16", {"bf16": 2}),
+    ]
+    steps = [(p["step"], p["status"]) for p in bundle.manifest.parities]
+    assert steps[-2:] == [("ONNX fp16", "held"), ("ONNX bf16", "held")]
+    assert {"fp16", "bf16"} <= set(bundle.manifest.extra["seconds"])
+    assert bundle.engines == ()
+    assert validate_bundle(bundle.folder, eval_data=None) == []
+
+
+@pytest.mark.parametrize(
+    ("build", "says"),
+    [
+        (BuildJob(precisions=("fp15",), engine="none"), "unknown precision 'fp15'"),
+        (BuildJob(precisions=("int8",), engine="none", calibration=Path("nope.npz")), "nope.npz: No such file"),
+        (BuildJob(engine="tpu"), "unknown engine 'tpu'"),
+        (BuildJob(engine="tensorrt_rtx", targets=("sm1",)), "unknown target 'sm1'"),
+        (BuildJob(precisions=("fp32", "fp8"), engine="tensorrt_rtx", targets=("sm80",)), "sm80 has no fp8"),
+    ],
+)
+@pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="needs tensorrt-rtx")
+def test_a_build_that_cannot_be_is_refused_before_the_network_is_loaded(monkeypatch, tmp_path, build, says):
+    monkeypatch.setattr(pipeline, "load_network", lambda *_: pytest.fail("the network was loaded"))
+    with pytest.raises(PlainconvError, match=says):
+        export_bundle(Job("net", Request(), tmp_path / "b", build=build))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_plain_link_is_the_hash_that_the_specification_defines(export):

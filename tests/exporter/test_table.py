@@ -1,11 +1,12 @@
 """A bundle for the eye and for a script."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from exporter.bundle import Bundle, EngineRecord, Manifest, ShapeRange, TensorSpec
+from exporter.bundle import Bundle, EngineRecord, GraphRecord, Manifest, ShapeRange, TensorSpec
 from exporter.table import as_json, bundle_table, millions, models_table
 
 PARITY = {"step": "plain network", "output": "y", "error": 1e-7, "tolerance": 4e-7, "top1": 1.0, "status": "held"}
@@ -68,6 +69,50 @@ def test_why_a_step_was_not_taken_is_said_once(capsys):
     assert said.count("engine: not executed: no GPU") == 1
     assert "random weights, seed 7" in said
     assert "no engine: `exporter build` makes one" in said
+
+
+def graph(precision="int8", kept=0, calibration=None) -> GraphRecord:
+    return GraphRecord(
+        file=f"model.{precision}.onnx",
+        precision=precision,
+        sha256="1" * 64,
+        onnx_sha256="0" * 64,
+        layers={"fp32": kept, precision: 9},
+        reference="reference.npz",
+        tolerance=0.5,
+        kept=tuple(
+            {"layer": f"conv[{i}]", "type": "fp32", "reason": "alone 0.7 of the spread off"} for i in range(kept)
+        ),
+        calibration=calibration,
+    )
+
+
+def test_graphs_of_lower_precisions_and_what_they_leave_wider(capsys):
+    """Given graphs -> their layers by type, what they were calibrated on, and the first few layers kept, with why."""
+    images = {"images": 40, "method": "auto", "chosen": "minmax"}
+    random = {"images": None, "method": "entropy", "chosen": "entropy"}
+    bundle_table(bundle(graphs=(graph(kept=10, calibration=images), graph("fp8", 1, random), graph("fp16"))))
+    said = capsys.readouterr().out
+    for words in (
+        "model.int8.onnx",
+        "10 fp32, 9 int8",
+        "40 images, minmax",
+        "random images, entropy",
+        "model.fp16.onnx",
+    ):
+        assert words in said
+    assert "int8: conv[7] stays in fp32, alone 0.7 of the spread off" in said
+    assert "int8: conv[8]" not in said and "int8: and 2 more; --json names them" in said
+    assert "fp8: conv[0] stays in fp32" in said and "fp8: and" not in said and "fp16: " not in said
+    assert len(as_json(bundle(graphs=(graph(kept=10),)))["graphs"][0]["kept"]) == 10
+
+
+def test_several_optimization_profiles_are_listed(capsys):
+    def profile(*sizes):
+        return {"input": ShapeRange(*((size, 3, 8, 8) for size in sizes))}
+
+    bundle_table(bundle(engines=(replace(engine(), profiles=(profile(1, 1, 2), profile(4, 8, 8))),)))
+    assert "1:1:2 4:8:8" in capsys.readouterr().out
 
 
 def test_json_is_what_json_can_hold():
