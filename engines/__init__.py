@@ -4,8 +4,9 @@
 """
 
 from .backend import Backend, available, choose
-from .from_bundle import build, build_engine, build_into, built, check_request, load, run_record, why_not_run
+from .building import build, build_engine, build_into, built, check_request
 from .gpu import Gpu, find_gpu
+from .loading import load, run_record, why_not_run
 from .options import BuildOptions, profile_of
 from .runner import Runner
 

@@ -9,7 +9,10 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from exporter.bundle import TensorSpec, write_bundle
+from engines import building, loading
+from engines.gpu import Gpu
+from exporter.bundle import GraphRecord, TensorSpec, write_bundle
+from exporter.errors import EngineError
 
 
 def make_onnx(path, batch=1, dtype=np.float32, operator="Relu"):
@@ -81,6 +84,7 @@ def make():
         gemm_onnx = staticmethod(make_gemm_onnx)
         bundle = staticmethod(make_bundle)
         typed_onnx = staticmethod(_module("typed_graphs").typed_onnx)
+        typed_bundle = staticmethod(make_typed_bundle)
 
     return Make
 
@@ -127,3 +131,45 @@ def device(recording_cuda):
 def make_runner(recording_tensorrt, device, double_model):
     """A TensorRT runner of the double model, on the doubles."""
     return lambda **options: recording_tensorrt.make_runner(device, double_model, **options)
+
+
+@pytest.fixture
+def bundle(tmp_path, make):
+    return make.bundle(tmp_path / "bundle")
+
+
+@pytest.fixture
+def no_gpu(monkeypatch):
+    def find_gpu():
+        raise EngineError("no NVIDIA driver on this machine (libcuda.so.1 not found)")
+
+    for module in (building, loading):
+        monkeypatch.setattr(module, "find_gpu", find_gpu)
+
+
+@pytest.fixture
+def rtx_3090(monkeypatch):
+    for module in (building, loading):
+        monkeypatch.setattr(module, "find_gpu", lambda: Gpu("NVIDIA GeForce RTX 3090", "sm86", 24 * 2**30))
+
+
+def make_typed_bundle(target):
+    """A bundle with an int8 graph and an fp8 one."""
+    typed_onnx = _module("typed_graphs").typed_onnx
+    with write_bundle(target) as draft:
+        draft.manifest.inputs = (TensorSpec("input", "float32", (1, 16, 8, 8)),)
+        draft.manifest.outputs = (TensorSpec("logits", "float32", (1, 10)),)
+        typed_onnx(draft.path("model.onnx"))
+        draft.path("reference.npz").write_bytes(b"a reference")
+        onnx_sha256 = draft.link_onnx().sha256
+        for precision in ("int8", "fp8"):
+            file = f"model.{precision}.onnx"
+            typed_onnx(draft.path(file), precision)
+            record = GraphRecord(file, precision, "", onnx_sha256, {precision: 2}, "reference.npz", 0.5)
+            draft.add_graph(record)
+    return target
+
+
+@pytest.fixture
+def typed(tmp_path):
+    return make_typed_bundle(tmp_path / "typed")

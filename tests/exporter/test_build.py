@@ -28,7 +28,8 @@ from exporter.rooms import room
 
 needs_rtx = pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="needs tensorrt-rtx")
 
-engines, from_bundle = room("engines"), room("engines.from_bundle")  # as the exporter sees them
+engines, building = room("engines"), room("engines.building")  # as the exporter sees them
+loading = room("engines.loading")
 
 GRAPHS = {"engine": "none"}
 RTX = {"engine": "tensorrt_rtx", "targets": ("sm89",)}
@@ -392,7 +393,7 @@ def runs(monkeypatch):
     """An engine that "runs": ONNX Runtime on its graph in its place, its outputs `changed`."""
 
     def install(change=lambda y: y):
-        class Runner(from_bundle.OnnxRuntimeRunner):
+        class Runner(loading.OnnxRuntimeRunner):
             def __enter__(self):
                 return self
 
@@ -403,7 +404,7 @@ def runs(monkeypatch):
                 return {name: change(y) for name, y in super().__call__(inputs, outputs).items()}
 
         def run_record(draft, record):
-            file, _ = from_bundle.graph_of(draft.manifest, record.precision)
+            file, _ = loading.graph_of(draft.manifest, record.precision)
             return Runner(draft.file(file), providers="cpu", threads=1, precision=record.precision)
 
         monkeypatch.setattr(engines, "why_not_run", lambda record: None)
@@ -472,14 +473,14 @@ def test_a_tolerance_that_no_layer_holds_fails(net, bundle, capsys, precision):
 @needs_rtx
 def test_an_engine_that_cannot_be_built_takes_the_graph_with_it(bundle, monkeypatch, capsys):
     """Given a builder that fails at the second precision -> not even the first one's graph is written."""
-    compile_onnx = from_bundle.compile_onnx
+    compile_onnx = building.compile_onnx
 
     def fail(path, *arguments):
         if path.name == "model.bf16.onnx":
             raise EngineError("the builder gives up")
         return compile_onnx(path, *arguments)
 
-    monkeypatch.setattr(from_bundle, "compile_onnx", fail)
+    monkeypatch.setattr(building, "compile_onnx", fail)
     line = refused(capsys, bundle, "--precision", "fp16,bf16", "--targets", "sm89", code=2)
     assert line == "exporter: the builder gives up"
 

@@ -1,4 +1,4 @@
-"""A bundle's engines: building them into it, and running the best one that this machine can run."""
+"""Building engines from the graphs of a bundle, into it."""
 
 import hashlib
 import json
@@ -12,7 +12,6 @@ from exporter.bundle import (
     Draft,
     EngineRecord,
     FileRecord,
-    GraphRecord,
     Manifest,
     plain_json,
     sha256_of_file,
@@ -21,19 +20,12 @@ from exporter.bundle import (
 )
 from exporter.errors import EngineError, PlainconvWarning
 
-from .backend import Backend, backends, choose
-from .contexts import contexts_of
-from .cuda import CudaRuntime
+from .backend import Backend, choose
 from .gpu import find_gpu
-from .onnxruntime import OnnxRuntimeRunner
+from .loading import graph_of
 from .options import BuildOptions
-from .runner import Runner
 from .targets import checked_targets, targets_for
-from .tensorrt import Compiled, check_options, compile_onnx, deserialize, import_runtime, validity
-from .tensorrt_runner import TensorRTRunner
-
-FASTEST_FIRST = ("fp8+fp16", "fp8+bf16", "fp8", "int8+fp16", "int8+bf16", "int8", "fp16", "bf16", "fp32")
-"""The order in which `load` takes engines of one backend."""
+from .tensorrt import Compiled, check_options, compile_onnx, import_runtime
 
 
 def build(
@@ -171,115 +163,6 @@ def check_precision(wanted: Mapping[str, str], found: Mapping[str, str], file: s
         )
 
 
-def load(
-    bundle: Bundle | Path | str,
-    engine: str = "auto",
-    *,
-    precision: str = "auto",
-    threads: int = 0,
-    providers: str = "auto",
-) -> Runner:
-    """A runner for a bundle: its best engine that this machine can run, or ONNX Runtime on its ONNX graph.
-
-    Args:
-        bundle: the folder, or a `Bundle` that is open.
-        engine: "auto", or one of "tensorrt", "tensorrt_rtx" and "onnxruntime" to have that and nothing else.
-        precision: "auto", or one that the bundle holds. Of the engines that run here "auto" takes the fastest,
-            `FASTEST_FIRST`; ONNX Runtime then takes the fp32 graph, as few of its kernels on a CPU are faster in
-            another.
-        threads: of ONNX Runtime; 0 is one per core.
-        providers: of ONNX Runtime: "auto", "cpu", "cuda" or "tensorrt".
-
-    Raises BundleError where the bundle does not open, EngineError where what was asked for cannot run here.
-    """
-    names = [backend.name for backend in backends()]
-    if engine not in ("auto", *names):
-        raise EngineError(f"unknown engine {engine!r}; wanted one of auto, {', '.join(names)}")
-    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-    reasons = []
-    for record in _by_speed(opened, engine, precision, names):
-        reason = why_not_run(record)
-        if reason is None:
-            return run_record(opened, record)
-        reasons.append(f"{record.file} cannot run here: {reason}")
-    if engine in ("auto", "onnxruntime"):
-        precision = "fp32" if precision == "auto" else precision
-        graph, _ = graph_of(opened.manifest, precision)
-        try:
-            return OnnxRuntimeRunner(opened.file(graph), providers=providers, threads=threads, precision=precision)
-        except EngineError as error:
-            if precision == "fp32":
-                raise
-            raise EngineError(f"ONNX Runtime may lack {precision} here: {error}, or load another precision") from error
-    of, options = (engine, "") if precision == "auto" else (f"{engine} {precision}", f" --precision {precision}")
-    missing = f"{opened.folder} holds no {of} engine; build one with `exporter build --engine {engine}{options}`"
-    raise EngineError(reasons[0] if reasons else missing)
-
-
-def why_not_run(record: EngineRecord) -> str | None:
-    """Why this machine cannot run an engine, with the remedy; None where it can. Nothing heavy is imported to know."""
-    backend = next((backend for backend in backends() if backend.name == record.backend), None)
-    if backend is None:
-        return f"{record.backend} is not a runtime this program knows; install the plainconv that built it"
-    try:
-        gpu = find_gpu()
-    except EngineError as error:
-        return str(error)
-    if not backend.installed:
-        return f"{backend.name} is not installed; {backend.remedy}"
-    if backend.version != record.backend_version:
-        return (
-            f"it was built by {backend.name} {record.backend_version}, here is {backend.version}; "
-            "build it again with `exporter build`"
-        )
-    if gpu.target not in record.targets:
-        return f"it is for {', '.join(record.targets)}, the {gpu.name} here is {gpu.target}; build it for that"
-    if record.device not in (None, gpu.name):
-        return f"it is for an {record.device}, here is an {gpu.name}; build it again with `exporter build`"
-    return None
-
-
-def run_record(bundle: Bundle | Draft, record: EngineRecord) -> Runner:
-    """A runner for one engine of a bundle, which `why_not_run` must have no objection to.
-
-    Raises EngineError where the runtime has one, or the GPU's memory does not suffice.
-    """
-    backend = next(backend for backend in backends() if backend.name == record.backend)
-    cuda = CudaRuntime()
-    data = bundle.read(record.file)
-    reason = validity(data, backend)
-    if reason is not None:
-        raise EngineError(f"{record.file} cannot run here: {reason}; build it again with `exporter build`")
-    runtime, engine = deserialize(data, backend)
-    return TensorRTRunner(
-        engine,
-        cuda,
-        backend=backend.name,
-        precision=record.precision,
-        inputs=bundle.manifest.inputs,
-        outputs=bundle.manifest.outputs,
-        profiles=record.profiles,
-        contexts=contexts_of(import_runtime(backend), engine),
-        outlives=runtime,
-    )
-
-
-def graph_of(manifest: Manifest, precision: str) -> tuple[str, str]:
-    """The ONNX file of that precision, and its hash. Raises EngineError where the bundle has none."""
-    graphs: dict[str, GraphRecord] = {graph.precision: graph for graph in manifest.graphs}
-    link = next((link for link in manifest.chain if link.step == "onnx"), None)
-    if link is None:
-        raise EngineError("the draft has no ONNX model linked; link_onnx before building an engine")
-    if precision == "fp32":
-        return link.files[0], link.sha256
-    if precision not in graphs:
-        has = ", ".join(["fp32", *graphs])
-        raise EngineError(
-            f"there is no {precision} graph in the bundle, which has {has}; see `exporter build --precision`"
-        )
-    return graphs[precision].file, graphs[precision].sha256
-
-
 def builder_of(engine: str) -> Backend:
     """The backend that builds `engine`. Raises EngineError as `choose` does, and for "none"."""
     backend = choose(engine)
@@ -292,14 +175,6 @@ def _check_file(onnx: Path, compiled: Compiled) -> None:
     from exporter.layer_types import types_in_file
 
     check_precision(types_in_file(onnx), compiled.layers, onnx.name)
-
-
-def _by_speed(bundle: Bundle, engine: str, precision: str, order: list[str]) -> list[EngineRecord]:
-    """The engines that were asked for, the fastest first."""
-    wanted = [r for r in bundle.engines if engine in ("auto", r.backend) and precision in ("auto", r.precision)]
-    speed = {name: i for i, name in enumerate(FASTEST_FIRST)}
-    rank = {name: i for i, name in enumerate(order)}
-    return sorted(wanted, key=lambda r: (rank.get(r.backend, len(rank)), speed.get(r.precision, len(speed))))
 
 
 def _settings(options: BuildOptions) -> dict[str, int]:

@@ -1,0 +1,223 @@
+"""What runs a bundle: its best engine that the machine can run, or ONNX Runtime."""
+
+import importlib.util
+from dataclasses import replace
+from unittest.mock import Mock
+
+import numpy as np
+import pytest
+
+import engines
+from engines import BuildOptions, loading
+from engines.backend import backends
+from engines.tensorrt_runner import TensorRTRunner
+from exporter.bundle import (
+    Bundle,
+    EngineRecord,
+    GraphRecord,
+    ShapeRange,
+    update_bundle,
+)
+from exporter.errors import EngineError
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="needs tensorrt-rtx")
+
+NAME = "engines/tensorrt_rtx-fp32-sm86_sm89"
+
+SM86 = BuildOptions(targets=("sm86",))
+
+SM89 = BuildOptions(targets=("sm89",))
+
+PROFILE = {"input": ShapeRange((1, 3, 8, 8), (2, 3, 8, 8), (4, 3, 8, 8))}
+
+
+def add_engine(path, precision, backend="tensorrt_rtx", targets=("sm86",)):
+    """An engine of which no one reads a byte."""
+    with update_bundle(path) as draft:
+        file = f"engines/{backend}-{precision.replace('+', '_')}-{'_'.join(targets)}.engine"
+        draft.path(file).write_bytes(precision.encode())
+        size, sha256 = draft.record(file).size, draft.record(file).sha256
+        if precision == "fp32":
+            of = next(link.sha256 for link in draft.manifest.chain if link.step == "onnx")
+        else:
+            of = next(graph.sha256 for graph in draft.manifest.graphs if graph.precision == precision)
+        draft.add_engine(EngineRecord(file, backend, "1.0", precision, False, targets, None, (), 0.1, size, sha256, of))
+    return file
+
+
+def images():
+    return {"input": np.random.default_rng(0).normal(size=(1, 3, 8, 8)).astype(np.float32)}
+
+
+def test_load_falls_back_to_onnxruntime(bundle, no_gpu):
+    """Given a machine without a GPU -> the bundle runs on ONNX Runtime, with or without an engine in it."""
+    with engines.load(bundle) as runner:
+        before = runner(images())["logits"]
+    engines.build(bundle, options=SM86)
+    with engines.load(Bundle.open(bundle), threads=1) as runner:
+        assert runner.backend == "onnxruntime"
+        assert runner.inputs == Bundle.open(bundle).inputs and runner.outputs == Bundle.open(bundle).outputs
+        np.testing.assert_allclose(runner(images())["logits"], before, rtol=1e-6)
+
+
+@pytest.mark.parametrize("engine", ["tensorrt", "tensorrt_rtx"])
+def test_load_of_an_engine_that_is_not_there(bundle, engine):
+    with pytest.raises(
+        EngineError, match=f"holds no {engine} engine; build one with `exporter build --engine {engine}`"
+    ):
+        engines.load(bundle, engine)
+
+
+def test_load_of_an_engine_without_a_gpu(bundle, no_gpu):
+    """Given the engine asked for by name, without a driver -> one line, no fall-back."""
+    engines.build(bundle, options=SM86)
+    with pytest.raises(EngineError, match=r"tensorrt_rtx-fp32-sm86\.engine cannot run here: no NVIDIA driver on this"):
+        engines.load(bundle, "tensorrt_rtx")
+    with engines.load(bundle, "onnxruntime") as runner:
+        assert runner.backend == "onnxruntime"
+
+
+def test_load_of_an_unknown_engine(bundle):
+    with pytest.raises(
+        EngineError, match="unknown engine 'tpu'; wanted one of auto, tensorrt, tensorrt_rtx, onnxruntime"
+    ):
+        engines.load(bundle, "tpu")
+
+
+class FakeEngine:
+    """An engine of the small model, and its context, which accept whatever they are told."""
+
+    num_io_tensors = 2
+
+    def get_tensor_name(self, i):
+        return ("input", "logits")[i]
+
+    def create_runtime_config(self):
+        return Mock()
+
+    def create_execution_context(self, config):
+        return self
+
+    def set_input_shape(self, name, shape):
+        return True
+
+    def set_tensor_address(self, name, address):
+        return True
+
+    def get_tensor_shape(self, name):
+        return (1, 4, 8, 8)
+
+
+class FakeCuda:
+    def __getattr__(self, name):
+        return lambda *arguments: 1
+
+
+def test_load_takes_the_engine_where_it_can_run(bundle, rtx_3090, monkeypatch):
+    """Given a GPU that one of two engines was built for -> that engine's own bytes go to the runtime."""
+    given = []
+
+    def deserialize(data, backend):
+        given.append((data, backend.name))
+        return "runtime", FakeEngine()
+
+    monkeypatch.setattr(loading, "deserialize", deserialize)
+    monkeypatch.setattr(loading, "validity", lambda data, backend: None)
+    monkeypatch.setattr(loading, "CudaRuntime", FakeCuda)
+    engines.build(bundle, options=BuildOptions(targets=("sm120",)))
+    record = engines.build(bundle, options=SM86)
+    with engines.load(bundle) as runner:
+        assert isinstance(runner, TensorRTRunner) and runner.backend == "tensorrt_rtx"
+    assert given == [((bundle / record.file).read_bytes(), "tensorrt_rtx")]
+
+
+def test_why_not_run(bundle, rtx_3090):
+    """Given an engine and a machine -> the first thing in the way, with the remedy."""
+    record = engines.build(bundle, options=BuildOptions(targets=("sm86", "sm89")))
+    assert engines.why_not_run(record) is None
+    for other, message in (
+        (replace(record, backend="tpu"), "tpu is not a runtime this program knows"),
+        (replace(record, backend="tensorrt"), "tensorrt is not installed; pip install 'plainconv[tensorrt]'"),
+        (replace(record, backend_version="1.0"), "it was built by tensorrt_rtx 1.0, here is"),
+        (replace(record, targets=("sm120",)), "it is for sm120, the NVIDIA GeForce RTX 3090 here is sm86"),
+        (replace(record, device="NVIDIA RTX A6000"), "it is for an NVIDIA RTX A6000, here is an NVIDIA GeForce RTX"),
+    ):
+        if other.backend == "tensorrt" and next(b for b in backends() if b.name == "tensorrt").installed:
+            continue
+        assert message in engines.why_not_run(other)
+
+
+def test_why_not_run_without_a_gpu(bundle, no_gpu):
+    assert engines.why_not_run(engines.build(bundle, options=SM86)).startswith("no NVIDIA driver on this machine")
+
+
+def test_load_where_the_runtime_objects(bundle, rtx_3090, monkeypatch):
+    """Given an engine that its runtime finds invalid here -> one line, with its reason."""
+    monkeypatch.setattr(loading, "validity", lambda data, backend: "it is too old")
+    record = engines.build(bundle, options=SM86)
+    with pytest.raises(EngineError, match=f"{record.file} cannot run here: it is too old; build it again"):
+        engines.load(bundle)
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """Which engines "run" here: those for sm86; what `load` then gives is the engine's name."""
+
+    def why_not_run(record):
+        return None if "sm86" in record.targets else f"it is for {', '.join(record.targets)}"
+
+    monkeypatch.setattr(loading, "why_not_run", why_not_run)
+    monkeypatch.setattr(loading, "run_record", lambda bundle, record: record.file)
+
+
+def test_load_takes_the_fastest_precision_of_what_runs(typed, runs):
+    """Given engines of several precisions -> the fastest that this GPU runs, whatever their order in the bundle."""
+    files = {"fp32": add_engine(typed, "fp32"), "int8": add_engine(typed, "int8")}
+    add_engine(typed, "fp8", targets=("sm89",))
+    assert engines.load(typed) == files["int8"]
+    assert engines.load(typed, precision="fp32") == files["fp32"]
+    assert engines.load(typed, "tensorrt_rtx", precision="int8") == files["int8"]
+    files["fp8"] = add_engine(typed, "fp8")
+    assert engines.load(typed) == files["fp8"]
+
+
+def test_load_takes_the_faster_backend_before_the_faster_precision(typed, runs):
+    add_engine(typed, "int8")
+    dedicated = add_engine(typed, "fp32", backend="tensorrt")
+    assert engines.load(typed) == dedicated
+    assert "tensorrt_rtx" in engines.load(typed, "tensorrt_rtx")
+
+
+def test_load_of_a_precision_that_does_not_run_here(typed, runs):
+    """Given engines, none of the precision that runs -> ONNX Runtime on that graph; by engine, one line."""
+    add_engine(typed, "fp32")
+    add_engine(typed, "int8", targets=("sm120",))
+    with pytest.raises(EngineError, match=r"int8-sm120\.engine cannot run here: it is for sm120"):
+        engines.load(typed, "tensorrt_rtx", precision="int8")
+    wanted = "holds no tensorrt_rtx fp8 engine; build one with `exporter build --engine tensorrt_rtx --precision fp8`"
+    with pytest.raises(EngineError, match=wanted):
+        engines.load(typed, "tensorrt_rtx", precision="fp8")
+    with engines.load(typed, precision="int8") as runner:
+        assert (runner.backend, runner.precision) == ("onnxruntime", "int8")
+
+
+def test_onnxruntime_runs_a_typed_graph(typed, no_gpu):
+    """Given a precision -> ONNX Runtime computes that graph: not what the fp32 one gives, and not far from it."""
+    x = np.random.default_rng(0).normal(size=(1, 16, 8, 8)).astype(np.float32)
+    with engines.load(typed, precision="int8", threads=1) as int8, engines.load(typed, threads=1) as fp32:
+        assert (int8.precision, fp32.precision) == ("int8", "fp32")
+        y, exact = int8({"input": x})["logits"], fp32({"input": x})["logits"]
+    assert 0 < np.abs(y - exact).max() < 0.5 * exact.std()
+
+
+def test_onnxruntime_that_cannot_run_a_typed_graph_says_so_in_one_line(tmp_path, make, no_gpu):
+    """Given a graph in a type that ONNX Runtime has no kernels for -> EngineError, one line."""
+    target = make.typed_bundle(tmp_path / "b")
+    with update_bundle(target) as draft:
+        make.typed_onnx(draft.path("model.bf16.onnx"), "bf16")
+        onnx_sha256 = draft.manifest.graphs[0].onnx_sha256
+        record = GraphRecord("model.bf16.onnx", "bf16", "", onnx_sha256, {"bf16": 2}, "reference.npz", 0.5)
+        draft.add_graph(record)
+    with pytest.raises(EngineError) as raised:
+        engines.load(target, precision="bf16", providers="cpu")
+    assert "\n" not in str(raised.value)
