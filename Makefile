@@ -7,11 +7,11 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: run test test-slow lint bench-export bench-reparam clean
+.PHONY: run test test-slow lint bench-export bench-reparam bench-runner clean
 
 run: $(READY)
 	$(BIN)/exporter run vanillanet_digits --checkpoint tests/assets/vanillanet_digits.pth \
-	    --eval-data tests/assets/digits_heldout.npz -o out/digits --force
+	    --eval-data tests/assets/digits_heldout.npz --precision fp32,int8 -o out/digits --force
 
 test: $(READY)
 	$(BIN)/pytest -n auto -m "not slow and not gpu"
@@ -27,6 +27,9 @@ bench-export: $(READY)
 
 bench-reparam: $(READY)
 	$(BIN)/python tests/benchmarks/bench_reparam.py
+
+bench-runner: $(READY)
+	$(BIN)/python tests/benchmarks/bench_runner.py
 
 $(READY): pyproject.toml .ci/constraints.txt
 	$(PYTHON) -m venv $(VENV)
