@@ -59,8 +59,7 @@ class Steps:
             return
         if file is not None:
             self.forget(file)
-        tolerances = None if tolerance is None else [tolerance] * len(self.reference.outputs)
-        for parity in self.reference.judge(step, run, tolerances):
+        for parity in self.reference.judge(step, run, tolerance):
             self.add(parity, None if counted is None else _accuracy_json(counted), file=file)
         if counted is not None and not counted:
             self.failed.append(str(counted))

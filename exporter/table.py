@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from .bundle import Bundle, EngineRecord, GraphRecord
+from .bundle import Bundle, EngineRecord, GraphRecord, ShapeRange
 from .bundle.codec import plain_json
 
 NARROW = 100  # columns where the output is not a terminal
@@ -204,15 +204,21 @@ def _kept_lines(graphs: Sequence[GraphRecord], most: int = 8) -> list[str]:
 
 
 def _engines(engines: Sequence[EngineRecord]) -> Table:
-    table = _table("engine", "precision", "targets", "batch", "size", "seconds")
+    table = _table("engine", "precision", "targets", "shapes", "size", "seconds")
     for e in engines:
-        batches = {f"{r.min[0]}:{r.opt[0]}:{r.max[0]}" for profile in e.profiles for r in profile.values()}
         table.add_row(
             f"{e.backend} {e.backend_version}",
             e.precision,
             " ".join(e.targets),
-            " ".join(sorted(batches)) or "fixed",
+            ", ".join(dict.fromkeys(_covered(r) for profile in e.profiles for r in profile.values())) or "fixed",
             f"{e.size / 1e6:.2f} MB",
             f"{e.seconds:.1f}",
         )
     return table
+
+
+def _covered(covered: ShapeRange) -> str:
+    """What of the shape an optimization profile leaves open: "1:8:32" images, "160×160:224×224:320×320" pixels."""
+    shapes = (covered.min, covered.opt, covered.max)
+    batches, sizes = [str(shape[0]) for shape in shapes], ["×".join(map(str, shape[2:])) for shape in shapes]
+    return " ".join(":".join(parts) for parts in (batches, sizes) if len(set(parts)) > 1) or batches[0]

@@ -38,6 +38,8 @@ UNIT_ROUNDOFF = 2.0**-24
 """The relative error of a number rounded to float32."""
 MAX_TOLERANCE = 0.01
 """A tolerance beyond it certifies nothing: known wrong fusions are off by as little as 6 % of the spread."""
+AGREEMENT, ENOUGH = 0.95, 20
+"""Of that many of the user's images, this share must have the same largest score in a lower precision."""
 CHUNK = 8
 """Images evaluated at a time, where the network takes them together: each weight is widened once for all of them."""
 
@@ -99,22 +101,24 @@ class Reference:
             scales=tuple(s[rows] for s in self.scales),
         )
 
-    def judge(self, step: str, run: Run, tolerances: Sequence[float] | None = None) -> tuple[Parity, ...]:
+    def judge(self, step: str, run: Run, tolerance: float | None = None) -> tuple[Parity, ...]:
         """Compare what `run` returns, called with a batch at a time, with the reference: one record an output.
 
-        `tolerances`, one an output and in units of its spread, take the place of float32's for a lower precision.
+        `tolerance`, in units of an output's spread, takes the place of float32's for a lower precision. On the user's
+        own images, where they are `ENOUGH`, such a step must also agree on the largest element of `AGREEMENT` of them.
         """
-        return self.compare(step, in_batches(run, self.inputs, self.batch), tolerances)
+        return self.compare(step, in_batches(run, self.inputs, self.batch), tolerance)
 
-    def compare(
-        self, step: str, outputs: Sequence[np.ndarray], tolerances: Sequence[float] | None = None
-    ) -> tuple[Parity, ...]:
+    def compare(self, step: str, outputs: Sequence[np.ndarray], tolerance: float | None = None) -> tuple[Parity, ...]:
         """As `judge`, for outputs at hand."""
         if len(outputs) != len(self.outputs):
             found = f"failed: {len(outputs)} outputs, want {len(self.outputs)}"
             return tuple(self._record(step, i, math.nan, (), None, found, math.nan) for i in range(len(self.outputs)))
-        wanted = tolerances or [self.tolerance(i) for i in range(len(self.outputs))]
-        return tuple(self._compare(step, i, y, tol) for i, (y, tol) in enumerate(zip(outputs, wanted, strict=True)))
+        agreement = 0.0 if tolerance is None or len(self.kinds) < ENOUGH or set(self.kinds) != {DATA} else AGREEMENT
+        return tuple(
+            self._compare(step, i, y, self.tolerance(i) if tolerance is None else tolerance, agreement)
+            for i, y in enumerate(outputs)
+        )
 
     def save(self, path: Path) -> None:
         """Keep it in an .npz file, for a later comparison without the network."""
@@ -150,7 +154,7 @@ class Reference:
                 int(held["longest_sum"]),
             )
 
-    def _compare(self, step: str, i: int, y: np.ndarray, tolerance: float) -> Parity:
+    def _compare(self, step: str, i: int, y: np.ndarray, tolerance: float, agreement: float) -> Parity:
         wanted = self.outputs[i]
         if y.shape != wanted.shape:
             found = f"failed: shape {list(y.shape[1:])}, want {list(wanted.shape[1:])}"
@@ -163,17 +167,20 @@ class Reference:
         worst = np.unravel_index(int(np.argmax(np.where(bad, np.inf, shares))), errors.shape)
         tolerance = float(self._allowances(i, tolerance)[worst[0]])
         error = math.nan if bad.any() else float(errors[worst])
+        top1 = _top1(y, wanted)
         if not np.isfinite(wanted).all() or not self.spreads[i] > 0:
             why = "the reference is not finite" if self.spreads[i] > 0 else "the output does not depend on the input"
             status = f"not certified: {why}"
         elif not error <= tolerance:
             status = FAILED
+        elif top1 is not None and top1 < agreement:
+            status = f"{FAILED}: the largest score agrees on {top1:.1%} of the images, wanted {agreement:.0%}"
         elif self.tolerance(i) > MAX_TOLERANCE:
             own = f"{self.own_errors[i]:.1e} of the output's spread"
             status = f"not certified: eager float32 itself is {own} from float64, too far to tell right from wrong"
         else:
             status = HELD
-        return self._record(step, i, error, tuple(int(k) for k in worst), _top1(y, wanted), status, tolerance)
+        return self._record(step, i, error, tuple(int(k) for k in worst), top1, status, tolerance)
 
     def _record(
         self, step: str, i: int, error: float, worst: tuple[int, ...], top1: float | None, status: str, tolerance: float

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from .edit import weight_of
 
-RANGE_LEFT = 4.0
+RANGE_LEFT = 4
 """How far below a type's largest number a value seen must stay: other images may give larger ones."""
 
 
@@ -53,7 +53,7 @@ def beyond_range(
         peak = float(np.max([_peak(v, peaks) for v in values], initial=0.0))  # not a number where one is none
         if peak > largest / RANGE_LEFT or not np.isfinite(peak):
             unit = next(name for name, nodes in units.items() if node.name in nodes)
-            reason = f"{node.name} meets values of {peak:.3g}; {dtype.name.lower()} ends at {largest:.5g}"
+            reason = f"{node.name} meets values of {peak:.3g}, over a quarter of {dtype.name.lower()}'s {largest:.5g}"
             found.setdefault(unit, Kept(unit, "fp32", reason))
     return tuple(found.values())
 

@@ -12,6 +12,7 @@ from exporter.errors import CheckFailedError, ExportError, one_line
 from exporter.layer_types import types_of_layers
 from exporter.parity import Parity, Reference, Run
 from exporter.parity.inputs import DATA, NORMAL
+from exporter.parity.reference import AGREEMENT
 from exporter.progress import track
 
 from .calibrate import QUICK, Calibration, ranges_of
@@ -66,10 +67,13 @@ class _Maker:
     def _nodes(self, layers: Set[str]) -> frozenset[str]:
         return frozenset(node for name in layers for node in self.units[name])
 
+    def holds(self, kept: Set[str], judge: Reference, tolerance: float) -> bool:
+        """Whether every output is within its tolerance."""
+        return not any(parity.failed for parity in judge.judge("", run_of(self.model_with(kept)), tolerance))
+
     def error(self, kept: Set[str], judge: Reference) -> float:
         """Its largest error, in units of the output's spread; infinite where it is not a number."""
-        ones = [1.0] * len(judge.outputs)  # the same for each: then the worst is that of the largest error
-        errors = [p.error for p in judge.judge("", run_of(self.model_with(kept)), ones)]
+        errors = [parity.error for parity in judge.judge("", run_of(self.model_with(kept)), 1.0)]
         return max(math.inf if math.isnan(error) else error for error in errors)
 
 
@@ -116,7 +120,7 @@ def typed_model(
         few, free = judge.first(FEW), units.keys() - wide
         alone = layers_to_keep(
             [name for name in units if name in free],
-            holds=lambda kept: maker.error(kept, judge) <= limit,
+            holds=lambda kept: maker.holds(kept, judge, limit),
             error_alone=lambda name: maker.error(free - {name}, few),
             tried=lambda name: bar.advance(1, name),
         )
@@ -127,10 +131,11 @@ def typed_model(
     if (precision.quantized or precision.rest) not in layers.values():
         remedy = "calibrate on images like those it will see, or " if precision.quantized else ""
         raise CheckFailedError(
-            f"{onnx.name}: no layer can be {precision.name} with outputs within {limit:g} of their spread; "
+            f"{onnx.name}: no layer can be {precision.name} with outputs within {limit:g} of their spread, and the "
+            f"largest score as it is on {AGREEMENT:.0%} of the images given; "
             f"{remedy}allow more with --tolerance"
         )
-    parities = judge.judge(f"ONNX {precision.name}", run_of(typed), [limit] * len(judge.outputs))
+    parities = judge.judge(f"ONNX {precision.name}", run_of(typed), limit)
     return Typed(precision, typed, layers, kept, method, parities)
 
 

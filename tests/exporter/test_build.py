@@ -215,18 +215,18 @@ def test_the_same_images_make_one_reference(net, bundle, monkeypatch):
     made, evaluate = [], build_module.reference_from_module
     monkeypatch.setattr(build_module, "reference_from_module", lambda *a, **k: made.append(a) or evaluate(*a, **k))
     build(bundle, "int8", calibration=net.images)
-    build(bundle, "fp8", "fp8+bf16", calibration=net.images)
+    build(bundle, "int8+fp16", "int8+bf16", calibration=net.images)
     assert len(made) == 1
-    build(bundle, "fp8+bf16", calibration=net.others)
+    build(bundle, "int8+bf16", calibration=net.others)
     first = graphs(bundle)["int8"].reference
-    assert graphs(bundle)["fp8"].reference == first != "reference.npz"
+    assert graphs(bundle)["int8+fp16"].reference == first != "reference.npz"
     files = set(Bundle.open(bundle).manifest.files)
-    third = graphs(bundle)["fp8+bf16"].reference
+    third = graphs(bundle)["int8+bf16"].reference
     assert {name for name in files if name.startswith("reference")} == {"reference.npz", first, third}
     build(bundle, "int8", calibration=net.others)
     second = graphs(bundle)["int8"].reference
     assert second != first and {first, second} <= set(Bundle.open(bundle).manifest.files)
-    build(bundle, "fp8", calibration=net.others)
+    build(bundle, "int8+fp16", calibration=net.others)
     assert first not in Bundle.open(bundle).manifest.files
     build(bundle, "fp16")
     assert graphs(bundle)["fp16"].reference == "reference.npz"

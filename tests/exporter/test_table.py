@@ -107,12 +107,18 @@ def test_graphs_of_lower_precisions_and_what_they_leave_wider(capsys):
     assert len(as_json(bundle(graphs=(graph(kept=10),)))["graphs"][0]["kept"]) == 10
 
 
-def test_several_optimization_profiles_are_listed(capsys):
-    def profile(*sizes):
-        return {"input": ShapeRange(*((size, 3, 8, 8) for size in sizes))}
+def test_what_optimization_profiles_leave_open_is_listed(capsys):
+    """Given profiles over batches, and over heights and widths -> each once, without what is fixed in it."""
 
-    bundle_table(bundle(engines=(replace(engine(), profiles=(profile(1, 1, 2), profile(4, 8, 8))),)))
-    assert "1:1:2 4:8:8" in capsys.readouterr().out
+    def profile(*shapes):
+        return {"input": ShapeRange(*((batch, 3, size, 8) for batch, size in shapes))}
+
+    profiles = (profile((1, 8), (1, 8), (2, 8)), profile((4, 8), (8, 16), (8, 32)), profile((1, 8), (1, 9), (1, 9)))
+    bundle_table(bundle(engines=(replace(engine(), profiles=profiles),)))
+    said = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for words in ("1:1:2,", "4:8:8", "8×8:16×8:32×8,", "8×8:9×8:9×8"):
+        assert words in said
+    assert "1:1:1" not in said
 
 
 def test_json_is_what_json_can_hold():

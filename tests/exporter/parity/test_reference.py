@@ -122,7 +122,23 @@ def test_a_lower_precision_is_held_to_the_tolerance_given() -> None:
     reference = reference_from_module(net, EXAMPLE)
     half = [y.astype(np.float16) for y in in_batches(run_module(net), reference.inputs, 1)]
     assert not reference.compare("fp16", half)[0]
-    assert reference.compare("fp16", half, tolerances=[5e-3])[0]
+    assert reference.compare("fp16", half, tolerance=5e-3)[0]
+
+
+@pytest.mark.parametrize(("swapped", "held"), [(1, True), (2, False)])
+def test_a_lower_precision_must_agree_on_the_users_images(swapped: int, held: bool) -> None:
+    """Given 30 images and outputs within the tolerance, the two largest swapped on some -> at most 5 % may be so."""
+    data = np.random.default_rng(0).standard_normal((30, *EXAMPLE.shape[1:]), np.float32)
+    reference = reference_from_module(network(), EXAMPLE, data=data, max_data=30).of_kinds(("data",))
+    y = reference.outputs[0].copy()
+    for scores in y[:swapped]:
+        second, first = np.argsort(scores)[-2:]
+        scores[[first, second]] = scores[[second, first]]
+    (parity,) = reference.compare("int8", [y], tolerance=100.0)
+    assert parity.error <= 100.0 and parity.top1 == (30 - swapped) / 30
+    assert (parity.status == "held") is held
+    if not held:
+        assert "failed: the largest score agrees on 93.3% of the images, wanted 95%" in parity.status
 
 
 def test_inputs_are_the_same_each_time_and_fewer_for_an_expensive_network() -> None:
