@@ -2,20 +2,19 @@
 
 import _thread
 import argparse
-import ast
 import contextlib
 import dataclasses
 import json
-import math
 import os
 import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from . import bench_command, simplify_command
+from .arguments import EVAL_DATA, Parser, add_command, engine_arguments, shape_arguments, source_arguments
 from .errors import CheckFailedError, PlainconvError, PlainconvWarning, SourceError
 from .progress import be_quiet
 
@@ -25,15 +24,6 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 CLOSED = 141  # as a program that SIGPIPE ends
 INTERNAL = 70  # EX_SOFTWARE: a fault of ours
-
-MAX_SIZE = 2**31 - 1  # of an axis, in TensorRT
-
-
-class _Parser(argparse.ArgumentParser):
-    """Reports a bad argument in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -101,176 +91,39 @@ def _forget_stdout() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-# ------------------------------------------------------------------ arguments
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="exporter", description="A training-time network in; a verified ONNX graph and engine out.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+    parser = Parser(prog="exporter", description="A training-time network in; a verified ONNX graph and engine out.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
 
-    run = _command(commands, "run", _run, "export, build and validate: SOURCE to a verified bundle with an engine")
-    _source_arguments(run)
-    _engine_arguments(run)
+    run = add_command(commands, "run", _run, "export, build and validate: SOURCE to a verified bundle with an engine")
+    source_arguments(run)
+    engine_arguments(run)
 
-    export = _command(commands, "export", _export, "SOURCE to a bundle with a verified plain ONNX graph")
-    _source_arguments(export)
+    export = add_command(commands, "export", _export, "SOURCE to a bundle with a verified plain ONNX graph")
+    source_arguments(export)
 
-    build = _command(commands, "build", _build, "build an engine for a bundle")
+    build = add_command(commands, "build", _build, "build an engine for a bundle")
     build.add_argument("bundle", type=Path, metavar="BUNDLE")
-    _engine_arguments(build)
-    shapes = build.add_argument_group("shapes, where the graph leaves them open; again for further profiles")
-    shapes.add_argument(
-        "--dynamic-batch", type=_batch_range, action="append", metavar="MIN:OPT:MAX", help="the batch sizes it takes"
-    )
-    shapes.add_argument(
-        "--dynamic-size", type=_size_range, action="append", metavar="MIN:OPT:MAX", help="the heights and widths"
-    )
-    build.add_argument("--eval-data", type=Path, metavar="FILE.npz", help=_EVAL_DATA)
+    engine_arguments(build)
+    shape_arguments(build)
+    build.add_argument("--eval-data", type=Path, metavar="FILE.npz", help=EVAL_DATA)
     build.add_argument("--rebuild", action="store_true", help="build again what the bundle holds already")
 
-    validate = _command(commands, "validate", _validate, "verify a bundle's files and measure its parity again")
+    validate = add_command(commands, "validate", _validate, "verify a bundle's files and measure its parity again")
     validate.add_argument("bundle", type=Path, metavar="BUNDLE")
-    validate.add_argument("--eval-data", type=Path, metavar="FILE.npz", help=_EVAL_DATA)
+    validate.add_argument("--eval-data", type=Path, metavar="FILE.npz", help=EVAL_DATA)
 
-    inspect = _command(commands, "inspect", _inspect, "print what a bundle holds, once it is verified")
+    inspect = add_command(commands, "inspect", _inspect, "print what a bundle holds, once it is verified")
     inspect.add_argument("bundle", type=Path, metavar="BUNDLE")
 
-    simplify = _command(commands, "simplify", simplify_command.run, "one ONNX file to the smallest that computes it")
+    simplify = add_command(commands, "simplify", simplify_command.run, "one ONNX file to the smallest that computes it")
     simplify_command.add_arguments(simplify)
 
-    bench = _command(commands, "bench", _bench, "measure how long a bundle takes, and beside another one")
+    bench = add_command(commands, "bench", _bench, "measure how long a bundle takes, and beside another one")
     bench_command.add_arguments(bench)
 
-    _command(commands, "models", _models, "list the networks of the catalogue")
+    add_command(commands, "models", _models, "list the networks of the catalogue")
     return parser
-
-
-_EVAL_DATA = "labelled images (arrays images [N,C,H,W] and labels [N]): report accuracy at every step"
-
-
-def _command(commands: Any, name: str, function: Callable[[argparse.Namespace], None], summary: str) -> _Parser:
-    parser: _Parser = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
-    parser.set_defaults(command=function)
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.add_argument("--quiet", action="store_true", help="show no progress")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    return parser
-
-
-def _source_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "source", metavar="SOURCE", help="catalogue name, timm:NAME, FILE.py:CALLABLE, module:CALLABLE or FILE.onnx"
-    )
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="BUNDLE", help="the bundle folder to write")
-    parser.add_argument("--force", action="store_true", help="replace the bundle that is there")
-    weights = parser.add_argument_group("weights")
-    weights.add_argument("--checkpoint", type=Path, metavar="FILE", help=".pth, .pt or .safetensors")
-    weights.add_argument("--ema", action=argparse.BooleanOptionalAction, help="take the averaged weights, or do not")
-    weights.add_argument("--layout", choices=("auto", "training", "deploy"), default="auto", help="its form")
-    weights.add_argument("--slope", type=float, metavar="S", help="deep-training slope, 0 to 1")
-    weights.add_argument("--random-init", type=int, metavar="SEED", help="random weights instead")
-    weights.add_argument(
-        "--set", action="append", default=[], type=_option, metavar="NAME=VALUE", help="network option"
-    )
-    graph = parser.add_argument_group("graph")
-    graph.add_argument("--input-shape", type=_shape, metavar="N,C,H,W", help="the shape to export at")
-    graph.add_argument("--dynamic-batch", type=_batch_range, metavar="MIN:OPT:MAX", help="keep the batch size open")
-    graph.add_argument(
-        "--dynamic-size", type=_size_range, metavar="MIN:OPT:MAX", help="keep height and width open: 160x120:224x224:…"
-    )
-    graph.add_argument("--opset", type=int, metavar="N", help="ONNX operator set (default 20; FILE.onnx keeps its own)")
-    parser.add_argument("--eval-data", type=Path, metavar="FILE.npz", help=_EVAL_DATA)
-    parser.add_argument(
-        "--skip-end-to-end", action="store_true", help="do not compare at other sizes (huge networks); it is recorded"
-    )
-
-
-def _engine_arguments(parser: argparse.ArgumentParser) -> None:
-    engine = parser.add_argument_group("engine")
-    engine.add_argument("--engine", choices=("auto", "tensorrt", "tensorrt_rtx", "none"), default="auto")
-    engine.add_argument("--targets", type=_names, default=(), metavar="sm80,sm86,…", help="GPUs (TensorRT-RTX)")
-    engine.add_argument("--tf32", action="store_true", help="let fp32 round its factors to 10 bits, which is faster")
-    engine.add_argument("--workspace", type=_mebibytes, metavar="MIB", help="the most scratch memory of a layer")
-    engine.add_argument("--optimization-level", type=int, choices=range(6), metavar="0…5", help="of the builder")
-    engine.add_argument("--timing-cache", type=Path, metavar="FILE", help="keep measurements there (TensorRT)")
-    precision = parser.add_argument_group("precision")
-    precision.add_argument(
-        "--precision", type=_names, default=("fp32",), metavar="P,…", help="fp32, fp16, bf16, int8, fp8, int8+fp16, …"
-    )
-    precision.add_argument("--calibration", type=Path, metavar="FILE.npz", help="images for int8 and fp8")
-    precision.add_argument("--calibration-method", choices=("auto", "minmax", "percentile", "entropy"), default="auto")
-    precision.add_argument("--tolerance", type=_tolerance, metavar="T", help="off by at most T spreads of the output")
-
-
-def _shape(text: str) -> tuple[int, ...]:
-    try:
-        shape = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        shape = ()
-    if len(shape) < 2 or not all(1 <= size <= MAX_SIZE for size in shape):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a shape; wanted positive integers like 1,3,224,224")
-    return shape
-
-
-def _batch_range(text: str) -> tuple[int, int, int]:
-    try:
-        low, best, high = (int(part) for part in text.split(":"))
-    except ValueError:
-        low, best, high = 0, 0, 0
-    if not 1 <= low <= best <= high <= MAX_SIZE:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a batch range; wanted MIN:OPT:MAX like 1:8:32")
-    return low, best, high
-
-
-def _size_range(text: str) -> tuple[tuple[int, int], ...]:
-    """Three sizes, each HEIGHTxWIDTH or one number for a square."""
-    try:
-        sizes = tuple(tuple(int(n) for n in part.split("x")) for part in text.lower().split(":"))
-    except ValueError:
-        sizes = ()
-    squares = tuple(size * 2 if len(size) == 1 else size for size in sizes)
-    ascend = len(squares) == 3 and all(len(size) == 2 for size in squares)
-    if not ascend or not all(1 <= a <= b <= c <= MAX_SIZE for a, b, c in zip(*squares, strict=True)):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a size range; wanted MIN:OPT:MAX like 160:224:512, or 120x160:240x320:480x640"
-        )
-    return tuple((height, width) for height, width in squares)
-
-
-def _mebibytes(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size; wanted MiB, a whole number like 1024")
-    return int(text) * 2**20
-
-
-def _tolerance(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a tolerance; wanted a positive number like 0.1")
-    return value
-
-
-def _names(text: str) -> tuple[str, ...]:
-    names = tuple(part.strip() for part in text.split(","))
-    if not all(names):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of names; wanted some like sm80,sm86 or fp16,int8")
-    return tuple(dict.fromkeys(names))
-
-
-def _option(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals or not name.isidentifier():
-        raise argparse.ArgumentTypeError(f"{text!r} is not an option; wanted NAME=VALUE like num_classes=10")
-    try:
-        return name, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return name, value
-
-
-# ------------------------------------------------------------------ commands
 
 
 def _run(args: argparse.Namespace) -> None:
