@@ -13,7 +13,6 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import numpy_helper, parser
-from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from exporter import build as build_module
 from exporter.build import BuildJob, build_bundle
@@ -564,7 +563,11 @@ def test_what_cannot_be_built_is_known_before_the_graph_is_made(bundle, capsys, 
 def test_a_network_that_is_no_fp32_one_is_refused(tmp_path, capsys, precision):
     """Given an ONNX file in fp16 -> no other precision is made of it, in one line."""
     model = onnx.load(make_onnx(tmp_path / "net.onnx"))
-    onnx.save(convert_float_to_float16(model), tmp_path / "half.onnx")
+    for weight in model.graph.initializer:
+        weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight).astype(np.float16), weight.name))
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    onnx.save(model, tmp_path / "half.onnx")
     assert main(["export", str(tmp_path / "half.onnx"), "-o", str(tmp_path / "b"), "--quiet"]) in (0, 1)
     capsys.readouterr()
     line = refused(capsys, tmp_path / "b", "--engine", "none", "--precision", precision, code=2)
