@@ -1,0 +1,51 @@
+"""One ONNX graph as parts that run side by side, on several devices or on several streams of one.
+
+`propose` finds the plan by which a network ends soonest, from what each node costs and what a link takes, and says
+where none pays; `Plan.problems` checks any plan, hand-written ones too; `write_parts` makes an ONNX file of each part.
+Nothing here knows of any one network, and nothing imports torch.
+"""
+
+from .cost import A100, LINKS, MACS_ALONE, Device, Link, link_of_text, read_profile
+from .parts import check_recomposed, file_of_part, parts_of_plan, recomposed, write_parts
+from .picture import picture
+from .plan import Part, Plan, plan_of_json, read_plan
+from .planner import PLACEMENTS, Network, Proposal, network_of_model, propose, whole_plan
+from .predict import Edge, PartTime, Prediction, predict
+from .profile import measured_profile, profile_of_wiring
+from .wiring import Wiring, prepared, read_model, wiring_of
+
+__all__ = [
+    "A100",
+    "LINKS",
+    "MACS_ALONE",
+    "PLACEMENTS",
+    "Device",
+    "Edge",
+    "Link",
+    "Network",
+    "Part",
+    "PartTime",
+    "Plan",
+    "Prediction",
+    "Proposal",
+    "Wiring",
+    "check_recomposed",
+    "file_of_part",
+    "link_of_text",
+    "measured_profile",
+    "network_of_model",
+    "parts_of_plan",
+    "picture",
+    "plan_of_json",
+    "predict",
+    "prepared",
+    "profile_of_wiring",
+    "propose",
+    "read_model",
+    "read_plan",
+    "read_profile",
+    "recomposed",
+    "whole_plan",
+    "wiring_of",
+    "write_parts",
+]
