@@ -21,7 +21,7 @@ from exporter.errors import EngineError
 
 from .backend import available
 from .gpu import find_gpu
-from .runner import Array, Runner
+from .runner import Array, Runner, dtype_of
 
 TURN_MS = 20.0  # a turn is as many calls in a row as take about this long,
 MAX_CALLS = 100  # and at most this many
@@ -221,16 +221,6 @@ def _random(rng: np.random.Generator, spec: TensorSpec, shape: tuple[int, ...]) 
     if dtype.kind in "bi":
         return rng.integers(0, 2, shape).astype(dtype)
     return rng.standard_normal(shape, np.float32).astype(dtype)
-
-
-def dtype_of(name: str) -> np.dtype[Any]:
-    """The NumPy dtype of a TensorSpec's dtype; bfloat16 is NumPy's only by way of ml_dtypes."""
-    if name == "bfloat16":
-        import ml_dtypes
-
-        dtype: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
-        return dtype
-    return np.dtype(name)
 
 
 def inputs_for(specs: Sequence[TensorSpec], inputs: Inputs) -> dict[str, Array]:

@@ -63,15 +63,16 @@ def built(
 ) -> EngineRecord | None:
     """The engine that `build` would build, where the bundle holds it already. Raises EngineError as `build` does."""
     backend = builder_of(engine)
+    check_options(backend, options)
     trt = import_runtime(backend)
     _, graph = graph_of(manifest, precision)
     targets = checked_targets(trt, backend, options.targets)
     targets = targets_for(backend, targets, precision.split("+"), chosen=bool(options.targets))
     device = None if backend.builds_without_gpu else find_gpu().name
-    wanted = (backend.name, str(trt.__version__), device, graph, precision, options.tf32, targets, options.profiles)
+    wanted = (backend.name, str(trt.__version__), device, graph, options.tf32, targets, options.profiles)
     for record in manifest.engines:
         made = (record.backend, record.backend_version, record.device)
-        same = (*made, record.onnx_sha256, record.precision, record.tf32, record.targets, record.profiles)
+        same = (*made, record.onnx_sha256, record.tf32, record.targets, record.profiles)
         if same == wanted and record.options == _settings(options):
             return record
     return None
@@ -91,6 +92,8 @@ def build_into(
     _check_file(draft.file(graph), compiled)
     for warning in compiled.warnings:
         warnings.warn(f"{backend.name}: {warning}", PlainconvWarning, stacklevel=2)
+    if precision == "fp32":  # the model itself, which an ONNX file may have given in another
+        precision = compiled.precision
     name = _name(backend, compiled, precision, options)
     draft.path(f"{name}.engine").write_bytes(compiled.data)
     draft.path(f"{name}.log").write_text(compiled.log, encoding="utf-8")
@@ -109,17 +112,23 @@ def build_into(
 
 
 def build_engine(
-    onnx: Path,
-    out: Path,
+    onnx: Path | str,
+    out: Path | str,
     *,
     engine: str = "auto",
     options: BuildOptions = BuildOptions(),
 ) -> EngineRecord:
-    """Build an engine from any ONNX file into the file `out`, without a bundle. Options and errors are `build`'s."""
+    """Build an engine from any ONNX file into the file `out`, without a bundle.
+
+    Options are `build`'s. Raises EngineError where it cannot be built, or `out` not be written.
+    """
+    onnx, out = Path(onnx), Path(out)
+    if not out.parent.is_dir() or out.is_dir():
+        raise EngineError(f"{out}: no file can be written there; name one in a folder that exists")
     backend = builder_of(engine)
     compiled = compile_onnx(onnx, backend, options)
     _check_file(onnx, compiled)
-    out.write_bytes(compiled.data)
+    _write(out, compiled.data)
     sources = [path for path in (onnx, onnx.with_name(f"{onnx.name}.data")) if path.exists()]
     graph = sha256_of_files({path.name: _file_record(path) for path in sources})
     return _record(
@@ -191,6 +200,18 @@ def _name(backend: Backend, compiled: Compiled, precision: str, options: BuildOp
         text = json.dumps(plain_json(settings), sort_keys=True)
         parts.append(hashlib.sha256(text.encode()).hexdigest()[:8])
     return "engines/" + "-".join(parts)
+
+
+def _write(out: Path, data: bytes) -> None:
+    """Write it as one step: `out` is the old file or the whole new one."""
+    partial = out.with_name(f"{out.name}.partial")
+    try:
+        partial.write_bytes(data)
+        partial.replace(out)
+    except OSError as error:
+        raise EngineError(f"{out}: cannot be written ({error.strerror}); choose another place") from None
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _file_record(path: Path) -> FileRecord:

@@ -9,7 +9,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from exporter.bundle import TensorSpec
 from exporter.errors import EngineError
 
 from .builder_log import LogLine, log_of, one_line
@@ -88,30 +87,6 @@ def node_of(layer: Any) -> str:
     """The name of the ONNX node that a layer comes from; the layer's own, which is unique, where it has none."""
     named = _ONNX_NODE.search(layer.metadata)
     return named[1] if named else str(layer.name)
-
-
-def inputs_of_onnx(onnx: Path) -> tuple[TensorSpec, ...]:
-    """The inputs of an ONNX file; an axis that it leaves open without a name has that of its place.
-
-    Raises EngineError where it is no ONNX file.
-    """
-    import onnx as onnx_library
-
-    try:
-        graph = onnx_library.load(str(onnx), load_external_data=False).graph
-    except Exception as error:  # protobuf's own have no common base
-        raise EngineError(f"{onnx}: not an ONNX model ({one_line(str(error))}); see to its path") from None
-    constants = {tensor.name for tensor in graph.initializer}
-    specs = []
-    for value in (value for value in graph.input if value.name not in constants):
-        tensor = value.type.tensor_type
-        dtype = onnx_library.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
-        axes = (
-            axis.dim_value if axis.HasField("dim_value") else axis.dim_param or f"axis_{i}"
-            for i, axis in enumerate(tensor.shape.dim)
-        )
-        specs.append(TensorSpec(value.name, dtype, tuple(axes)))
-    return tuple(specs)
 
 
 def _layers(network: Any) -> Iterator[Any]:

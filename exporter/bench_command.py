@@ -140,6 +140,9 @@ def show(args: argparse.Namespace, outcome: Outcome) -> None:
 
 def _runners(args: argparse.Namespace) -> Iterator[tuple[str, "Runner"]]:
     """What is measured, by name, the subject first; each is opened when it is asked for."""
+    for path, asked in ((args.subject, args.precision), (args.against or args.subject, args.against_precision)):
+        if _is_onnx(path) and asked not in (None, "auto"):
+            raise EngineError(f"{path} is a file, which has the precision that it has, not {asked}; give a bundle")
     yield str(args.subject), _runner(args.subject, args, args.engine, args.precision)
     if args.against is None and args.against_engine is None and args.against_precision is None:
         return
@@ -154,13 +157,17 @@ def _runners(args: argparse.Namespace) -> Iterator[tuple[str, "Runner"]]:
 
 def _runner(path: Path, args: argparse.Namespace, engine: str, precision: str) -> "Runner":
     """Load a bundle, or an ONNX file, which ONNX Runtime runs."""
-    if path.is_file() or path.suffix == ".onnx":
+    if _is_onnx(path):
         if engine not in ("auto", "onnxruntime"):
             raise EngineError(f"{path} is a file, which ONNX Runtime runs, not {engine}; give a bundle that has one")
         make = room("engines.onnxruntime").OnnxRuntimeRunner
         return cast("Runner", make(path, providers=args.provider, threads=args.threads, precision=""))
     load = room("engines").load
     return cast("Runner", load(path, engine, precision=precision, threads=args.threads, providers=args.provider))
+
+
+def _is_onnx(path: Path) -> bool:
+    return path.is_file() or path.suffix == ".onnx"
 
 
 def measured(

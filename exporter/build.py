@@ -79,13 +79,15 @@ class BuildJob:
 class _Wanted:
     """The graph of one precision: what int8 and fp8 are calibrated on, how, and the tolerance.
 
-    What is None, or "auto", is left to whoever made the graph that the bundle has.
+    What is None, or "auto", is left to whoever made the graph that the bundle has; but for random images, where
+    `images_at_hand` says that there are better ones.
     """
 
     precision: Precision
     images: np.ndarray | None
     method: str
     tolerance: float | None
+    images_at_hand: bool = False
 
     @property
     def sha256(self) -> str | None:
@@ -99,6 +101,7 @@ class _Wanted:
             graph.precision == self.precision.name
             and self.tolerance in (None, graph.tolerance)
             and self.sha256 in (None, made.get("sha256"))
+            and not (self.precision.quantized and self.images_at_hand and made.get("images") is None)
             and (not self.precision.quantized or self.method in ("auto", made.get("method")))
         )
 
@@ -107,10 +110,10 @@ def check_build(job: BuildJob) -> None:
     """Raise where `job` could not be done with any bundle: before the work that leads up to it.
 
     EngineError where no such engine can be built here, ExportError for a precision that does not exist, SourceError for
-    calibration images that cannot be opened.
+    calibration images that cannot be opened, and for what none of the precisions has a use for.
     """
-    for name in job.precisions:
-        precision_of_name(name)
+    precisions = [precision_of_name(name) for name in job.precisions]
+    _refuse_unused(job, precisions)
     if job.engine != "none":
         for name in job.precisions:
             room("engines").check_request(job.engine, job.options(None), precision=name)
@@ -119,6 +122,16 @@ def check_build(job: BuildJob) -> None:
             job.calibration.open("rb").close()
         except OSError as error:
             raise SourceError(f"{job.calibration}: {error.strerror}; give an .npz file with images") from None
+
+
+def _refuse_unused(job: BuildJob, precisions: Sequence[Precision]) -> None:
+    names = ", ".join(job.precisions)
+    if not any(precision.quantized for precision in precisions):
+        for option, given in (("--calibration", job.calibration), ("--calibration-method", job.method != "auto")):
+            if given:
+                raise SourceError(f"{option} given, and {names} is not calibrated; leave it out, or add int8 or fp8")
+    if job.tolerance is not None and all(precision.name == "fp32" for precision in precisions):
+        raise SourceError("--tolerance given, and fp32 has its own; leave it out, or add a lower --precision")
 
 
 def build_bundle(path: Path, job: BuildJob) -> bool:
@@ -224,7 +237,7 @@ def _wanted(job: BuildJob, name: str, reference: Reference) -> _Wanted:
     images = None
     if precision.quantized and job.calibration is not None:
         images = read_images(job.calibration, reference.inputs[0].shape[1:])
-    return _Wanted(precision, images, job.method, job.tolerance)
+    return _Wanted(precision, images, job.method, job.tolerance, images_at_hand=job.eval_data is not None)
 
 
 def _eval_images(job: BuildJob, steps: Steps) -> np.ndarray | None:

@@ -28,6 +28,9 @@ FEW_IMAGES = MAC_BUDGET / 5
 BATCH_BUDGET = 4 * MAC_BUDGET
 """Multiply-accumulates that one call at the largest batch may take; a smaller batch is tried where it would be more."""
 
+MAX_ELEMENTS = 2**28
+"""Numbers in the inputs of one call: a gigabyte in float32, and many times that in the network."""
+
 
 @dataclass(frozen=True)
 class Corner:
@@ -111,8 +114,14 @@ def corners(
     """References of the eager network at the smallest and the largest of what is open, each with few images.
 
     A batch that is too much to compute is cut down to one that is not; `Corner.at` names the one that is tried.
+
+    Raises SourceError where the smallest batch is too much.
     """
     own = tuple(int(n) for n in network.example.shape)
+    if batch is not None and batch[0] * prod(own[1:]) > MAX_ELEMENTS:
+        raise SourceError(
+            f"the smallest batch is {batch[0]}, of {prod(own[1:])} numbers each, too much to try; give a smaller MIN"
+        )
     found: dict[str, Corner] = {}
     for k in (0, 2):
         pixels = own[2:] if size is None else size[k]

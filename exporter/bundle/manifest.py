@@ -241,15 +241,15 @@ def _graph_problems(manifest: Manifest) -> list[str]:
 
 def _engine_problems(manifest: Manifest) -> list[str]:
     found: list[str] = []
-    graphs = {link.sha256: "fp32" for link in manifest.chain if link.step == "onnx"}
-    graphs |= {graph.sha256: graph.precision for graph in manifest.graphs}
+    model = {link.sha256 for link in manifest.chain if link.step == "onnx"}
+    graphs = {graph.sha256: graph.precision for graph in manifest.graphs}
     links = [link for link in manifest.chain if link.step == "engine"]
     ranks = {spec.name: len(spec.shape) for spec in manifest.inputs}
     for engine in manifest.engines:
         if manifest.files.get(engine.file) != FileRecord(engine.size, engine.sha256):
             found.append(f"engine {engine.file} is not among the files with the size and sha256 of its record")
         parents = [link.parent for link in links if link.files == (engine.file,)]
-        if parents != [engine.onnx_sha256] or engine.onnx_sha256 not in graphs:
+        if parents != [engine.onnx_sha256] or engine.onnx_sha256 not in model | graphs.keys():
             found.append(f"engine {engine.file} is not linked to the ONNX graph it was built from: the chain is broken")
         if graphs.get(engine.onnx_sha256, engine.precision) != engine.precision:
             made_of = graphs[engine.onnx_sha256]

@@ -77,7 +77,8 @@ def arrays_of_npz(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
     except OSError as error:
         raise SourceError(f"{path}: {error.strerror or error}; give an .npz file with {wanted}") from None
     except Exception as error:  # zipfile's, zlib's, tokenize's and NumPy's, without a common base
-        reason = f"no .npz file of plain arrays ({one_line(error)})"
+        advice = "allow_pickle" in str(error)  # which would run code from the file
+        reason = "no .npz file of plain arrays" + ("" if advice else f" ({one_line(error)})")
         raise SourceError(f"{path}: {reason}; write it with numpy.savez") from None
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from exporter.errors import ExportError, one_line
+from exporter.errors import ExportError, SourceError, one_line
 from exporter.layer_types import WEIGHTED
 from exporter.parity.accuracy import arrays_of_npz, check_images
 from exporter.quiet import quiet
@@ -45,11 +45,17 @@ def read_images(path: Path, image_shape: tuple[int, ...]) -> np.ndarray:
     """The array "images", float32, of the .npz file at `path`; `image_shape` is C, H, W.
 
     Raises:
-        SourceError: the file is missing or no .npz, lacks the array, or it is empty, of another shape or not finite.
+        SourceError: the file is missing or no .npz, lacks the array, or it is empty, of another shape, not finite or of
+            integers: bytes of pixels, which nothing after this would tell from the network's own inputs.
 
     """
     images = arrays_of_npz(path, ("images",))["images"]
     check_images(path, images, image_shape)
+    if images.dtype.kind != "f":
+        raise SourceError(
+            f"{path.name}: images are {images.dtype}, want floats, preprocessed as the network takes them; give them "
+            ".astype('float32') if they are"
+        )
     return images.astype(np.float32)
 
 

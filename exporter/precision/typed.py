@@ -32,7 +32,7 @@ class Typed:
     """A graph in a lower precision and what was measured of it.
 
     `layers` gives, for each conv and matrix product, the type it computes in; `kept` those that stay in a wider type
-    though the precision could be theirs; `method` how the ranges of int8 and fp8 were chosen.
+    though the precision was asked for, and why; `method` how the ranges of int8 and fp8 were chosen.
     """
 
     precision: Precision
@@ -135,8 +135,26 @@ def typed_model(
             f"largest score as it is on {AGREEMENT:.0%} of the images given; "
             f"{remedy}allow more with --tolerance"
         )
+    kept = (*kept, *_unable(model, units, layers, precision, {layer.node for layer in kept}))
     parities = judge.judge(f"ONNX {precision.name}", run_of(typed), limit)
     return Typed(precision, typed, layers, kept, method, parities)
+
+
+def _unable(
+    model: ir.Model,
+    units: Mapping[str, frozenset[str]],
+    layers: Mapping[str, str],
+    precision: Precision,
+    kept: Set[str],
+) -> tuple[Kept, ...]:
+    """The layers, besides those `kept`, whose op is not to be had in the precision."""
+    wanted = precision.quantized or precision.rest
+    ops = {str(node.name): node.op_type for node in model.graph}
+    return tuple(
+        Kept(name, layers[name], f"this {ops[name]} cannot be in {wanted}")
+        for name in units
+        if name not in kept and layers.get(name, wanted) != wanted
+    )
 
 
 def judged_by(reference: Reference, precision: Precision) -> Reference:
@@ -158,12 +176,17 @@ def _calibrated(maker: _Maker, calibration: Calibration | None, judge: Reference
         raise ExportError(f"{found}; give it a precision that needs no calibration: fp16 or bf16")
     asked = calibration or Calibration(judge.inputs[0])
     methods = QUICK if asked.method == "auto" else (asked.method,)
-    makers = {
-        method: replace(maker, ranges=ranges_of(maker.model, asked.images, method, judge.batch)) for method in methods
-    }
+    makers, failed = {}, None
+    for method in methods:
+        try:
+            makers[method] = replace(maker, ranges=ranges_of(maker.model, asked.images, method, judge.batch))
+        except ExportError as error:  # numbers so large or small that a histogram of them has no bins
+            failed = error
+    if not makers and failed is not None:
+        raise failed
     if len(makers) == 1:
-        return makers[methods[0]], methods[0]
-    best = min(methods, key=lambda method: makers[method].error(frozenset(), judge))
+        return next(iter(makers.values())), next(iter(makers))
+    best = min(makers, key=lambda method: makers[method].error(frozenset(), judge))
     return makers[best], best
 
 

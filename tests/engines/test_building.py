@@ -3,6 +3,7 @@
 import importlib.util
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -14,6 +15,7 @@ from engines import BuildOptions, building
 from exporter.bundle import (
     Bundle,
     ShapeRange,
+    TensorSpec,
     update_bundle,
     write_bundle,
 )
@@ -110,6 +112,46 @@ def test_build_engine_without_a_bundle(tmp_path, onnx_file):
     assert record.size == (tmp_path / "x.engine").stat().st_size
 
 
+def test_build_engine_takes_names_and_leaves_no_other_file(tmp_path, onnx_file):
+    """Given paths as strings, and an older file in the place -> the engine alone, whole."""
+    out = tmp_path / "out" / "x.engine"
+    out.parent.mkdir()
+    out.write_bytes(b"old")
+    record = engines.build_engine(str(onnx_file), str(out), options=SM86)
+    assert list(out.parent.iterdir()) == [out] and out.stat().st_size == record.size
+
+
+@pytest.mark.parametrize("out", ["nofolder/x.engine", "."])
+def test_build_engine_where_nothing_can_be_written(tmp_path, onnx_file, monkeypatch, out):
+    """Given no folder, or a folder -> one line, before anything is built."""
+    monkeypatch.setattr("engines.building.compile_onnx", lambda *_: pytest.fail("it was built"))
+    with pytest.raises(EngineError, match="no file can be written there; name one in a folder that exists"):
+        engines.build_engine(onnx_file, tmp_path / out, options=SM86)
+
+
+def test_build_engine_that_cannot_be_written_keeps_the_old_file(tmp_path, onnx_file, monkeypatch):
+    """Given a disk that is full -> one line, the old file whole and nothing beside it."""
+
+    def full(path, data):
+        path.touch()
+        raise OSError(28, "No space left on device")
+
+    out = tmp_path / "x" / "x.engine"
+    out.parent.mkdir()
+    out.write_bytes(b"old")
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(EngineError, match=r"cannot be written .No space left on device.; choose another place"):
+        engines.build_engine(onnx_file, out, options=SM86)
+    assert list(out.parent.iterdir()) == [out] and out.read_bytes() == b"old"
+
+
+def test_options_are_checked_where_nothing_is_built(bundle, tmp_path):
+    """Given the very engine in the bundle, and an option that its backend has not -> refused all the same."""
+    engines.build(bundle, options=SM86)
+    with pytest.raises(EngineError, match="but tensorrt_rtx has none"):
+        engines.build(bundle, options=replace(SM86, timing_cache=tmp_path / "cache"))
+
+
 def test_engine_of_another_model_breaks_the_chain(bundle):
     """Given an engine record that names another ONNX graph as its source -> the bundle is not written."""
     engines.build(bundle, options=SM86)
@@ -138,7 +180,6 @@ def test_a_second_build_writes_nothing(bundle):
         {"tf32": True},
         {"options": {"workspace": 2**20}},
         {"profiles": (PROFILE,)},
-        {"precision": "fp16"},
         {"onnx_sha256": "0" * 64},
     ],
     ids=lambda change: next(iter(change)),
@@ -149,6 +190,18 @@ def test_an_engine_that_was_built_otherwise_is_not_taken_for_it(bundle, change):
     assert engines.built(manifest, options=SM86) == record
     manifest.engines = (replace(record, **change),)
     assert engines.built(manifest, options=SM86) is None
+
+
+def test_engine_of_a_model_that_is_in_fp16_itself_says_so(tmp_path, make):
+    """Given a bundle of an ONNX file in fp16 -> its engine is on record as fp16, and is not built again."""
+    with write_bundle(tmp_path / "half") as draft:
+        draft.manifest.inputs = (TensorSpec("input", "float16", (1, 3, 8, 8)),)
+        draft.manifest.outputs = (TensorSpec("logits", "float16", (1, 4, 8, 8)),)
+        make.onnx(draft.path("model.onnx"), dtype=np.float16)
+        draft.link_onnx()
+    record = engines.build(tmp_path / "half", options=SM86)
+    assert (record.precision, record.layers) == ("fp16", {"fp16": 1}) and "-fp16-" in record.file
+    assert engines.build(tmp_path / "half", options=SM86) == Bundle.open(tmp_path / "half").engines[0] == record
 
 
 def test_builder_settings_are_on_record_and_make_engines_of_their_own(bundle):

@@ -8,9 +8,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from engines.builder_log import log_of
-from engines.network import inputs_of_onnx, node_of, parse, precisions_of, types_of_layers
-from exporter.bundle import TensorSpec
-from exporter.errors import EngineError
+from engines.network import node_of, parse, precisions_of, types_of_layers
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="needs tensorrt-rtx")
 
@@ -73,22 +71,3 @@ def test_transposed_convs_and_products_of_values_count_and_names_are_the_nodes_o
     network = parsed(tmp_path / "m.onnx")
     assert types_of_layers(network) == {"up": "fp32", "product": "fp32"}
     assert "relu" in {node_of(network.get_layer(i)) for i in range(network.num_layers)}
-
-
-def test_inputs_of_onnx(tmp_path, make):
-    """Given open axes with and without a name -> specs, the unnamed by their place; constants are no inputs."""
-    model = onnx.load(make.onnx(tmp_path / "m.onnx", batch="N"))
-    model.graph.input[0].type.tensor_type.shape.dim[2].Clear()
-    model.graph.input.append(helper.make_tensor_value_info("w", TensorProto.FLOAT, [4, 3, 3, 3]))
-    onnx.save(model, tmp_path / "m.onnx")
-    assert inputs_of_onnx(tmp_path / "m.onnx") == (TensorSpec("input", "float32", ("N", 3, "axis_2", 8)),)
-
-
-@pytest.mark.parametrize("content", [None, b"\xff" * 200])
-def test_inputs_of_what_is_no_onnx(tmp_path, content):
-    path = tmp_path / "m.onnx"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(EngineError, match=r"m\.onnx: not an ONNX model \(.*\); see to its path") as raised:
-        inputs_of_onnx(path)
-    assert "\n" not in str(raised.value)

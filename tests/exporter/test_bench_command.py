@@ -195,6 +195,8 @@ def test_batches_of_the_profiles(
         (["fixed", "--against", "junk.onnx"], "junk.onnx: ONNX Runtime cannot load it"),
         (["fixed", "--engine", "tensorrt"], "holds no tensorrt engine; build one"),
         (["one.onnx", "--engine", "tensorrt"], "one.onnx is a file, which ONNX Runtime runs, not tensorrt"),
+        (["one.onnx", "--precision", "fp16"], "one.onnx is a file, which has the precision that it has, not fp16"),
+        (["fixed", "--against", "one.onnx", "--against-precision", "int8"], "one.onnx is a file, which has the precis"),
         (["absent"], "not a bundle (no such folder)"),
         (
             ["fixed", "--against", "absent.onnx"],

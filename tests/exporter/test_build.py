@@ -266,6 +266,16 @@ def test_eval_data_are_what_it_is_calibrated_on_where_there_is_nothing_else(net,
         assert accuracy["images"] == 40 and accuracy["correct"] >= 39
 
 
+@pytest.mark.filterwarnings("ignore:int8 is calibrated on random images")
+def test_eval_data_take_the_place_of_random_images(net, bundle):
+    """Given int8 calibrated on random images, then labelled ones → it is calibrated on these, once."""
+    build(bundle, "int8", "fp16")
+    assert graphs(bundle)["int8"].calibration["images"] is None
+    assert build(bundle, "int8", eval_data=net.labelled)
+    assert graphs(bundle)["int8"].calibration["images"] == 40
+    assert not build(bundle, "int8", "fp16", eval_data=net.labelled)
+
+
 def test_weights_in_a_file_of_their_own(net, bundle, monkeypatch, tmp_path):
     """Given a graph with external data -> linked over both files; made again, no byte of the old version is written."""
     monkeypatch.setattr(precision_run, "_BESIDE", 0)
@@ -432,7 +442,7 @@ def test_an_engine_that_computes_something_else_fails(net, bundle, runs, precisi
     runs(lambda y: y + 1)
     before = state(bundle)
     with pytest.raises(CheckFailedError, match=rf"tensorrt_rtx {precision}, logits: failed; .*nothing was written"):
-        build(bundle, precision, calibration=net.images, **RTX)
+        build(bundle, precision, calibration=net.images if precision == "int8" else None, **RTX)
     assert state(bundle) == before
 
 
@@ -462,10 +472,9 @@ def test_accuracy_that_falls_fails(net, bundle, capsys):
 
 @pytest.mark.parametrize("precision", ["fp16", "int8", "fp32,fp16,int8"])
 def test_a_tolerance_that_no_layer_holds_fails(net, bundle, capsys, precision):
-    line = refused(
-        capsys, bundle, "--engine", "none", "--precision", precision, "--calibration", net.images,
-        "--tolerance", "1e-7", code=1,
-    )  # fmt: skip
+    images = ("--calibration", net.images) if "int8" in precision else ()
+    wish = ("--precision", precision, "--tolerance", "1e-7", *images)
+    line = refused(capsys, bundle, "--engine", "none", *wish, code=1)
     assert "no layer can be" in line and "allow more with --tolerance" in line
 
 
@@ -542,6 +551,9 @@ def test_bad_calibration_images_are_one_line(bundle, tmp_path, capsys, write, sa
         (("--precision", "fp16", "--targets", "sm89", "--dynamic-batch", "1:2:4"), "has a fixed batch; build without"),
         (("--targets", "sm89", "--dynamic-size", "8:16:32"), "has a fixed height or width; build without"),
         (("--engine", "none", "--targets", "sm89"), "both --targets and --engine none"),
+        (("--precision", "fp32,fp16", "--calibration", "nope.npz"), "--calibration given, and fp32, fp16 is not calib"),
+        (("--precision", "bf16", "--calibration-method", "minmax"), "--calibration-method given, and bf16 is not cali"),
+        (("--tolerance", "0.1"), "--tolerance given, and fp32 has its own; leave it out, or add a lower --precision"),
         (("--precision", "int8", "--eval-data", "nope.npz"), "nope.npz"),
         (("--precision", "fp16", "--eval-data", "nope.npz"), "nope.npz"),
     ],

@@ -217,6 +217,13 @@ def test_largest_batch_that_is_too_much_is_cut_down(network):
         assert [corner.at for corner in at_corners(network, (1, 8, 64), None, macs)] == [f"batch {images}"]
 
 
+def test_smallest_batch_that_is_too_much_is_refused(network):
+    """Given a smallest batch that no memory holds -> one line, before it is tried."""
+    reference = reference_from_module(network.module, network.example)
+    with pytest.raises(SourceError, match=r"the smallest batch is 2147483647, of \d+ numbers each.*give a smaller MIN"):
+        corners(network, reference, Cost(0, 0, 1), (2**31 - 1,) * 3, None)
+
+
 def test_batch_of_the_export_lies_within():
     assert [within(batch, (2, 4, 8)) for batch in (1, 2, 5, 9)] == [2, 2, 5, 8]
     assert within(3, None) == 3

@@ -88,9 +88,9 @@ def test_calibrator_that_fails_is_an_error_of_one_line(made):
 
 
 def test_images_are_read_as_float32(tmp_path):
-    """Given bytes, and more than was asked for → float32 images alone."""
+    """Given float64 images, and more than was asked for → float32 images alone."""
     path = tmp_path / "i.npz"
-    x = np.arange(24, dtype=np.uint8).reshape(2, 3, 2, 2)
+    x = np.arange(24, dtype=np.float64).reshape(2, 3, 2, 2)
     np.savez_compressed(path, images=x, labels=np.zeros(2))
     found = read_images(path, (3, 2, 2))
     assert found.dtype == np.float32
@@ -114,6 +114,8 @@ GOOD = np.ones((2, 3, 2, 2), np.float32)
         ({"images": GOOD.astype(object)}, "write it with numpy.savez"),
         ({"images": GOOD.astype(str)}, "want finite numbers"),
         ({"images": GOOD.astype(complex)}, "want finite numbers"),
+        ({"images": GOOD.astype(np.uint8)}, "images are uint8, want floats, preprocessed .*astype"),
+        ({"images": GOOD.astype(bool)}, "images are bool, want floats"),
     ],
 )
 def test_images_that_do_not_fit_are_refused_in_one_line(tmp_path, arrays, message):

@@ -51,6 +51,24 @@ def test_trained_networks_in_every_precision(digits, checked, signature, name):
     assert np.mean(after == digits.labels) >= np.mean(digits.classes == digits.labels) - (1 - AGREE)
 
 
+@pytest.mark.parametrize(("name", "named"), [("bf16", ["up"]), ("fp16", []), ("int8", []), ("int8+bf16", [])])
+def test_a_layer_whose_op_lacks_the_precision_is_named(file_of, reference_from_onnx, name, named):
+    """Given a transposed conv, which no engine has in bf16 → it is in fp32, and said to be."""
+    text = """(float[1,3,8,8] x) => (float[1,4] y) {
+        [up] a = ConvTranspose(x, u)
+        b = Relu(a)
+        [head] c = Conv(b, w)
+        d = GlobalAveragePool(c)
+        y = Flatten(d)
+    }"""
+    path = file_of(text, {"u": (3, 8, 2, 2), "w": (4, 8, 3, 3)})
+    typed = typed_model(path, precision_of_name(name), reference_from_onnx(path), tolerance=9.0)
+    assert [(k.node, k.type, k.reason) for k in typed.kept] == [
+        (node, "fp32", "this ConvTranspose cannot be in bf16") for node in named
+    ]
+    assert all(typed.layers[node] == "fp32" for node in named)
+
+
 LARGE = """(float[1,3,8,8] x) => (float[1,5] logits) {
     a = Conv(x, u)
     b = Relu(a)
