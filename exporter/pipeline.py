@@ -16,11 +16,12 @@ from typing import Any
 
 import onnx_graphsurgeon as gs
 
-from .build import REFERENCE, BuildJob, add_precision, check_build, check_engine, check_graph
+from .build import BuildJob, add_precision, check_build, check_engine
 from .bundle import Bundle, Draft, check_target, update_bundle, write_bundle
 from .bundle.manifest import MODEL
 from .count import Cost, count_module, count_onnx
 from .errors import ExportError, PlainconvWarning, SourceError
+from .lower_graphs import REFERENCE, check_graph
 from .network import Network, Request
 from .open_axes import (
     Batches,

@@ -14,7 +14,7 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper, parser
 
-from exporter import build as build_module
+from exporter import lower_graphs
 from exporter.build import BuildJob, build_bundle
 from exporter.bundle import Bundle, update_bundle
 from exporter.cli import main
@@ -211,8 +211,8 @@ def test_the_same_images_in_another_file_are_the_same(net, bundle):
 
 def test_the_same_images_make_one_reference(net, bundle, monkeypatch):
     """Given two precisions on the same images -> one file; it goes with the last graph that is measured against it."""
-    made, evaluate = [], build_module.reference_from_module
-    monkeypatch.setattr(build_module, "reference_from_module", lambda *a, **k: made.append(a) or evaluate(*a, **k))
+    made, evaluate = [], lower_graphs.reference_from_module
+    monkeypatch.setattr(lower_graphs, "reference_from_module", lambda *a, **k: made.append(a) or evaluate(*a, **k))
     build(bundle, "int8", calibration=net.images)
     build(bundle, "int8+fp16", "int8+bf16", calibration=net.images)
     assert len(made) == 1
@@ -566,7 +566,7 @@ def test_a_build_that_cannot_be_is_one_line(bundle, capsys, arguments, says):
 @needs_rtx
 def test_what_cannot_be_built_is_known_before_the_graph_is_made(bundle, capsys, monkeypatch):
     """Given a precision that a target lacks -> refused before any layer is tried."""
-    monkeypatch.setattr(build_module, "typed_model", lambda *a, **k: pytest.fail("the graph was made"))
+    monkeypatch.setattr(lower_graphs, "typed_model", lambda *a, **k: pytest.fail("the graph was made"))
     assert "sm75 has no bf16" in refused(capsys, bundle, "--precision", "bf16", "--targets", "sm75", code=2)
 
 
