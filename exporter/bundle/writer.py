@@ -31,6 +31,8 @@ from .manifest import (
 )
 from .reader import Bundle, file_sizes, more, sha256_of_file
 
+ELSEWHERE, IN_PLACE = "give another -o, or ", ""
+"""Remedies where something new is written, and where a bundle is to change where it is."""
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 _OUR_LAYOUT = re.compile(r"manifest\.json|[^/]+\.onnx(\.data)?|engines/[^/]+\.(engine|log)")
 
@@ -196,12 +198,12 @@ def update_bundle(path: Path | str) -> Iterator[Draft]:
     meanwhile.
     """
     bundle = Bundle.open(Path(path).resolve())
-    with _disk_full_errors(bundle.folder), _folder_beside(bundle.folder) as folder:
+    with _disk_full_errors(bundle.folder, IN_PLACE), _folder_beside(bundle.folder, IN_PLACE) as folder:
         draft = Draft(folder, copy.deepcopy(bundle.manifest))
-        with _write_errors(bundle.folder):
+        with _write_errors(bundle.folder, IN_PLACE):
             draft._inherit(bundle)
         yield draft
-        with _write_errors(bundle.folder):
+        with _write_errors(bundle.folder, IN_PLACE):
             draft._seal()
             swap.replace(bundle.folder, folder, may_replace=True, expected=bundle.sha256)
 
@@ -258,15 +260,15 @@ def _says_bundle(folder: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _folder_beside(target: Path) -> Iterator[Path]:
+def _folder_beside(target: Path, remedy: str = ELSEWHERE) -> Iterator[Path]:
     with contextlib.ExitStack() as stack:
-        with _write_errors(target):
+        with _write_errors(target, remedy):
             folder = stack.enter_context(swap.folder_beside(target))
         yield folder
 
 
 @contextlib.contextmanager
-def _write_errors(target: Path) -> Iterator[None]:
+def _write_errors(target: Path, remedy: str = ELSEWHERE) -> Iterator[None]:
     """Say in one line what the file system refused."""
     try:
         yield
@@ -274,12 +276,12 @@ def _write_errors(target: Path) -> Iterator[None]:
         if error.errno in _DISK_FULL:
             raise
         raise BundleError(
-            f"{target} cannot be written ({error.strerror}: {error.filename}); give another -o, or see to its folder"
+            f"{target} cannot be written ({error.strerror}: {error.filename}); {remedy}see to its folder"
         ) from error
 
 
 @contextlib.contextmanager
-def _disk_full_errors(target: Path) -> Iterator[None]:
+def _disk_full_errors(target: Path, remedy: str = ELSEWHERE) -> Iterator[None]:
     """Say in one line that the disk is full, whichever write met it."""
     try:
         yield
@@ -291,6 +293,6 @@ def _disk_full_errors(target: Path) -> Iterator[None]:
             raise
         free = shutil.disk_usage(next(folder for folder in target.parents if folder.exists())).free
         raise BundleError(
-            f"disk full while writing {target} ({free / 1e6:.1f} MB free by now); make room or give another -o; "
+            f"disk full while writing {target} ({free / 1e6:.1f} MB free by now); {remedy}make room; "
             "nothing was left behind"
         ) from error
