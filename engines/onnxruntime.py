@@ -12,7 +12,7 @@ from exporter.errors import EngineError
 
 from .device_array import DeviceArray, borrow
 from .onnxruntime_session import SessionOptions, start, why_failed
-from .runner import InputCheck, Runner, check_outputs, on_gpu
+from .runner import InputCheck, Runner, Span, check_apart, check_outputs, on_gpu
 
 _DTYPES = {  # by ONNX Runtime's words: NumPy's name, ONNX's number
     "tensor(bool)": ("bool", 9),
@@ -131,7 +131,7 @@ class OnnxRuntimeRunner(Runner):
         self._look_at_outputs(inputs, taken)
         sources = {name: _place(array) for name, array in inputs.items()}
         targets = {name: _place(array) for name, array in taken.items()}
-        _check_apart(inputs, sources, taken, targets)
+        check_apart(_spans(inputs, sources), _spans(taken, targets))
         on_device = any(device != "cpu" for device, _, _ in sources.values())
         binding = session.io_binding()
         for name, (device, index, address) in sources.items():
@@ -210,17 +210,8 @@ def _known_shapes(
     return {name: shape for name, shape in shapes.items() if all(isinstance(axis, int) for axis in shape)}
 
 
-def _check_apart(
-    inputs: Mapping[str, Any], sources: Mapping[str, _Place], outputs: Mapping[str, Any], targets: Mapping[str, _Place]
-) -> None:
-    """Raise EngineError for an output that overlaps an input or another output: one would spoil the other."""
-    seen = [(f"input {name}", device, at, at + inputs[name].nbytes) for name, (device, _, at) in sources.items()]
-    for name, (device, _, low) in targets.items():
-        high = low + outputs[name].nbytes
-        for other, place, other_low, other_high in seen:
-            if low < other_high and other_low < high and device == place:
-                raise EngineError(f"output {name} lies in the memory of {other}; give it an array of its own")
-        seen.append((f"output {name}", device, low, high))
+def _spans(arrays: Mapping[str, Any], places: Mapping[str, _Place]) -> list[Span]:
+    return [(name, device, at, at + arrays[name].nbytes) for name, (device, _, at) in places.items()]
 
 
 def _spec(value: Any) -> TensorSpec:

@@ -12,6 +12,8 @@ from exporter.errors import EngineError
 
 Array = np.ndarray[Any, Any]
 Profiles = Sequence[Mapping[str, ShapeRange]]
+Span = tuple[str, str, int, int]
+"""A tensor's name, the memory it is in, where it begins there, and where it ends."""
 
 _MOST_SHAPES = 1024  # that a check remembers
 _CUDA, _MANAGED = 2, 13  # DLPack's device types
@@ -131,6 +133,16 @@ def check_outputs(
         _check_array("output", array, wanted, sizes, kinds)
         if not array.flags.writeable:
             raise EngineError(f"output {name} is read-only; give an array that can be written")
+
+
+def check_apart(inputs: Sequence[Span], outputs: Sequence[Span]) -> None:
+    """Raise EngineError for an output that overlaps an input or another output: one would spoil the other."""
+    seen = [(f"input {name}", place, low, high) for name, place, low, high in inputs]
+    for name, place, low, high in outputs:
+        for other, other_place, other_low, other_high in seen:
+            if low < other_high and other_low < high and place == other_place:
+                raise EngineError(f"output {name} lies in the memory of {other}; give it an array of its own")
+        seen.append((f"output {name}", place, low, high))
 
 
 def check_mapping(role: str, arrays: Any) -> None:

@@ -13,7 +13,7 @@ from .contexts import Contexts
 from .cuda import Cuda
 from .device_array import Blocks, DeviceArray
 from .lane import Lane, Shared
-from .runner import InputCheck, Runner, check_mapping, on_gpu
+from .runner import InputCheck, Runner, Span, check_apart, check_mapping, on_gpu
 
 _Result = TypeVar("_Result")
 _ALIGNMENT = 256  # bytes, of every address that TensorRT is given
@@ -79,7 +79,9 @@ class TensorRTRunner(Runner):
             profile = self._check(arrays)
             if not outputs:
                 return lane.run(arrays, {}, profile)
-            results = lane.run(arrays, self._borrowed("output", outputs, lane), profile)
+            taken = self._borrowed("output", outputs, lane)
+            check_apart(_spans(arrays), _spans(taken))
+            results = lane.run(arrays, taken, profile)
             return {name: outputs.get(name, result) for name, result in results.items()}
 
         return self._on_lane(run)
@@ -165,3 +167,12 @@ class TensorRTRunner(Runner):
                 f"{what} begins at an address that is no multiple of {_ALIGNMENT}, as the engine wants; give a clone"
             )
         return borrowed
+
+
+def _spans(arrays: Mapping[str, Any]) -> list[Span]:
+    """Where the arrays in GPU memory lie, which the engine reads and writes in place."""
+    return [
+        (name, "cuda", array.address, array.address + array.nbytes)
+        for name, array in arrays.items()
+        if isinstance(array, DeviceArray)
+    ]

@@ -160,6 +160,21 @@ def test_read_only_tensor_as_output(make_runner, recording_tensorrt, on_gpu):
         runner(recording_tensorrt.inputs_of(2), outputs)
 
 
+def test_tensors_that_overlap(make_runner, recording_tensorrt, device, on_gpu):
+    """Given one tensor for two outputs, or an input's for an output -> one line that names both, and nothing runs."""
+    inputs = on_gpu(recording_tensorrt.inputs_of(2))
+    with make_runner() as runner:
+        for outputs, other in (
+            ({"logits": inputs["x"]}, "input x"),
+            (on_gpu({"logits": np.zeros(8)}), "output logits"),
+        ):
+            with pytest.raises(
+                EngineError, match=f"output .* lies in the memory of {other}; give it an array of its own"
+            ):
+                runner(inputs, outputs | {"pooled": outputs["logits"]})
+        assert "execute" not in device.names()
+
+
 def test_threads(make_runner, recording_tensorrt, reference, device):
     """Given 4 threads that call at the same time -> each gets its own results, on at most 4 lanes; all come back."""
     calls = [recording_tensorrt.inputs_of(1 + seed % 4, seed) for seed in range(100)]
