@@ -6,15 +6,11 @@ from pathlib import Path
 
 from exporter.bundle import ShapeRange, TensorSpec
 from exporter.errors import EngineError
+from exporter.shapes import MAX_SIZE, Batches, Sizes
 
-Batches = tuple[int, int, int]
-"""The smallest, the usual and the largest batch."""
-Sizes = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
-"""The smallest, the usual and the largest height and width, in pixels."""
 Profile = Mapping[str, ShapeRange]
 """What one optimization profile covers, for each input."""
 
-MAX_SIZE = 2**31 - 1  # of an axis, in TensorRT
 LEVELS = range(6)
 
 

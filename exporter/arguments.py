@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-MAX_SIZE = 2**31 - 1  # of an axis, in TensorRT
+from .shapes import MAX_SIZE
+
 EVAL_DATA = "labelled images (arrays images [N,C,H,W] and labels [N]): report accuracy at every step"
 
 

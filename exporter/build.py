@@ -14,11 +14,11 @@ from .lower_graphs import REFERENCE, Wanted, add_graph, can_be_remade, graph_in,
 from .parity import EvalData, Reference, Run, not_executed, read_eval_data
 from .precision import Precision, precision_of_name, read_images
 from .rooms import room
+from .shapes import Batches, Sizes
 from .steps import Steps, fed, onnx_run
 
 if TYPE_CHECKING:
     from engines import BuildOptions
-    from engines.options import Batches, Sizes
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class BuildJob:
     precisions: Sequence[str] = ("fp32",)
     engine: str = "auto"
     targets: tuple[str, ...] = ()
-    shapes: "Sequence[tuple[Batches | None, Sizes | None]]" = ((None, None),)
+    shapes: Sequence[tuple[Batches | None, Sizes | None]] = ((None, None),)
     tf32: bool = False
     workspace: int | None = None
     optimization_level: int | None = None
@@ -153,10 +153,10 @@ def check_engine(draft: Draft, record: EngineRecord, steps: Steps) -> None:
         return
     with engines.run_record(draft, record) as runner:
         tolerance = graph.tolerance if graph else None
-        steps.check(step, run_of_runner(runner), file=record.file, tolerance=tolerance)
+        steps.check(step, _run_of_runner(runner), file=record.file, tolerance=tolerance)
 
 
-def run_of_runner(runner: Any) -> Run:
+def _run_of_runner(runner: Any) -> Run:
     """A runner as a callable on arrays, one an input in its order."""
 
     def run(*arrays: np.ndarray) -> list[np.ndarray]:

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import onnx_ir as ir
-from onnx_ir.passes.common import ShapeInferencePass
+
+from .ir_graph import infer
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """The ops whose second operand is a weight, and which hardware computes in every precision."""
@@ -20,8 +21,7 @@ TYPE_NAMES = {
 def types_in_file(path: Path) -> dict[str, str]:
     """`types_of_layers` of the ONNX file at `path`, types that it leaves out inferred."""
     model = ir.load(path)
-    if any(value.dtype is None for node in model.graph for value in node.outputs):
-        ShapeInferencePass(check_type=False, strict_mode=False, data_prop=False)(model)
+    infer(model)
     return types_of_layers(model)
 
 

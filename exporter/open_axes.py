@@ -16,12 +16,8 @@ from .errors import SourceError, first_line
 from .network import Network, Request
 from .parity import Reference, Run, reference_from_module
 from .parity.inputs import MAC_BUDGET
+from .shapes import Batches, Sizes
 from .steps import Steps
-
-Batches = tuple[int, int, int]
-"""The smallest, the usual and the largest batch."""
-Sizes = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
-"""The smallest, the usual and the largest height and width, in pixels."""
 
 FEW_IMAGES = MAC_BUDGET / 5
 """Multiply-accumulates of one image from which on a reference has five: enough for each kind of them."""

@@ -24,8 +24,6 @@ from .errors import ExportError, PlainconvWarning, SourceError
 from .lower_graphs import REFERENCE, check_graph
 from .network import Network, Request
 from .open_axes import (
-    Batches,
-    Sizes,
     at_usual_size,
     check_corners,
     corners,
@@ -44,6 +42,7 @@ from .parity import (
 from .progress import track
 from .records import cost_json, report_json, spec, versions
 from .reparam import reparameterize
+from .shapes import Batches, Sizes
 from .source import is_onnx, load_network, weights_sha256
 from .steps import EAGER, ONNX, PLAIN, Clock, Steps, onnx_run
 from .surgery import run_passes

@@ -6,13 +6,9 @@ from functools import cached_property
 from pathlib import Path
 
 import onnx_ir as ir
-from onnx_ir.passes.common import (
-    LiftConstantsToInitializersPass,
-    RemoveInitializersFromInputsPass,
-    ShapeInferencePass,
-)
 
 from exporter.errors import ExportError, one_line
+from exporter.ir_graph import settled
 
 RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
 """Ops that give another result each time: no two parts may both compute one."""
@@ -130,19 +126,8 @@ def prepared(model: ir.Model) -> ir.Model:
 
     Constants become initializers. What ONNX cannot infer, as behind an op of another domain, stays unknown.
     """
-    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-    RemoveInitializersFromInputsPass()(model)
     model.graph.sort()
-    if any(value.name and (value.dtype is None or value.shape is None) for n in model.graph for value in n.outputs):
-        ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
-    taken: set[str] = set()
-    for node in model.graph:
-        name = node.name or node.op_type.lower()
-        while name in taken:
-            name += "_"
-        node.name = name
-        taken.add(name)
-    return model
+    return settled(model, shapes=True)
 
 
 def wiring_of(model: ir.Model) -> Wiring:

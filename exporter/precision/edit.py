@@ -4,37 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes.common import (
-    LiftConstantsToInitializersPass,
-    RemoveInitializersFromInputsPass,
-    ShapeInferencePass,
-)
 
+from exporter.ir_graph import settled
 from exporter.layer_types import WEIGHTED
 
 
 def load(path: Path) -> ir.Model:
     """The model in the file at `path`, `settled`."""
     return settled(ir.load(path))
-
-
-def settled(model: ir.Model) -> ir.Model:
-    """`model`, in place: every node has a name, none twice, constants are initializers, and types are known.
-
-    A type stays unknown where ONNX cannot infer it: behind an op of another domain.
-    """
-    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-    RemoveInitializersFromInputsPass()(model)
-    if any(value.dtype is None and value.name for node in model.graph for value in node.outputs):
-        ShapeInferencePass(check_type=False, strict_mode=False, data_prop=False)(model)
-    taken: set[str] = set()
-    for node in model.graph:
-        name = node.name or node.op_type.lower()
-        while name in taken:
-            name += "_"
-        node.name = name
-        taken.add(name)
-    return model
 
 
 def opset_of(model: ir.Model) -> int:

@@ -9,14 +9,15 @@ import onnx_ir as ir
 from onnx.helper import find_min_ir_version_for, make_opsetid
 
 from exporter.errors import CheckFailedError, ExportError, one_line
+from exporter.ir_graph import settled
 from exporter.layer_types import types_of_layers
-from exporter.parity import Parity, Reference, Run
+from exporter.parity import Reference, Run
 from exporter.parity.inputs import DATA, NORMAL
 from exporter.parity.reference import AGREEMENT
 from exporter.progress import track
 
 from .calibrate import QUICK, Calibration, ranges_of
-from .edit import load, opset_of, settled
+from .edit import load, opset_of
 from .formats import FLOATS, QUANTIZED, Precision
 from .keep import Kept, beyond_range, layers_to_keep, units_of
 from .narrow import narrow
@@ -29,7 +30,7 @@ FEW = 4
 
 @dataclass(frozen=True)
 class Typed:
-    """A graph in a lower precision and what was measured of it.
+    """A graph in a lower precision, which held its tolerance.
 
     `layers` gives, for each conv and matrix product, the type it computes in; `kept` those that stay in a wider type
     though the precision was asked for, and why; `method` how the ranges of int8 and fp8 were chosen.
@@ -40,7 +41,6 @@ class Typed:
     layers: Mapping[str, str]
     kept: tuple[Kept, ...]
     method: str | None
-    parities: tuple[Parity, ...]
 
 
 @dataclass(frozen=True)
@@ -136,8 +136,7 @@ def typed_model(
             f"{remedy}allow more with --tolerance"
         )
     kept = (*kept, *_unable(model, units, layers, precision, {layer.node for layer in kept}))
-    parities = judge.judge(f"ONNX {precision.name}", run_of(typed), limit)
-    return Typed(precision, typed, layers, kept, method, parities)
+    return Typed(precision, typed, layers, kept, method)
 
 
 def _unable(

@@ -13,10 +13,10 @@ import onnxruntime as ort
 import pytest
 import torch
 
+from exporter.ir_graph import settled
 from exporter.network import Request
 from exporter.parity import Reference, reference_from_module
 from exporter.pipeline import Job, export_bundle
-from exporter.precision.edit import settled
 from exporter.source import load_network
 
 ASSETS = Path(__file__).parents[2] / "assets"

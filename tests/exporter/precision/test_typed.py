@@ -30,6 +30,12 @@ def file_of(made, tmp_path):
     return write
 
 
+def measured(typed, reference, tolerance=None):
+    """The parities of a typed graph with what its precision is held to."""
+    limit = typed.precision.tolerance if tolerance is None else tolerance
+    return judged_by(reference, typed.precision).judge("typed", run_of(typed.model), limit)
+
+
 @pytest.mark.parametrize("name", NARROW)
 def test_trained_networks_in_every_precision(digits, checked, signature, name):
     """Given a trained network → parity holds, every layer is in the type but those kept, it classifies as before."""
@@ -37,7 +43,7 @@ def test_trained_networks_in_every_precision(digits, checked, signature, name):
     typed = typed_model(digits.path, precision, digits.reference, calibration=Calibration(digits.images[32:64]))
     checked(typed.model)
     assert signature(typed.model) == signature(load(digits.path))
-    assert [p.status for p in typed.parities] == ["held"]
+    assert [p.status for p in measured(typed, digits.reference)] == ["held"]
     kept = {k.node for k in typed.kept}
     assert {layer for layer, kind in typed.layers.items() if kind == "fp32"} == kept
     assert {kind for layer, kind in typed.layers.items() if layer not in kept} == {
@@ -102,7 +108,7 @@ def test_layer_that_overflows_is_kept_and_named(file_of, reference_from_onnx, na
     assert "over a quarter of float16's 65504" in typed.kept[0].reason
     assert typed.layers["conv_"] == "fp32"
     assert "fp32" not in {kind for layer, kind in typed.layers.items() if layer != "conv_"}
-    assert all(typed.parities)
+    assert all(measured(typed, reference, 0.5))
 
 
 def test_without_keeping_it_overflows(file_of, reference_from_onnx):
@@ -136,11 +142,13 @@ def test_tighter_tolerance_keeps_more(file_of, reference_from_onnx):
     reference = reference_from_onnx(path)
     whole = typed_model(path, precision_of_name("int8"), reference, tolerance=10.0)
     assert whole.kept == ()
-    tight = typed_model(path, precision_of_name("int8"), reference, tolerance=whole.parities[0].error * 0.9)
+    limit = measured(whole, reference, 10.0)[0].error * 0.9
+    tight = typed_model(path, precision_of_name("int8"), reference, tolerance=limit)
     assert 0 < len(tight.kept) < 3
     assert all("of the spread off" in k.reason for k in tight.kept)
-    assert tight.parities[0]
-    assert tight.parities[0].tolerance == whole.parities[0].error * 0.9
+    (parity,) = measured(tight, reference, limit)
+    assert parity
+    assert parity.tolerance == limit
 
 
 def test_what_is_not_quantized_has_the_type_around_it(file_of, reference_from_onnx):
@@ -148,7 +156,8 @@ def test_what_is_not_quantized_has_the_type_around_it(file_of, reference_from_on
     path = file_of(LARGE, large_weights(1.0))
     reference = reference_from_onnx(path)
     whole = typed_model(path, precision_of_name("int8+fp16"), reference, tolerance=10.0)
-    tight = typed_model(path, precision_of_name("int8+fp16"), reference, tolerance=whole.parities[0].error * 0.9)
+    limit = measured(whole, reference, 10.0)[0].error * 0.9
+    tight = typed_model(path, precision_of_name("int8+fp16"), reference, tolerance=limit)
     assert set(tight.layers.values()) == {"int8", "fp16"} and {kept.type for kept in tight.kept} == {"fp16"}
     assert {name for name, kind in tight.layers.items() if kind == "fp16"} == {kept.node for kept in tight.kept}
 
@@ -180,12 +189,13 @@ def test_older_opset_is_converted(file_of, checked, reference_from_onnx, name):
     model.ir_version = 7
     onnx.save(model, path)
     precision = precision_of_name(name)
-    typed = typed_model(path, precision, reference_from_onnx(path), tolerance=1.0)
+    reference = reference_from_onnx(path)
+    typed = typed_model(path, precision, reference, tolerance=1.0)
     proto = checked(typed.model)
     assert proto.opset_import[0].version == max(12, precision.min_opset)
     assert proto.ir_version >= onnx.helper.find_min_ir_version_for(proto.opset_import[:1])
     assert set(typed.layers.values()) == {precision.quantized or precision.rest}
-    assert all(typed.parities)
+    assert all(measured(typed, reference, 1.0))
 
 
 def test_quantized_network_of_two_inputs_is_refused(file_of, reference_from_onnx):
@@ -199,7 +209,7 @@ def test_quantized_network_of_two_inputs_is_refused(file_of, reference_from_onnx
     reference = type(one)(**{**vars(one), "inputs": half})
     with pytest.raises(ExportError, match=r"has 2 inputs, and int8 is calibrated on one; .* fp16 or bf16"):
         typed_model(two, precision_of_name("int8"), reference)
-    assert typed_model(two, precision_of_name("fp16"), reference).parities[0]
+    assert measured(typed_model(two, precision_of_name("fp16"), reference), reference)[0]
 
 
 def test_what_a_precision_is_judged_on(digits):
