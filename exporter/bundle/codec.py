@@ -21,7 +21,9 @@ from .manifest import (
     JsonObject,
     Link,
     Manifest,
+    PartRecord,
     ShapeRange,
+    SplitRecord,
     TensorSpec,
 )
 
@@ -64,7 +66,7 @@ def manifest_of_bytes(raw: bytes) -> Manifest:
     """Parse a manifest.json.
 
     Raises BundleError where any byte of it was changed, it is of another format version, or a key is missing or of the
-    wrong type. Whether its parts agree with each other is for `manifest.problems`.
+    wrong type. Whether its parts agree with each other is for `rules.problems`.
     """
     if sha256_in_manifest(raw) is None:
         raise BundleError(
@@ -96,6 +98,7 @@ def manifest_of_bytes(raw: bytes) -> Manifest:
         chain=tuple(_link_of_json(item, at) for at, item in _members(data, "chain")),
         graphs=tuple(_graph_of_json(item, at) for at, item in _members(data, "graphs")),
         engines=tuple(_engine_of_json(item, at) for at, item in _members(data, "engines")),
+        splits=tuple(_split_of_json(item, at) for at, item in _members({"splits": []} | data, "splits")),
         files={name: _file_of_json(item, f"files.{name}.") for name, item in _take(data, "files", dict).items()},
         written=_take(data, "written", str),
         extra={key: value for key, value in data.items() if key not in known},
@@ -175,6 +178,40 @@ def _link_of_json(data: Any, at: str) -> Link:
 def _counts(data: Any, key: str, at: str) -> dict[str, int]:
     members = _take(data, key, dict, at)
     return {name: _take(members, name, int, f"{at}{key}.") for name in members}
+
+
+def _names_or_none(data: Any, key: str, at: str) -> dict[str, str | None]:
+    members = _take(data, key, dict, at)
+    return {name: _take_or_none(members, name, str, f"{at}{key}.") for name in members}
+
+
+def _part_of_json(data: Any, at: str) -> PartRecord:
+    def tensors(key: str) -> tuple[TensorSpec, ...]:
+        return tuple(_tensor_of_json(item, f"{at}{where}") for where, item in _members(data, key))
+
+    return PartRecord(
+        name=_take(data, "name", str, at),
+        file=_take(data, "file", str, at),
+        sha256=_take(data, "sha256", str, at),
+        device=_take(data, "device", int, at),
+        stream=_take(data, "stream", int, at),
+        inputs=tensors("inputs"),
+        outputs=tensors("outputs"),
+        sources=_names_or_none(data, "sources", at),
+    )
+
+
+def _split_of_json(data: Any, at: str) -> SplitRecord:
+    return SplitRecord(
+        precision=_take(data, "precision", str, at),
+        onnx_sha256=_take(data, "onnx_sha256", str, at),
+        devices=_take(data, "devices", int, at),
+        streams=_take(data, "streams", int, at),
+        parts=tuple(_part_of_json(item, f"{at}{where}") for where, item in _members(data, "parts")),
+        results=_names_or_none(data, "results", at),
+        engines=tuple(_engine_of_json(item, f"{at}{where}") for where, item in _members(data, "engines")),
+        plan=_take(data, "plan", dict, at),
+    )
 
 
 def _graph_of_json(data: Any, at: str) -> GraphRecord:

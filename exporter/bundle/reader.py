@@ -9,7 +9,8 @@ from pathlib import Path
 from exporter.errors import BundleError
 
 from .codec import manifest_of_bytes, sha256_in_manifest
-from .manifest import MANIFEST, MODEL, EngineRecord, Manifest, TensorSpec, problems
+from .manifest import MANIFEST, MODEL, EngineRecord, Manifest, SplitRecord, TensorSpec
+from .rules import problems
 
 _MANIFEST_LIMIT = 64 * 2**20
 _ATTEMPTS = 100  # of reading a bundle that is replaced again and again
@@ -95,8 +96,13 @@ class Bundle:
 
     @property
     def engines(self) -> tuple[EngineRecord, ...]:
-        """The engines in this bundle."""
+        """The engines of the whole network in this bundle."""
         return self.manifest.engines
+
+    @property
+    def splits(self) -> tuple[SplitRecord, ...]:
+        """The network as parts for several devices, at most once a precision."""
+        return self.manifest.splits
 
 
 def file_sizes(folder: Path) -> dict[str, int]:

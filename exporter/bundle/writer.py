@@ -7,7 +7,7 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,22 +19,21 @@ from .manifest import (
     FORMAT,
     MANIFEST,
     MODEL,
-    MODEL_DATA,
     EngineRecord,
     FileRecord,
     GraphRecord,
     Link,
     Manifest,
-    is_file_name,
-    problems,
+    SplitRecord,
     sha256_of_files,
 )
 from .reader import Bundle, file_sizes, more, sha256_of_file
+from .rules import is_file_name, problems
 
 ELSEWHERE, IN_PLACE = "give another -o, or ", ""
 """Remedies where something new is written, and where a bundle is to change where it is."""
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
-_OUR_LAYOUT = re.compile(r"manifest\.json|[^/]+\.onnx(\.data)?|engines/[^/]+\.(engine|log)")
+_OUR_LAYOUT = re.compile(r"manifest\.json|(parts/[^/]+/)?[^/]+\.onnx(\.data)?|engines/([^/]+/)?[^/]+\.(engine|log)")
 
 
 class Draft:
@@ -87,7 +86,7 @@ class Draft:
 
     def link_onnx(self) -> Link:
         """Add the link of model.onnx, with its external data where it has any: what every engine starts from."""
-        return self.link("onnx", files=tuple(name for name in (MODEL, MODEL_DATA) if (self.folder / name).exists()))
+        return self.link("onnx", files=self._with_data(MODEL))
 
     def remove(self, name: str) -> None:
         """Take the file `name` out of the draft, with what was measured of it and the folders that it leaves empty."""
@@ -102,17 +101,17 @@ class Draft:
     def add_graph(self, record: GraphRecord) -> GraphRecord:
         """Add a graph of a lower precision, its record and its link, in the place of an earlier one of that precision.
 
-        What was measured of the earlier one goes with it, and its engines too unless the graph is the same, byte for
-        byte. The record's `sha256` is filled in.
+        What was measured of the earlier one goes with it, and its engines and its split too unless the graph is the
+        same, byte for byte. The record's `sha256` is filled in.
         """
         manifest = self.manifest
         self._forget(record.file)
-        files = tuple(name for name in (record.file, f"{record.file}.data") if (self.folder / name).exists())
+        files = self._with_data(record.file)
         sha256 = sha256_of_files({name: self.record(name) for name in files})
         old = next((graph for graph in manifest.graphs if graph.precision == record.precision), None)
         if old is not None and old.sha256 != sha256:
-            for engine in [e for e in manifest.engines if e.onnx_sha256 == old.sha256]:
-                self._remove_engine(engine)
+            self._remove_engines([e for e in manifest.engines if e.onnx_sha256 == old.sha256])
+            self.remove_split(record.precision)
             manifest.chain = tuple(link for link in manifest.chain if link.files[:1] != (old.file,))
         if old is None or old.sha256 != sha256:
             self.link("typed", files=files, parent=record.onnx_sha256)
@@ -120,28 +119,73 @@ class Draft:
         manifest.graphs = (*(graph for graph in manifest.graphs if graph is not old), filled)
         return filled
 
-    def _remove_engine(self, engine: EngineRecord) -> None:
+    def add_engine(self, record: EngineRecord) -> None:
+        """Add an engine, its record and its link, in the place of an earlier one in the same file.
+
+        It is of the graph, or of the part of a split, whose hash is its `onnx_sha256`. What was measured of the earlier
+        one is dropped.
+        """
         manifest = self.manifest
-        manifest.engines = tuple(other for other in manifest.engines if other is not engine)
-        manifest.chain = tuple(link for link in manifest.chain if link.files != (engine.file,))
-        for name in (engine.file, engine.log):
-            if name is not None:
-                self.remove(name)
+        self._forget(record.file)
+        manifest.chain = tuple(link for link in manifest.chain if link.files != (record.file,))
+        split = next((s for s in manifest.splits if any(p.sha256 == record.onnx_sha256 for p in s.parts)), None)
+        engines = manifest.engines if split is None else split.engines
+        engines = (*(old for old in engines if old.file != record.file), record)
+        if split is None:
+            manifest.engines = engines
+        else:
+            self._replace_split(split, dataclasses.replace(split, engines=engines))
+        self.link("engine" if split is None else "part-engine", files=(record.file,), parent=record.onnx_sha256)
+
+    def add_split(self, record: SplitRecord) -> SplitRecord:
+        """Add a split whose parts' files are in the draft: its record, and the links of its parts.
+
+        The `sha256` of each part is filled in, and the record has no engines yet. An earlier split of that precision is
+        removed before the files are written, by `remove_split`.
+        """
+        parts = tuple(
+            dataclasses.replace(
+                part, sha256=self.link("part", files=self._with_data(part.file), parent=record.onnx_sha256).sha256
+            )
+            for part in record.parts
+        )
+        filled = dataclasses.replace(record, parts=parts, engines=())
+        self.manifest.splits = (*self.manifest.splits, filled)
+        return filled
+
+    def remove_split(self, precision: str) -> None:
+        """Remove the split of a precision, if there is one, with its engines and what was measured of them."""
+        split = next((split for split in self.manifest.splits if split.precision == precision), None)
+        if split is None:
+            return
+        self._remove_engines(split.engines)
+        files = [name for part in split.parts for name in self._with_data(part.file)]
+        self.manifest.chain = tuple(
+            link for link in self.manifest.chain if link.step != "part" or link.files[0] not in files
+        )
+        self.manifest.splits = tuple(other for other in self.manifest.splits if other is not split)
+        for name in files:
+            self.remove(name)
+
+    def _replace_split(self, old: SplitRecord, new: SplitRecord) -> None:
+        self.manifest.splits = tuple(new if split is old else split for split in self.manifest.splits)
+
+    def _remove_engines(self, engines: Iterable[EngineRecord]) -> None:
+        manifest = self.manifest
+        for engine in engines:
+            manifest.engines = tuple(other for other in manifest.engines if other is not engine)
+            manifest.chain = tuple(link for link in manifest.chain if link.files != (engine.file,))
+            for name in (engine.file, engine.log):
+                if name is not None:
+                    self.remove(name)
+
+    def _with_data(self, file: str) -> tuple[str, ...]:
+        """An ONNX file of the draft, and the file of its weights where it has one."""
+        return tuple(name for name in (file, f"{file}.data") if (self.folder / name).exists())
 
     def _forget(self, file: str) -> None:
         """Drop what was measured of a file."""
         self.manifest.parities[:] = [p for p in self.manifest.parities if p.get("file") != file]
-
-    def add_engine(self, record: EngineRecord) -> None:
-        """Add an engine, its record and its link, in the place of an earlier one in the same file.
-
-        What was measured of the earlier one is dropped.
-        """
-        manifest = self.manifest
-        self._forget(record.file)
-        manifest.engines = (*(old for old in manifest.engines if old.file != record.file), record)
-        manifest.chain = tuple(link for link in manifest.chain if link.files != (record.file,))
-        self.link("engine", files=(record.file,), parent=record.onnx_sha256)
 
     def _inherit(self, bundle: Bundle) -> None:
         for name, record in bundle.manifest.files.items():

@@ -25,7 +25,7 @@ from exporter.bundle import (
     sha256_of_files,
 )
 from exporter.bundle.codec import bytes_of_manifest, manifest_of_bytes, sha256_in_manifest
-from exporter.bundle.manifest import is_file_name, problems
+from exporter.bundle.rules import is_file_name, problems
 from exporter.errors import BundleError
 
 SHAPES = ShapeRange((1, 3, 8, 8), (4, 3, 8, 8), (8, 3, 8, 8))
