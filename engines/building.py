@@ -60,17 +60,21 @@ def built(
     engine: str = "auto",
     precision: str = "fp32",
     options: BuildOptions = BuildOptions(),
+    part: str = "",
 ) -> EngineRecord | None:
-    """The engine that `build` would build, where the bundle holds it already. Raises EngineError as `build` does."""
+    """The engine that `build` would build, where the bundle holds it already; with `part` that of a part of its split.
+
+    Raises EngineError as `build` does.
+    """
     backend = builder_of(engine)
     check_options(backend, options)
     trt = import_runtime(backend)
-    _, graph = graph_of(manifest, precision)
+    _, graph = graph_of(manifest, precision, part)
     targets = checked_targets(trt, backend, options.targets)
     targets = targets_for(backend, targets, precision.split("+"), chosen=bool(options.targets))
     device = None if backend.builds_without_gpu else find_gpu().name
     wanted = (backend.name, str(trt.__version__), device, graph, options.tf32, targets, options.profiles)
-    for record in manifest.engines:
+    for record in (*manifest.engines, *(engine for split in manifest.splits for engine in split.engines)):
         made = (record.backend, record.backend_version, record.device)
         same = (*made, record.onnx_sha256, record.tf32, record.targets, record.profiles)
         if same == wanted and record.options == _settings(options):
@@ -84,17 +88,21 @@ def build_into(
     engine: str = "auto",
     precision: str = "fp32",
     options: BuildOptions = BuildOptions(),
+    part: str = "",
 ) -> EngineRecord:
-    """As `build`, always, into a bundle that is still being written and has its ONNX graph of that precision."""
+    """As `build`, always, into a bundle that is still being written and has its ONNX graph of that precision.
+
+    With `part`, from a part of its split: the profiles of `options` are then for the part's inputs.
+    """
     backend = builder_of(engine)
-    graph, sha256 = graph_of(draft.manifest, precision)
+    graph, sha256 = graph_of(draft.manifest, precision, part)
     compiled = compile_onnx(draft.file(graph), backend, options)
     _check_file(draft.file(graph), compiled)
     for warning in compiled.warnings:
         warnings.warn(f"{backend.name}: {warning}", PlainconvWarning, stacklevel=2)
-    if precision == "fp32":  # the model itself, which an ONNX file may have given in another
+    if precision == "fp32" and not part:  # the model itself, which an ONNX file may have given in another
         precision = compiled.precision
-    name = _name(backend, compiled, precision, options)
+    name = "/".join(["engines", *([part] if part else []), _name(backend, compiled, precision, options)])
     draft.path(f"{name}.engine").write_bytes(compiled.data)
     draft.path(f"{name}.log").write_text(compiled.log, encoding="utf-8")
     record = _record(
@@ -199,7 +207,7 @@ def _name(backend: Backend, compiled: Compiled, precision: str, options: BuildOp
     if any(settings.values()):
         text = json.dumps(plain_json(settings), sort_keys=True)
         parts.append(hashlib.sha256(text.encode()).hexdigest()[:8])
-    return "engines/" + "-".join(parts)
+    return "-".join(parts)
 
 
 def _write(out: Path, data: bytes) -> None:

@@ -111,8 +111,17 @@ def run_record(bundle: Bundle | Draft, record: EngineRecord) -> Runner:
     )
 
 
-def graph_of(manifest: Manifest, precision: str) -> tuple[str, str]:
-    """The ONNX file of that precision, and its hash. Raises EngineError where the bundle has none."""
+def graph_of(manifest: Manifest, precision: str, part: str = "") -> tuple[str, str]:
+    """The ONNX file of that precision, or of a part of its split, and its hash.
+
+    Raises EngineError where the bundle has none.
+    """
+    if part:
+        parts = [p for split in manifest.splits if split.precision == precision for p in split.parts]
+        found = next((p for p in parts if p.name == part), None)
+        if found is None:
+            raise EngineError(f"there is no part {part} of a {precision} split in the bundle; see `exporter split`")
+        return found.file, found.sha256
     graphs: dict[str, GraphRecord] = {graph.precision: graph for graph in manifest.graphs}
     link = next((link for link in manifest.chain if link.step == "onnx"), None)
     if link is None:

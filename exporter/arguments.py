@@ -63,14 +63,14 @@ def engine_arguments(parser: argparse.ArgumentParser) -> None:
     """Which engine, for which GPUs, by which builder's settings, in which precisions."""
     engine = parser.add_argument_group("engine")
     engine.add_argument("--engine", choices=("auto", "tensorrt", "tensorrt_rtx", "none"), default="auto")
-    engine.add_argument("--targets", type=_names, default=(), metavar="sm80,sm86,…", help="GPUs (TensorRT-RTX)")
+    engine.add_argument("--targets", type=names, default=(), metavar="sm80,sm86,…", help="GPUs (TensorRT-RTX)")
     engine.add_argument("--tf32", action="store_true", help="let fp32 round its factors to 10 bits, which is faster")
     engine.add_argument("--workspace", type=_mebibytes, metavar="MIB", help="the most scratch memory of a layer")
     engine.add_argument("--optimization-level", type=int, choices=range(6), metavar="0…5", help="of the builder")
     engine.add_argument("--timing-cache", type=Path, metavar="FILE", help="keep measurements there (TensorRT)")
     precision = parser.add_argument_group("precision")
     precision.add_argument(
-        "--precision", type=_names, default=("fp32",), metavar="P,…", help="fp32, fp16, bf16, int8, fp8, int8+fp16, …"
+        "--precision", type=names, default=("fp32",), metavar="P,…", help="fp32, fp16, bf16, int8, fp8, int8+fp16, …"
     )
     precision.add_argument("--calibration", type=Path, metavar="FILE.npz", help="images for int8 and fp8")
     precision.add_argument("--calibration-method", choices=("auto", "minmax", "percentile", "entropy"), default="auto")
@@ -139,11 +139,23 @@ def _tolerance(text: str) -> float:
     return value
 
 
-def _names(text: str) -> tuple[str, ...]:
-    names = tuple(part.strip() for part in text.split(","))
-    if not all(names):
+def count(least: int, most: int = 100_000) -> Callable[[str], int]:
+    """The type of an option that is a whole number."""
+
+    def whole(text: str) -> int:
+        if not text.isdecimal() or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} to {most}")
+        return int(text)
+
+    return whole
+
+
+def names(text: str) -> tuple[str, ...]:
+    """The type of an option that is a list of names."""
+    found = tuple(part.strip() for part in text.split(","))
+    if not all(found):
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of names; wanted some like sm80,sm86 or fp16,int8")
-    return tuple(dict.fromkeys(names))
+    return tuple(dict.fromkeys(found))
 
 
 def _option(text: str) -> tuple[str, Any]:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from .arguments import count
 from .errors import EngineError, SourceError
 from .progress import track
 from .rooms import room
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from engines.bench import Ratio, Samples
 
 PERCENTILES = (50, 90, 99)
-MAX_ROUNDS = 100_000
 SAME = "same"  # as the one it is compared with
 
 
@@ -28,11 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engine", choices=engines, default="auto", help="what runs it")
     parser.add_argument("--precision", default="auto", metavar="P", help="which of its precisions, such as fp16")
     parser.add_argument("--provider", choices=("auto", "cpu", "cuda", "tensorrt"), default="auto", help=_PROVIDER)
-    parser.add_argument("--threads", type=_count(0), default=0, metavar="N", help="of ONNX Runtime (0: one per core)")
+    parser.add_argument("--threads", type=count(0), default=0, metavar="N", help="of ONNX Runtime (0: one per core)")
     parser.add_argument("--batch", type=_batches, default=(), metavar="1,8,32", help="batch sizes to sweep")
     parser.add_argument("--size", type=_size, metavar="224", help="height and width where they are open, or 480x640")
-    parser.add_argument("--warmup", type=_count(0), default=10, metavar="N", help="calls before (default 10)")
-    parser.add_argument("--rounds", type=_count(1), default=30, metavar="N", help="turns of each (default 30)")
+    parser.add_argument("--warmup", type=count(0), default=10, metavar="N", help="calls before (default 10)")
+    parser.add_argument("--rounds", type=count(1), default=30, metavar="N", help="turns of each (default 30)")
     parser.add_argument("--raw", type=Path, metavar="FILE.json", help="write every single sample there")
     against = parser.add_argument_group("comparison")
     against.add_argument("--against", type=Path, metavar="OTHER", help="a bundle or an ONNX file (default: BUNDLE)")
@@ -41,15 +41,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 _PROVIDER = "execution provider of ONNX Runtime (default: CUDA where it works, else CPU)"
-
-
-def _count(least: int) -> Any:
-    def count(text: str) -> int:
-        if not text.isdecimal() or not least <= int(text) <= MAX_ROUNDS:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} to {MAX_ROUNDS}")
-        return int(text)
-
-    return count
 
 
 def _batches(text: str) -> tuple[int, ...]:

@@ -1,21 +1,23 @@
-"""What a bundle is asked to hold: a graph and an engine of each precision, held to float64, and not made twice."""
+"""What a bundle is asked to hold: graphs and engines of each precision, held to float64, and not made twice."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .bundle import Bundle, Draft, EngineRecord, Manifest, update_bundle
+from .bundle import Bundle, Draft, EngineRecord, Manifest, SplitRecord, update_bundle
 from .bundle.manifest import MODEL
 from .errors import SourceError
 from .lower_graphs import REFERENCE, Wanted, add_graph, can_be_remade, graph_in, judge_of
-from .parity import EvalData, Reference, Run, not_executed, read_eval_data
+from .parity import EvalData, Reference, not_executed, read_eval_data
+from .part_options import part_options
 from .precision import Precision, precision_of_name, read_images
 from .rooms import room
 from .shapes import Batches, Sizes
-from .steps import Steps, fed, onnx_run
+from .steps import Steps, onnx_run, run_of_runner
 
 if TYPE_CHECKING:
     from engines import BuildOptions
@@ -96,8 +98,8 @@ def _refuse_unused(job: BuildJob, precisions: Sequence[Precision]) -> None:
 def build_bundle(path: Path, job: BuildJob) -> bool:
     """Add to the bundle at `path` the graphs and engines of `job` that it lacks; whether it lacked any.
 
-    What it holds of the same graph, images, options and versions is not made again. Nothing is written where nothing is
-    new, nor where any step fails.
+    Of a split graph an engine of each part too. What it holds of the same graph, images, options and versions is not
+    made again. Nothing is written where nothing is new, nor where any step fails.
 
     Raises CheckFailedError where a parity or an accuracy does not hold, EngineError where an engine cannot be built,
     SourceError for images that do not fit the network, and BundleError as `update_bundle` does.
@@ -105,7 +107,7 @@ def build_bundle(path: Path, job: BuildJob) -> bool:
     check_build(job)
     bundle = Bundle.open(path)
     reference = Reference.load(bundle.file(REFERENCE))
-    if not job.rebuild and _is_up_to_date(bundle.manifest, job, reference):
+    if not job.rebuild and _is_up_to_date(bundle, job, reference):
         return False
     data = _eval_data(job, reference)
     with update_bundle(path) as draft:
@@ -128,53 +130,80 @@ def add_precision(draft: Draft, job: BuildJob, name: str, steps: Steps) -> None:
             for same in [record for record in draft.manifest.engines if record.onnx_sha256 == graph.sha256]:
                 check_engine(draft, same, steps)
             steps.raise_failed()
-    if job.engine == "none":
-        return
-    engines, options = room("engines"), job.options(draft.manifest)
-    record = None
-    if not job.rebuild:
-        record = engines.built(draft.manifest, engine=job.engine, precision=name, options=options)
-    if record is None:
-        record = engines.build_into(draft, engine=job.engine, precision=name, options=options)
-        check_engine(draft, record, steps)
+    if job.engine != "none":
+        add_engines(draft, job, name, steps)
+
+
+def add_engines(draft: Draft, job: BuildJob, name: str, steps: Steps) -> None:
+    """Add the engine of a graph, and those of the parts of its split, where the draft lacks them."""
+    engines, of_parts, new = room("engines"), [], set()
+    for asked in _asked(draft, job, name):
+        record = None if job.rebuild else engines.built(draft.manifest, **asked)
+        if record is None:
+            record = engines.build_into(draft, **asked)
+            new.add(record.file)
+        if "part" in asked:
+            of_parts.append(record)
+        elif record.file in new:
+            check_engine(draft, record, steps)
+    split = _split_of(draft.manifest, name)
+    if split is not None and new & {record.file for record in of_parts}:
+        check_part_engines(draft, split, of_parts, steps)
 
 
 def check_engine(draft: Draft, record: EngineRecord, steps: Steps) -> None:
     """The engine against the reference of its graph where this machine can run it; else say why not."""
-    engines = room("engines")
     step = f"{record.backend} {record.precision}"
-    graph = next((graph for graph in draft.manifest.graphs if graph.sha256 == record.onnx_sha256), None)
+    _check_engines(draft, step, record.onnx_sha256, [record], partial(room("engines").run_record, draft, record), steps)
+
+
+def check_part_engines(draft: Draft, split: SplitRecord, records: Sequence[EngineRecord], steps: Steps) -> None:
+    """The engines of all parts, which run together, as `check_engine` does one."""
+    step = f"{records[0].backend} {split.precision} parts"
+    runner = partial(room("engines").run_split, draft, split, records)
+    _check_engines(draft, step, split.onnx_sha256, records, runner, steps)
+
+
+def _check_engines(
+    draft: Draft, step: str, onnx_sha256: str, records: Sequence[EngineRecord], runner: Callable[[], Any], steps: Steps
+) -> None:
+    file = records[0].file
+    graph = next((graph for graph in draft.manifest.graphs if graph.sha256 == onnx_sha256), None)
     steps = steps if graph is None else steps.against(judge_of(draft, graph))
-    reason = engines.why_not_run(record)
+    reason = next((reason for record in records if (reason := room("engines").why_not_run(record))), None)
     if reason is not None:
-        steps.forget(record.file)
+        steps.forget(file)
         for name in steps.reference.names:
-            steps.add(not_executed(step, name, reason), file=record.file)
+            steps.add(not_executed(step, name, reason), file=file)
         return
-    with engines.run_record(draft, record) as runner:
+    with runner() as running:
         tolerance = graph.tolerance if graph else None
-        steps.check(step, _run_of_runner(runner), file=record.file, tolerance=tolerance)
+        steps.check(step, run_of_runner(running), file=file, tolerance=tolerance)
 
 
-def _run_of_runner(runner: Any) -> Run:
-    """A runner as a callable on arrays, one an input in its order."""
+def _asked(bundle: Bundle | Draft, job: BuildJob, name: str) -> Iterator[dict[str, Any]]:
+    """What `engines.build_into` is asked for: the engine of the whole graph, then those of the parts of its split."""
+    options = job.options(bundle.manifest)
+    asked = {"engine": job.engine, "precision": name, "options": options}
+    yield asked
+    split = _split_of(bundle.manifest, name)
+    if split is not None:
+        for part, own in part_options(bundle, split, options):
+            yield {**asked, "options": own, "part": part}
 
-    def run(*arrays: np.ndarray) -> list[np.ndarray]:
-        feeds = dict(zip((spec.name for spec in runner.inputs), arrays, strict=True))
-        outputs = runner(feeds)
-        return [outputs[spec.name] for spec in runner.outputs]
 
-    return fed(run, runner.inputs)
+def _split_of(manifest: Manifest, precision: str) -> SplitRecord | None:
+    return next((split for split in manifest.splits if split.precision == precision), None)
 
 
-def _is_up_to_date(manifest: Manifest, job: BuildJob, reference: Reference) -> bool:
+def _is_up_to_date(bundle: Bundle, job: BuildJob, reference: Reference) -> bool:
     """Whether the bundle holds every graph and engine of `job` as they would be made now."""
     for name in job.precisions:
-        if name != "fp32" and graph_in(manifest, _wanted(job, name, reference)) is None:
+        if name != "fp32" and graph_in(bundle.manifest, _wanted(job, name, reference)) is None:
             return False
         if job.engine != "none":
-            options = job.options(manifest)
-            if room("engines").built(manifest, engine=job.engine, precision=name, options=options) is None:
+            built = room("engines").built
+            if any(built(bundle.manifest, **asked) is None for asked in _asked(bundle, job, name)):
                 return False
     return True
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import bench_command, simplify_command
+from . import bench_command, simplify_command, split_command
 from .arguments import EVAL_DATA, Parser, add_command, engine_arguments, shape_arguments, source_arguments
 from .errors import CheckFailedError, PlainconvError, PlainconvWarning, SourceError
 from .progress import be_quiet
@@ -98,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     run = add_command(commands, "run", _run, "export, build and validate: SOURCE to a verified bundle with an engine")
     source_arguments(run)
     engine_arguments(run)
+    split_command.device_arguments(run)
 
     export = add_command(commands, "export", _export, "SOURCE to a bundle with a verified plain ONNX graph")
     source_arguments(export)
@@ -115,6 +116,11 @@ def _parser() -> argparse.ArgumentParser:
 
     inspect = add_command(commands, "inspect", _inspect, "print what a bundle holds, once it is verified")
     inspect.add_argument("bundle", type=Path, metavar="BUNDLE")
+    inspect.add_argument("--plan", action="store_true", help="the parts it is split into and what to expect of them")
+    inspect.add_argument("--precision", metavar="P", help="of the graph of this precision (default: of all)")
+
+    split = add_command(commands, "split", _split, "split a bundle's network into parts for several devices or streams")
+    split_command.add_arguments(split)
 
     simplify = add_command(commands, "simplify", simplify_command.run, "one ONNX file to the smallest that computes it")
     simplify_command.add_arguments(simplify)
@@ -133,7 +139,8 @@ def _run(args: argparse.Namespace) -> None:
     with _only_our_words():
         shapes = ((args.dynamic_batch, args.dynamic_size),)
         nothing = args.engine == "none" and args.precision == ("fp32",)
-        bundle = export_bundle(_job(args, None if nothing else _build_job(args, shapes)))
+        split = split_command.job_of_run(args)
+        bundle = export_bundle(_job(args, None if nothing else _build_job(args, shapes), split))
     _show_certified(args, bundle)
 
 
@@ -169,7 +176,7 @@ def _build_job(args: argparse.Namespace, shapes: Any) -> Any:
     )
 
 
-def _job(args: argparse.Namespace, build: Any = None) -> Any:
+def _job(args: argparse.Namespace, build: Any = None, split: Any = None) -> Any:
     from .network import Request
     from .pipeline import Job
 
@@ -193,6 +200,7 @@ def _job(args: argparse.Namespace, build: Any = None) -> Any:
         eval_data=args.eval_data,
         end_to_end=not args.skip_end_to_end,
         build=build,
+        split=split,
     )
 
 
@@ -230,7 +238,30 @@ def _validate(args: argparse.Namespace) -> None:
 
 
 def _inspect(args: argparse.Namespace) -> None:
-    _show(args, args.bundle)
+    if args.precision and not args.plan:
+        raise SourceError("--precision given without --plan; give both, or neither")
+    if args.plan:
+        _show_splits(args)
+    else:
+        _show(args, args.bundle)
+
+
+def _split(args: argparse.Namespace) -> None:
+    from .split import split_bundle
+
+    with _only_our_words():
+        split_bundle(args.bundle, split_command.job_of(args))
+    if args.json:
+        _show(args, args.bundle)
+    else:
+        args.precision = None
+        _show_splits(args)
+
+
+def _show_splits(args: argparse.Namespace) -> None:
+    from .bundle import Bundle
+
+    split_command.show(split_command.splits_of(Bundle.open(args.bundle), args.precision), as_json=args.json)
 
 
 def _bench(args: argparse.Namespace) -> None:

@@ -1,4 +1,6 @@
-"""An ONNX graph of onnx_ir, made ready to work on. Imports neither torch nor a runtime."""
+"""An ONNX graph of onnx_ir, made ready to work on, and written. Imports neither torch nor a runtime."""
+
+from pathlib import Path
 
 import onnx_ir as ir
 from onnx_ir.passes.common import (
@@ -6,6 +8,15 @@ from onnx_ir.passes.common import (
     RemoveInitializersFromInputsPass,
     ShapeInferencePass,
 )
+
+_BESIDE = 2**30
+"""Bytes of weights from which on they go to a file of their own: a protobuf message holds 2 GB."""
+
+
+def save(model: ir.Model, path: Path) -> None:
+    """Write `model` to `path`; weights beyond 1 GB to `path` + ".data" beside it."""
+    size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
+    ir.save(model, path, external_data=f"{path.name}.data" if size > _BESIDE else None)
 
 
 def settled(model: ir.Model, *, shapes: bool = False) -> ir.Model:

@@ -11,11 +11,12 @@ import numpy as np
 from .bundle import Draft, GraphRecord, Manifest, sha256_of_arrays
 from .bundle.manifest import MODEL
 from .errors import ExportError, PlainconvWarning
+from .ir_graph import save
 from .layer_types import types_in_file
 from .network import Request
 from .parity import Reference, reference_from_module
 from .parity.inputs import DATA
-from .precision import Calibration, Precision, judged_by, precision_of_name, save, typed_model, typed_run
+from .precision import Calibration, Precision, judged_by, precision_of_name, typed_model, typed_run
 from .source import load_network
 from .steps import Steps, fed
 

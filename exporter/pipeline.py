@@ -16,7 +16,7 @@ from typing import Any
 
 import onnx_graphsurgeon as gs
 
-from .build import BuildJob, add_precision, check_build, check_engine
+from .build import BuildJob, add_engines, add_precision, check_build, check_engine, check_part_engines
 from .bundle import Bundle, Draft, check_target, update_bundle, write_bundle
 from .bundle.manifest import MODEL
 from .count import Cost, count_module, count_onnx
@@ -42,8 +42,10 @@ from .parity import (
 from .progress import track
 from .records import cost_json, report_json, spec, versions
 from .reparam import reparameterize
+from .rooms import room
 from .shapes import Batches, Sizes
 from .source import is_onnx, load_network, weights_sha256
+from .split import SplitJob, add_splits, check_split, check_split_job
 from .steps import EAGER, ONNX, PLAIN, Clock, Steps, onnx_run
 from .surgery import run_passes
 from .surgery.onnx_file import check, write
@@ -64,6 +66,7 @@ class Job:
     eval_data: Path | None = None
     end_to_end: bool = True
     build: BuildJob | None = None
+    split: SplitJob | None = None
 
 
 @dataclass(frozen=True)
@@ -91,8 +94,10 @@ def export_bundle(job: Job) -> Path:
     _check_opset(job)
     if job.build is not None:
         check_build(job.build)
+    if job.split is not None:
+        check_split_job(job.split)
     precisions = job.build.precisions if job.build is not None else ()
-    clock = Clock(5 - is_onnx(job.source) + len(precisions))
+    clock = Clock(5 - is_onnx(job.source) + len(precisions) + 2 * (job.split is not None))
     with clock.running(f"exporting {job.source}"):
         with clock.step("load"):
             network = _load(job)
@@ -105,10 +110,23 @@ def export_bundle(job: Job) -> Path:
                 assert job.build is not None
                 with clock.step("engine" if precision == "fp32" else precision):
                     add_precision(draft, job.build, precision, steps)
+            if job.split is not None:
+                _split(draft, job, steps, clock)
             draft.manifest.extra["warnings"] = list(network.warnings)
             draft.manifest.extra["seconds"] = {name: round(s, 3) for name, s in clock.seconds.items()}
             steps.raise_failed()
     return target
+
+
+def _split(draft: Draft, job: Job, steps: Steps, clock: Clock) -> None:
+    """The parts of each graph that the draft has, and the engines of these."""
+    assert job.split is not None
+    with clock.step("split"):
+        add_splits(draft, job.split, steps)
+    with clock.step("part engines"):
+        if job.build is not None and job.build.engine != "none":
+            for precision in job.build.precisions:
+                add_engines(draft, job.build, precision, steps)
 
 
 def _check_opset(job: Job) -> None:
@@ -256,7 +274,7 @@ def validate_bundle(path: Path, *, eval_data: Path | None) -> list[str]:
     bundle = Bundle.open(path)
     reference = Reference.load(bundle.file(REFERENCE))
     data = read_eval_data(eval_data, reference.inputs[0].shape[1:]) if eval_data else None
-    total = 1 + len(bundle.manifest.graphs) + len(bundle.engines)
+    total = 1 + len(bundle.manifest.graphs) + len(bundle.engines) + len(bundle.splits)
     with (
         track(f"validating {bundle.manifest.name}", total=total, unit="steps") as bar,
         update_bundle(path) as draft,
@@ -271,5 +289,10 @@ def validate_bundle(path: Path, *, eval_data: Path | None) -> list[str]:
             bar.advance(1)
         for record in manifest.engines:
             check_engine(draft, record, steps)
+            bar.advance(1)
+        for split in manifest.splits:
+            check_split(draft, split, steps)
+            for records in room("engines").sets_of_engines(split):
+                check_part_engines(draft, split, records, steps)
             bar.advance(1)
     return steps.failed

@@ -118,3 +118,14 @@ def onnx_run(path: Path, inputs: Sequence[TensorSpec]) -> Run:
 def fed(run: Run, inputs: Sequence[TensorSpec]) -> Run:
     """`run` on arrays that are cast to the types of `inputs`: the reference keeps every float input in float32."""
     return lambda *arrays: run(*(a.astype(spec.dtype, copy=False) for a, spec in zip(arrays, inputs, strict=True)))
+
+
+def run_of_runner(runner: Any) -> Run:
+    """A runner of `engines`, fed in the types of its inputs."""
+
+    def run(*arrays: np.ndarray) -> list[np.ndarray]:
+        feeds = dict(zip((spec.name for spec in runner.inputs), arrays, strict=True))
+        outputs = runner(feeds)
+        return [outputs[spec.name] for spec in runner.outputs]
+
+    return fed(run, runner.inputs)

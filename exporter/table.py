@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from .bundle import Bundle, EngineRecord, GraphRecord, ShapeRange
+from .bundle import Bundle, EngineRecord, GraphRecord, ShapeRange, SplitRecord
 from .bundle.codec import plain_json
 
 NARROW = 100  # columns where the output is not a terminal
@@ -49,6 +49,8 @@ def bundle_table(bundle: Bundle) -> None:
         console.print(_engines(bundle.engines))
     else:
         console.print("no engine: `exporter build` makes one; ONNX Runtime runs the ONNX graph as it is")
+    if bundle.splits:
+        console.print(_splits(bundle.splits))
     seconds: Mapping[str, float] = manifest.extra.get("seconds", {})
     if seconds:
         parts = ", ".join(f"{step} {value:.1f}" for step, value in seconds.items())
@@ -88,6 +90,7 @@ def as_json(bundle: Bundle) -> dict[str, Any]:
         "parities": plain_json(manifest.parities),
         "graphs": plain_json(manifest.graphs),
         "engines": plain_json(bundle.engines),
+        "splits": plain_json(bundle.splits),
         **plain_json(manifest.extra),
     }
 
@@ -213,6 +216,21 @@ def _engines(engines: Sequence[EngineRecord]) -> Table:
             ", ".join(dict.fromkeys(_covered(r) for profile in e.profiles for r in profile.values())) or "fixed",
             f"{e.size / 1e6:.2f} MB",
             f"{e.seconds:.1f}",
+        )
+    return table
+
+
+def _splits(splits: Sequence[SplitRecord]) -> Table:
+    table = _table("split", "parts", "devices", "streams", "sent", "predicted", "part engines")
+    for split in splits:
+        predicted = split.plan.get("prediction") or {}
+        known = {"whole", "seconds", "edges"} <= predicted.keys()
+        table.add_row(
+            split.precision,
+            *(str(n) for n in (len(split.parts), split.devices, split.streams)),
+            f"{sum(edge['bytes'] for edge in predicted['edges']) / 1e6:.2f} MB" if known else "",
+            f"{predicted['whole'] / predicted['seconds']:.2f}×" if known else "",
+            ", ".join(dict.fromkeys(e.backend for e in split.engines)) or "none",
         )
     return table
 

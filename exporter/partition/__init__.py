@@ -9,13 +9,16 @@ from .cost import A100, LINKS, MACS_ALONE, Device, Link, link_of_text, read_prof
 from .parts import check_recomposed, file_of_part, parts_of_plan, recomposed, write_parts
 from .picture import picture
 from .plan import Part, Plan, plan_of_json, read_plan
-from .planner import PLACEMENTS, Network, Proposal, network_of_model, propose, whole_plan
-from .predict import Edge, PartTime, Prediction, predict
+from .planner import PLACEMENTS, Network, Proposal, judged, network_of_model, propose, whole_plan
+from .predict import Edge, PartTime, Prediction, predict, prediction_of_json
 from .profile import measured_profile, profile_of_wiring
-from .wiring import Wiring, prepared, read_model, wiring_of
+from .shapes import shapes_at
+from .simulate import HOME
+from .wiring import Spec, Wiring, prepared, read_model, wiring_of
 
 __all__ = [
     "A100",
+    "HOME",
     "LINKS",
     "MACS_ALONE",
     "PLACEMENTS",
@@ -28,9 +31,11 @@ __all__ = [
     "Plan",
     "Prediction",
     "Proposal",
+    "Spec",
     "Wiring",
     "check_recomposed",
     "file_of_part",
+    "judged",
     "link_of_text",
     "measured_profile",
     "network_of_model",
@@ -38,6 +43,7 @@ __all__ = [
     "picture",
     "plan_of_json",
     "predict",
+    "prediction_of_json",
     "prepared",
     "profile_of_wiring",
     "propose",
@@ -45,6 +51,7 @@ __all__ = [
     "read_plan",
     "read_profile",
     "recomposed",
+    "shapes_at",
     "whole_plan",
     "wiring_of",
     "write_parts",

@@ -3,19 +3,19 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from exporter.errors import CheckFailedError, PlanError, one_line
+from exporter.ir_graph import save
 
 from .plan import Part, Plan
 from .wiring import Wiring, values_read, wiring_of
 
 Run = Callable[..., Sequence[np.ndarray]]
 """Arrays, one an input of the network, to all its outputs, as `exporter.parity.Run`."""
-_BESIDE = 2**30
-"""Bytes of weights from which on they go to a file of their own: a protobuf message holds 2 GB."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,7 @@ def write_parts(model: ir.Model, plan: Plan, folder: Path) -> list[Path]:
     paths = []
     for part, made in zip(plan.parts, parts_of_plan(model, plan), strict=True):
         path = folder / file_of_part(part)
-        size = sum(v.const_value.nbytes for v in made.graph.initializers.values() if v.const_value is not None)
-        ir.save(made, path, external_data=f"{path.name}.data" if size > _BESIDE else None)
+        save(made, path)
         paths.append(path)
     return paths
 
@@ -74,18 +73,22 @@ def recomposed(parts: Sequence[Path], plan: Plan, inputs: Sequence[str], outputs
 
     Raises PlanError where ONNX Runtime refuses a part.
     """
+    import onnxruntime as ort
+
     sessions = [_session(path, part.name) for path, part in zip(parts, plan.parts, strict=True)]
     sources = [{v: plan.writer(v, at) for v in part.reads} for at, part in enumerate(plan.parts)]
 
     def run(*arrays: np.ndarray) -> Sequence[np.ndarray]:
-        made: dict[tuple[int | None, str], np.ndarray] = {
-            (None, name): np.asarray(x) for name, x in zip(inputs, arrays, strict=True)
+        # as its own values, which may be of types that NumPy lacks, such as float8
+        made: dict[tuple[int | None, str], Any] = {
+            (None, name): ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(x))
+            for name, x in zip(inputs, arrays, strict=True)
         }
         for at, (part, session) in enumerate(zip(plan.parts, sessions, strict=True)):
             feeds = {value: made[sources[at][value], value] for value in part.reads}
-            values = session.run(list(part.writes), feeds)
-            made.update({(at, value): np.asarray(y) for value, y in zip(part.writes, values, strict=True)})
-        return [made[plan.source(value, 0), value] for value in outputs]
+            values = session.run_with_ort_values(list(part.writes), feeds)
+            made.update({(at, value): y for value, y in zip(part.writes, values, strict=True)})
+        return [made[plan.source(value, 0), value].numpy() for value in outputs]
 
     return run
 

@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from exporter.errors import PlanError
 
-from .cost import A100, LINKS, Cost, Device, Link, Sizes, costs_of_nodes, sizes_of_values, works_of_model
+from .cost import A100, LINKS, Cost, Device, Link, costs_of_nodes, sizes_of_values, works_of_model
 from .cut import plan_of_placement
 from .plan import Part, Plan
 from .predict import Machine, Prediction, predict, whole_cost, world_of
@@ -122,6 +122,15 @@ def propose(
     return Proposal(plan, prediction, _refusal(prediction))
 
 
+def judged(plan: Plan, network: Network) -> Proposal:
+    """A plan that someone else made, as a proposal. Raises PlanError with everything wrong with it."""
+    problems = plan.problems(network.wiring)
+    if problems:
+        raise PlanError(f"the plan does not fit the network: {'; '.join(problems)}")
+    prediction = predict(plan, network.wiring, network.machine)
+    return Proposal(plan, prediction, _refusal(prediction))
+
+
 def _fills(network: Network) -> bool:
     """Whether the kernels, one after another, leave next to nothing of the device idle."""
     whole = whole_cost(network.wiring, network.machine)
@@ -205,6 +214,3 @@ def _nothing(network: Network, streams: int) -> str:
 def micro(seconds: float) -> str:
     """Seconds as a person reads them."""
     return f"{seconds * 1e6:.0f} µs" if seconds < 1e-3 else f"{seconds * 1e3:.2f} ms"
-
-
-__all__ = ["PLACEMENTS", "Network", "Proposal", "Sizes", "network_of_model", "propose", "whole_plan"]

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from .cost import Cost, Device, Link, Sizes
 from .plan import Plan
@@ -69,6 +70,17 @@ class Prediction:
     def sent(self) -> float:
         """Bytes over links."""
         return sum(edge.bytes for edge in self.edges)
+
+
+def prediction_of_json(data: Mapping[str, Any]) -> Prediction:
+    """The prediction that a manifest holds as `plain_json` made it. Raises KeyError or TypeError for anything else."""
+    numbers = {key: float(value) for key, value in data.items() if key not in ("parts", "edges", "critical")}
+    return Prediction(
+        parts=tuple(PartTime(**part) for part in data["parts"]),
+        edges=tuple(Edge(**edge) for edge in data["edges"]),
+        critical=tuple(data["critical"]),
+        **numbers,
+    )
 
 
 @dataclass(frozen=True)

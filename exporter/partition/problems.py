@@ -6,7 +6,7 @@ from collections import Counter
 from .plan import Part, Plan
 from .wiring import Wiring
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,62}[A-Za-z0-9_-])?")
 
 
 def problems_of_plan(plan: Plan, wiring: Wiring) -> list[str]:
@@ -30,7 +30,9 @@ def _problems_of_part(part: Part, plan: Plan, wiring: Wiring) -> list[str]:
     """What is wrong with one part by itself."""
     problems = []
     if not _NAME.fullmatch(part.name):
-        problems.append("its name is a file's: wanted letters, digits, '_', '.' and '-', a letter or digit first")
+        problems.append(
+            "its name is a file's: wanted up to 64 letters, digits, '_', '.', '-', the first a letter or digit"
+        )
     for what, number, count in (("device", part.device, plan.devices), ("stream", part.stream, plan.streams)):
         if not 0 <= number < count:
             problems.append(f"{what} {number}, wanted 0 to {count - 1}")

@@ -6,7 +6,6 @@
 from .calibrate import METHODS, Calibration, read_images
 from .formats import NAMES, TOLERANCES, Precision, precision_of_name
 from .keep import Kept
-from .run import save
 from .typed import Typed, judged_by, typed_model, typed_run
 
 __all__ = [
@@ -20,7 +19,6 @@ __all__ = [
     "judged_by",
     "precision_of_name",
     "read_images",
-    "save",
     "typed_model",
     "typed_run",
 ]

@@ -16,12 +16,13 @@ import numpy as np
 import onnx_ir as ir
 
 from exporter.errors import ExportError, SourceError, one_line
+from exporter.ir_graph import save
 from exporter.layer_types import WEIGHTED
 from exporter.parity.accuracy import arrays_of_npz, check_images
 from exporter.quiet import quiet
 
 from .quantize import quantizable
-from .run import batches, peaks_of, save
+from .run import batches, peaks_of
 
 QUICK = ("minmax", "percentile")
 """What "auto" tries: entropy takes seconds a layer."""

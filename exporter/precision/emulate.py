@@ -14,7 +14,10 @@ from .formats import FLOATS
 
 
 def emulated(model: ir.Model) -> ir.Model:
-    """A float32 graph of the same outputs as `model`, which stays as it is. Q/DQ nodes stay: they run everywhere."""
+    """A float32 graph of the same outputs as `model`, which stays as it is. Q/DQ nodes stay: they run everywhere.
+
+    Inputs and outputs in T, as a part of a split network has, are float32 here that hold numbers of T.
+    """
     model = model.clone()
     graph = model.graph
     narrow = set(FLOATS.values())
@@ -24,6 +27,9 @@ def emulated(model: ir.Model) -> ir.Model:
             wide = constant(graph, names(f"{value.name}.exact"), value.const_value.numpy().astype("float32"))
             value.replace_all_uses_with(wide)
     drop_unused_weights(graph)
+    for value in graph.inputs:
+        if value.dtype in narrow:
+            value.type = ir.TensorType(ir.DataType.FLOAT)
     for node in list(graph):
         for value in node.outputs:
             if value.dtype in narrow:
@@ -38,7 +44,9 @@ def _round_output(graph: ir.Graph, node: ir.Node, value: ir.Value, names: Names)
     value.type = ir.TensorType(ir.DataType.FLOAT)
     rounded = value_like(value, names(f"{value.name}.rounded"), dtype)
     wide = value_like(value, names(f"{value.name}.exact"), ir.DataType.FLOAT)
-    value.replace_all_uses_with(wide)
+    value.replace_all_uses_with(wide, replace_graph_outputs=True)
+    if wide.is_graph_output():  # under the name that its readers know
+        wide.name, value.name = value.name, names(f"{value.name}.raw")
     source = value
     if node.op_type == "Cast":  # it rounds by itself
         node.attributes["to"] = ir.AttrInt64("to", int(ir.DataType.FLOAT))

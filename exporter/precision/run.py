@@ -7,19 +7,11 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from exporter.ir_graph import save
 from exporter.parity import Run, run_onnx
 
 from .edit import Names
 from .emulate import emulated
-
-_BESIDE = 2**30
-"""Bytes of weights from which on they go to a file of their own: a protobuf message holds 2 GB."""
-
-
-def save(model: ir.Model, path: Path) -> None:
-    """Write `model` to `path`; weights beyond 1 GB to `path` + ".data" beside it."""
-    size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
-    ir.save(model, path, external_data=f"{path.name}.data" if size > _BESIDE else None)
 
 
 def run_of(model: ir.Model) -> Run:

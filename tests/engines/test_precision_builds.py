@@ -10,7 +10,8 @@ import pytest
 from engines import backend as backend_module
 from engines import tensorrt
 from engines.options import BuildOptions
-from exporter.precision import NAMES, precision_of_name, save
+from exporter.ir_graph import save
+from exporter.precision import NAMES, precision_of_name
 from exporter.precision.calibrate import ranges_of
 from exporter.precision.edit import settled
 from exporter.precision.formats import FLOATS, QUANTIZED

@@ -14,14 +14,13 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper, parser
 
-from exporter import lower_graphs
+from exporter import ir_graph, lower_graphs
 from exporter.build import BuildJob, build_bundle
 from exporter.bundle import Bundle, update_bundle
 from exporter.cli import main
 from exporter.errors import CheckFailedError, EngineError, PlainconvWarning
 from exporter.parity import Reference
 from exporter.pipeline import validate_bundle
-from exporter.precision import run as precision_run
 from exporter.progress import be_quiet
 from exporter.rooms import room
 
@@ -278,7 +277,7 @@ def test_eval_data_take_the_place_of_random_images(net, bundle):
 
 def test_weights_in_a_file_of_their_own(net, bundle, monkeypatch, tmp_path):
     """Given a graph with external data -> linked over both files; made again, no byte of the old version is written."""
-    monkeypatch.setattr(precision_run, "_BESIDE", 0)
+    monkeypatch.setattr(ir_graph, "_BESIDE", 0)
     build(bundle, "fp16")
     link = next(link for link in Bundle.open(bundle).manifest.chain if link.step == "typed")
     assert link.files == ("model.fp16.onnx", "model.fp16.onnx.data")

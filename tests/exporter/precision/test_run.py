@@ -6,10 +6,11 @@ import onnx_ir as ir
 import pytest
 from numpy.testing import assert_array_equal
 
+from exporter import ir_graph
 from exporter.errors import ExportError
-from exporter.precision import run
+from exporter.ir_graph import save
 from exporter.precision.narrow import narrow
-from exporter.precision.run import batches, peaks_of, run_of, save
+from exporter.precision.run import batches, peaks_of, run_of
 
 CHAIN = "(float[2,3] x) => (float[2,3] y) { a = Neg(x) b = Relu(a) c = Shape(b) y = Mul(b, k) }"
 
@@ -57,7 +58,7 @@ def test_graph_that_the_runtime_refuses_is_an_error_of_one_line(made):
 @pytest.mark.parametrize("limit", [2**30, 8])
 def test_large_weights_lie_beside_the_file(made, tmp_path, monkeypatch, limit):
     """Given weights beyond the limit → a second file, and the same numbers from both."""
-    monkeypatch.setattr(run, "_BESIDE", limit)
+    monkeypatch.setattr(ir_graph, "_BESIDE", limit)
     path = tmp_path / "typed.onnx"
     save(made("(float[1,2] x) => (float[1,3] y) { y = MatMul(x, w) }", {"w": (2, 3)}), path)
     assert (tmp_path / "typed.onnx.data").exists() == (limit == 8)

@@ -6,9 +6,10 @@ import onnx_ir as ir
 import pytest
 
 from exporter.errors import CheckFailedError, ExportError
+from exporter.ir_graph import save
 from exporter.parity.inputs import DATA, HOT, NORMAL
 from exporter.parity.reference import in_batches
-from exporter.precision import NAMES, Calibration, precision_of_name, save, typed_model
+from exporter.precision import NAMES, Calibration, precision_of_name, typed_model
 from exporter.precision.edit import load
 from exporter.precision.narrow import narrow
 from exporter.precision.run import run_of
