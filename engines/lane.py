@@ -72,7 +72,7 @@ class Lane:
                 held.callback(self._cuda.free, self._buffers[name])
                 self._staging[name] = self._cuda.allocate_host(size)
                 held.callback(self._cuda.free_host, self._staging[name])
-            self._replay = Replay(
+            self._replay: Replay[Context, Request] = Replay(
                 self._cuda,
                 self.stream,
                 fresh=self._bound_context,

@@ -1,22 +1,27 @@
-"""Calls that come again, as CUDA graphs: captured once, then replayed, each with an execution context of its own."""
+"""Calls that come again, as CUDA graphs: captured once, then replayed, each with execution contexts of its own."""
 
 import contextlib
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 from exporter.errors import EngineError
 
-from .contexts import Context, Shape
+from .contexts import Shape
 from .cuda import Cuda
 from .runner import Array
+
+Held = TypeVar("Held")
+"""What a plan has of its own: a context, or several."""
+Asked = TypeVar("Asked")
+"""What the input shapes of a call decide: a lane's own kind of `Request`."""
 
 _MOST_PLANS, _MOST_FAILURES = 16, 3
 
 
 class Call(NamedTuple):
-    """What is enqueued: the engine on inputs of these shapes, all tensors at these addresses, inputs first.
+    """What is enqueued: the network on inputs of these shapes, all tensors at these addresses, inputs first.
 
     `timed` calls take the time between their stages. Equal calls are the same work.
     """
@@ -52,15 +57,15 @@ class Request:
     moves_out: tuple[Move, ...]
 
 
-class Plan:
-    """A call's own context, whether it has `ran`, and from then on its graph (0: none yet)."""
+class Plan(Generic[Held]):
+    """A call's own context, or contexts, whether it has `ran`, and from then on its graph (0: none yet)."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Held) -> None:
         self.context, self.ran, self.graph = context, False, 0
 
 
-class Replay:
-    """Enqueues calls on one stream by the fastest way there is. For one thread at a time.
+class Replay(Generic[Held, Asked]):
+    """Enqueues calls by the fastest way there is: on one stream, or from one on several. For one thread at a time.
 
     A call that comes for the first time runs on a context that takes any shape. For one that came before among the last
     few, a context is made and run once as it is; then that is captured, and from then on replayed. The context of a
@@ -72,20 +77,23 @@ class Replay:
         cuda: Cuda,
         stream: int,
         *,
-        fresh: Callable[[Call, Request], Context],
-        sequence: Callable[[Context, Call, Request, bool], None],
+        fresh: Callable[[Call, Asked], Held],
+        sequence: Callable[[Held, Call, Asked, bool], None],
+        drop: Callable[[Held], None] | None = None,
         why_not: str | None = None,
     ) -> None:
         """`fresh` makes a context bound to a call; `sequence` enqueues a call on one that is, told if it is captured.
 
-        `why_not` says why nothing is to be captured, and says so later where captures fail.
+        What is captured begins on `stream` and has ended there. `drop` is told of a context that is not needed any
+        more, where letting go of it does not do. `why_not` says why nothing is to be captured, and says so later where
+        captures fail.
         """
-        self._cuda, self._stream, self._fresh, self._sequence = cuda, stream, fresh, sequence
+        self._cuda, self._stream, self._fresh, self._sequence, self._drop = cuda, stream, fresh, sequence, drop
         self.why_not, self._failures = why_not, 0
-        self._plans: OrderedDict[Call, Plan] = OrderedDict()
+        self._plans: OrderedDict[Call, Plan[Held]] = OrderedDict()
         self._seen: deque[Call] = deque(maxlen=_MOST_PLANS)
 
-    def enqueue(self, call: Call, request: Request) -> bool:
+    def enqueue(self, call: Call, request: Asked) -> bool:
         """Enqueue a call by its plan. False where it has none, and is to run on any context."""
         plan = self._plans.get(call)
         if plan is None:
@@ -114,11 +122,11 @@ class Replay:
 
     def close(self) -> None:
         """Give graphs and contexts back, and let go of what made them."""
-        del self._fresh, self._sequence
         while self._plans:
             self._release(self._plans.popitem()[1])
+        del self._fresh, self._sequence, self._drop
 
-    def _new_plan(self, call: Call, request: Request) -> Plan | None:
+    def _new_plan(self, call: Call, request: Asked) -> Plan[Held] | None:
         if len(self._plans) == _MOST_PLANS:
             self._release(self._plans.popitem(last=False)[1])
         try:
@@ -128,7 +136,7 @@ class Replay:
             return None
         return plan
 
-    def _captured(self, context: Context, call: Call, request: Request) -> int:
+    def _captured(self, context: Held, call: Call, request: Asked) -> int:
         """The graph of a call; 0 where it cannot be captured."""
         try:
             self._cuda.begin_capture(self._stream)
@@ -145,6 +153,10 @@ class Replay:
                 self.why_not = str(error)
             return 0
 
-    def _release(self, plan: Plan) -> None:
-        if plan.graph:
-            self._cuda.destroy_graph(plan.graph)
+    def _release(self, plan: Plan[Held]) -> None:
+        try:
+            if plan.graph:
+                self._cuda.destroy_graph(plan.graph)
+        finally:
+            if self._drop is not None:
+                self._drop(plan.context)

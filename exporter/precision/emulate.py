@@ -45,11 +45,11 @@ def _round_output(graph: ir.Graph, node: ir.Node, value: ir.Value, names: Names)
     rounded = value_like(value, names(f"{value.name}.rounded"), dtype)
     wide = value_like(value, names(f"{value.name}.exact"), ir.DataType.FLOAT)
     value.replace_all_uses_with(wide, replace_graph_outputs=True)
-    if wide.is_graph_output():  # under the name that its readers know
-        wide.name, value.name = value.name, names(f"{value.name}.raw")
     source = value
     if node.op_type == "Cast":  # it rounds by itself
         node.attributes["to"] = ir.AttrInt64("to", int(ir.DataType.FLOAT))
     down = ir.node("Cast", [source], {"to": int(dtype)}, outputs=[rounded], name=rounded.name)
     up = ir.node("Cast", [rounded], {"to": int(ir.DataType.FLOAT)}, outputs=[wide], name=wide.name)
     graph.insert_after(node, [down, up])
+    if wide.is_graph_output():  # under the name that its readers know
+        wide.name, value.name = value.name, names(f"{value.name}.raw")

@@ -1,7 +1,8 @@
 """A double of TensorRT on a double of CUDA: it computes with ONNX Runtime, when the stream gets to it.
 
 What TensorRT leaves undefined (a context on two streams, one captured before it has run, a graph launched whose context
-has changed, scratch memory used by two streams) is an AssertionError, which nothing catches.
+has changed, scratch memory used by two streams, a device that is not the engine's) is an AssertionError, which nothing
+catches.
 """
 
 import weakref
@@ -16,6 +17,7 @@ from engines.tensorrt_runner import TensorRTRunner
 from exporter.bundle import ShapeRange, TensorSpec
 
 ENGINE_MS = 10.0
+NUMPY = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int64)": np.int64}
 
 
 def make_model(path, batch="batch"):
@@ -66,16 +68,21 @@ def profile(low, high):
 
 
 class Engine:
-    """An ICudaEngine of an ONNX model. `contexts` are those that live."""
+    """An ICudaEngine of an ONNX model, on the device that this thread uses. `contexts` are those that live.
+
+    `refuses` is what it does not do; "end" and "crash": it runs, and never ends, or takes its device down with it.
+    """
 
     def __init__(self, device, model, profiles=(), scratch=0):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
+        self.number = device.current
         self.session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
         self.device, self.profiles, self.device_memory_size_v2 = device, profiles, scratch
         self.ins = {value.name: (value.shape, value.type) for value in self.session.get_inputs()}
         self.outs = {value.name: (value.shape, value.type) for value in self.session.get_outputs()}
         self.names, self.num_io_tensors = [*self.ins, *self.outs], len(self.ins) + len(self.outs)
+        self.dtypes = {name: NUMPY[kind] for name, (_, kind) in (self.ins | self.outs).items()}
         self.contexts, self.created, self.refuses = weakref.WeakSet(), 0, ()
 
     def get_tensor_name(self, i):
@@ -83,12 +90,18 @@ class Engine:
 
     def create_execution_context(self, *_):
         self.device.note("create context")
+        assert self.device.current == self.number, "a context is made while another device is in use"
         self.created += 1
         if "context" in self.refuses:
             return None
         context = Context(self)
+        weakref.finalize(context, self._gone).atexit = False
         self.contexts.add(context)
         return context
+
+
+    def _gone(self):
+        assert self.device.current == self.number, "a context goes while another device is in use"
 
 
 class Context:
@@ -101,7 +114,8 @@ class Context:
 
     def set_optimization_profile_async(self, profile, stream):
         self.device.note("profile", profile)
-        assert stream in self.device.streams
+        assert self.device.current == self.device.streams[stream].device == self.engine.number
+        self.device.enqueue(stream)
         self._changed()
         self.profile = profile
         return profile < len(self.engine.profiles)
@@ -126,8 +140,12 @@ class Context:
     def get_tensor_shape(self, name):
         if "data dependent" in self.engine.refuses:
             return (-1, 4)
-        batch = self.shapes["x"][0]
-        return tuple(size if isinstance(size, int) else batch for size in self.engine.outs[name][0])
+        if name in self.shapes:
+            return self.shapes[name]
+        sizes = {}
+        for known, (axes, _) in self.engine.ins.items():
+            sizes.update(zip(axes, self.shapes[known], strict=True))
+        return tuple(size if isinstance(size, int) else sizes[size] for size in self.engine.outs[name][0])
 
     def set_tensor_address(self, name, address):
         self.device.note("address", name)
@@ -142,6 +160,7 @@ class Context:
             return False
         assert set(self.shapes) == set(self.engine.ins) and set(self.addresses) == set(self.engine.names)
         assert self.engine.device_memory_size_v2 == 0 or self.scratch[1] >= self.engine.device_memory_size_v2
+        assert self.device.current == self.device.streams[stream].device == self.engine.number, "on another device"
         captured = self.device.streams[stream].captured is not None
         assert self.ran or not captured, "a context is captured before it has run"
         if captured and "capture" in self.engine.refuses:
@@ -149,13 +168,16 @@ class Context:
         assert self.stream in (None, stream), "one context on two streams"
         assert self.scratch is None or self.device.scratch_of.setdefault(self.scratch, stream) == stream
         self.stream, self.ran = stream, True
-        state, addresses = self.state, dict(self.addresses)
-        shapes = {name: self.shapes.get(name) or self.get_tensor_shape(name) for name in addresses}
-        dtypes = {name: np.float16 if name == "pooled" else np.float32 for name in addresses}
-        sizes = {name: int(np.prod(shapes[name])) * np.dtype(dtypes[name]).itemsize for name in addresses}
+        state, addresses, dtypes = self.state, dict(self.addresses), self.engine.dtypes
+        shapes = {name: self.get_tensor_shape(name) for name in addresses}
+        spans = {n: (at, int(np.prod(shapes[n])) * np.dtype(dtypes[n]).itemsize) for n, at in addresses.items()}
+        assert all(self.device.inside(*span) == self.engine.number for span in spans.values()), "on another device"
 
         def run():
             assert self.state == state or not captured, "a graph is launched whose context has changed"
+            if "crash" in self.engine.refuses:
+                self.device.dead.add(self.engine.number)
+                return
             self.device.clock += ENGINE_MS
             feeds = {name: self.device.read(addresses[name], shapes[name], dtypes[name]) for name in self.engine.ins}
             results = self.engine.session.run(list(self.engine.outs), feeds)
@@ -163,8 +185,10 @@ class Context:
                 assert array.dtype == dtypes[name] and array.shape == shapes[name]
                 self.device.write(addresses[name], array)
 
-        touches = tuple((addresses[name], sizes[name]) for name in addresses)
-        self.device.enqueue(stream, run, touches + ((self.scratch,) if self.scratch else ()))
+        reads = tuple(spans[name] for name in self.engine.ins)
+        writes = tuple(spans[name] for name in self.engine.outs) + ((self.scratch,) if self.scratch else ())
+        stuck = "end" in self.engine.refuses
+        self.device.enqueue(stream, run, reads=reads, writes=writes, stuck=stuck)
         return True
 
     def _changed(self):

@@ -9,6 +9,7 @@ import types
 
 import pytest
 
+import engines.cuda as cuda_file
 from engines.cuda import NO_CAPTURE, Cuda, CudaRuntime
 from exporter.errors import EngineError
 
@@ -22,6 +23,7 @@ GIVES_A_VALUE = {
     "cudaEventCreateWithFlags",
     "cudaEventElapsedTime",
     "cudaGraphInstantiate",
+    "cudaDeviceCanAccessPeer",
 }
 
 
@@ -29,6 +31,8 @@ class Error(enum.IntEnum):
     cudaSuccess = 0  # noqa: N815
     cudaErrorMemoryAllocation = 2  # noqa: N815
     cudaErrorInsufficientDriver = 35  # noqa: N815
+    cudaErrorNotReady = 600  # noqa: N815
+    cudaErrorPeerAccessAlreadyEnabled = 704  # noqa: N815
 
 
 class Kind(enum.IntEnum):
@@ -44,7 +48,8 @@ class Bindings(types.ModuleType):
     """`cuda.bindings.runtime`, which answers (error, value) to every call and writes them down."""
 
     cudaError_t, cudaMemcpyKind, cudaStreamCaptureMode = Error, Kind, Mode  # noqa: N815
-    cudaStreamNonBlocking, cudaHostAllocDefault, cudaEventDefault = 1, 0, 0  # noqa: N815
+    cudaStreamNonBlocking, cudaHostAllocPortable, cudaEventDefault = 1, 1, 0  # noqa: N815
+    cudaEventDisableTiming, cudaEventWaitDefault = 2, 0  # noqa: N815
     cudaEventRecordDefault, cudaEventRecordExternal = 0, 1  # noqa: N815
 
     def __init__(self):
@@ -91,7 +96,7 @@ def test_calls(bindings):
     assert bindings.calls == [
         ("cudaGetDevice",),
         ("cudaMalloc", 12),
-        ("cudaHostAlloc", 12, 0),
+        ("cudaHostAlloc", 12, 1),
         ("cudaStreamCreateWithFlags", 1),
         ("cudaSetDevice", 1),
         ("cudaMemcpyAsync", 64, 128, 12, Kind.cudaMemcpyHostToDevice, 7),
@@ -132,6 +137,53 @@ def test_events_and_graphs(bindings):
     ]
 
 
+def test_several_devices(bindings):
+    """Given what streams of several devices need of one another -> the call of the runtime, arguments in its order."""
+    cuda = CudaRuntime()
+
+    assert cuda.create_event(timed=False) == HANDLE
+    cuda.mark(5, 7)
+    cuda.wait_for(5, 8)
+    assert cuda.can_reach(0, 1)
+    cuda.reach(1)
+    cuda.copy_to_peer(64, 1, 128, 0, 12, 7)
+    assert cuda.idle(7) and cuda.passed(5)
+    assert bindings.calls == [
+        ("cudaEventCreateWithFlags", 2),
+        ("cudaEventRecord", 5, 7),
+        ("cudaStreamWaitEvent", 8, 5, 0),
+        ("cudaDeviceCanAccessPeer", 0, 1),
+        ("cudaDeviceEnablePeerAccess", 1, 0),
+        ("cudaMemcpyPeerAsync", 64, 1, 128, 0, 12, 7),
+        ("cudaStreamQuery", 7),
+        ("cudaEventQuery", 5),
+    ]
+
+
+@pytest.mark.parametrize("call", ["cudaStreamQuery", "cudaEventQuery"])
+def test_what_is_not_ready_is_no_error(bindings, call):
+    """Given work that has not ended -> False, and CUDA is made to forget that it said so; any other answer raises."""
+    cuda = CudaRuntime()
+    ask = cuda.idle if call == "cudaStreamQuery" else cuda.passed
+    bindings.errors[call] = Error.cudaErrorNotReady
+    assert ask(7) is False
+    assert bindings.calls == [(call, 7), ("cudaGetLastError",)]
+    bindings.errors[call] = Error.cudaErrorInsufficientDriver
+    with pytest.raises(EngineError, match=rf"CUDA failed \({call}: "):
+        ask(7)
+
+
+def test_peer_access_that_is_enabled_already(bindings):
+    """Given access that someone has enabled before -> no error, and CUDA is made to forget it; any other raises."""
+    cuda = CudaRuntime()
+    bindings.errors["cudaDeviceEnablePeerAccess"] = Error.cudaErrorPeerAccessAlreadyEnabled
+    cuda.reach(1)
+    assert bindings.calls[-1] == ("cudaGetLastError",)
+    bindings.errors["cudaDeviceEnablePeerAccess"] = Error.cudaErrorInsufficientDriver
+    with pytest.raises(EngineError, match=r"CUDA failed \(cudaDeviceEnablePeerAccess: "):
+        cuda.reach(1)
+
+
 @pytest.mark.parametrize("fails", ["cudaStreamBeginCapture", "cudaStreamEndCapture", "cudaGraphInstantiate"])
 def test_capture_that_fails(bindings, fails):
     """Given a capture that fails at any step -> one line; others may wait for the device again; no template stays."""
@@ -155,6 +207,17 @@ def test_nobody_waits_for_the_device_during_a_capture(bindings):
     cuda.end_capture(7)
     thread.join()
     assert bindings.calls[-1] == ("cudaDeviceSynchronize",)
+
+
+def test_a_wait_for_the_device_that_never_ends_stops_no_capture(bindings, monkeypatch):
+    """Given a thread that waits for the whole device and goes on waiting -> a capture gives up, in one line."""
+    monkeypatch.setattr(cuda_file, "_PATIENCE", 0.01)
+    cuda = CudaRuntime()
+    with NO_CAPTURE, pytest.raises(EngineError, match="nothing is captured while another thread waits for a device"):
+        cuda.begin_capture(7)
+    assert bindings.calls == []
+    cuda.begin_capture(7)
+    cuda.end_capture(7)
 
 
 def test_errors_are_one_line(bindings):
@@ -210,4 +273,7 @@ def test_the_real_bindings_have_what_is_called(bindings, monkeypatch):
         with pytest.raises(EngineError, match="CUDA failed"):
             getattr(cuda, name)(**arguments)
     assert not NO_CAPTURE.locked()
+    with pytest.raises(EngineError, match="CUDA failed"):
+        cuda.create_event(timed=False)
     assert hasattr(real, "cudaStreamEndCapture") and hasattr(real, "cudaGraphInstantiate")
+    assert hasattr(real, "cudaGetLastError") and hasattr(real.cudaError_t, "cudaErrorPeerAccessAlreadyEnabled")
