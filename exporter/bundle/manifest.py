@@ -17,6 +17,7 @@ MANIFEST = "manifest.json"
 MODEL = "model.onnx"
 MODEL_DATA = "model.onnx.data"
 DTYPES = ("bool", "int8", "uint8", "int32", "int64", "float16", "bfloat16", "float32", "float64")
+PART_DTYPES = (*DTYPES, "float8_e4m3fn")
 
 JsonObject = dict[str, Any]
 

@@ -13,6 +13,7 @@ from .manifest import (
     MANIFEST,
     MODEL,
     MODEL_DATA,
+    PART_DTYPES,
     EngineRecord,
     FileRecord,
     Manifest,
@@ -54,10 +55,10 @@ def problems(manifest: Manifest) -> list[str]:
     return found or [problem for check in checks for problem in check(manifest)]
 
 
-def _tensor_problems(spec: TensorSpec) -> list[str]:
+def _tensor_problems(spec: TensorSpec, dtypes: Sequence[str] = DTYPES) -> list[str]:
     found = [] if spec.name else ["a tensor has no name"]
-    if spec.dtype not in DTYPES:
-        found.append(f"{spec.name} has dtype {spec.dtype!r}, wanted one of {', '.join(DTYPES)}")
+    if spec.dtype not in dtypes:
+        found.append(f"{spec.name} has dtype {spec.dtype!r}, wanted one of {', '.join(dtypes)}")
     if not all(axis if isinstance(axis, str) else axis >= 1 for axis in spec.shape):
         found.append(f"{spec.name} has shape {list(spec.shape)}, wanted sizes of at least 1 or names")
     return found
@@ -189,7 +190,7 @@ def _part_problems(part: PartRecord, split: SplitRecord, manifest: Manifest) -> 
     for what, specs in (("inputs", part.inputs), ("outputs", part.outputs)):
         if len({spec.name for spec in specs}) != len(specs) or (what == "outputs" and not specs):
             found.append(f"has no {what}, or names one twice")
-        found += [f"{what}: {problem}" for spec in specs for problem in _tensor_problems(spec)]
+        found += [f"{what}: {problem}" for spec in specs for problem in _tensor_problems(spec, PART_DTYPES)]
     return found
 
 
