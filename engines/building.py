@@ -74,7 +74,10 @@ def built(
     targets = targets_for(backend, targets, precision.split("+"), chosen=bool(options.targets))
     device = None if backend.builds_without_gpu else find_gpu().name
     wanted = (backend.name, str(trt.__version__), device, graph, options.tf32, targets, options.profiles)
-    for record in (*manifest.engines, *(engine for split in manifest.splits for engine in split.engines)):
+    engines = manifest.engines
+    if part:
+        engines = next(split.engines for split in manifest.splits if split.precision == precision)
+    for record in engines:
         made = (record.backend, record.backend_version, record.device)
         same = (*made, record.onnx_sha256, record.tf32, record.targets, record.profiles)
         if same == wanted and record.options == _settings(options):

@@ -120,7 +120,8 @@ def _engine_problems(manifest: Manifest) -> list[str]:
     ranks = {spec.name: len(spec.shape) for spec in manifest.inputs}
     model = {link.sha256: _Graph(None, ranks) for link in manifest.chain if link.step == "onnx"}
     typed = {graph.sha256: _Graph(graph.precision, ranks) for graph in manifest.graphs}
-    return _problems_of_engines(manifest, manifest.engines, "engine", model | typed)
+    found = _problems_of_engines(manifest, manifest.engines, "engine", model | typed)
+    return found + _count_problems(manifest, manifest.engines, "engine")
 
 
 def _problems_of_engines(
@@ -145,9 +146,14 @@ def _problems_of_engines(
             found.append(f"engine {engine.file} has an optimization profile that is none of the model's inputs")
         if engine.log is not None and engine.log not in manifest.files:
             found.append(f"engine {engine.file} has a log {engine.log}, which is not among the files")
-    if len(links) != len(engines) or len({e.file for e in engines}) != len(links):
-        found.append(f"the chain has {len(links)} {step} links for {len(engines)} engine records")
     return found
+
+
+def _count_problems(manifest: Manifest, engines: Sequence[EngineRecord], step: str) -> list[str]:
+    count = sum(link.step == step for link in manifest.chain)
+    if count == len(engines) == len({engine.file for engine in engines}):
+        return []
+    return [f"the chain has {count} {step} links for {len(engines)} engine records"]
 
 
 def _split_problems(manifest: Manifest) -> list[str]:
@@ -169,14 +175,12 @@ def _split_problems(manifest: Manifest) -> list[str]:
     links = [link for link in manifest.chain if link.step == "part"]
     if len(links) != len(parts) or len({split.precision for split in manifest.splits}) != len(manifest.splits):
         found.append(f"the chain has {len(links)} part links for {len(parts)} parts, and no precision is split twice")
+    for split in manifest.splits:
+        ranks = {part.sha256: {spec.name: len(spec.shape) for spec in part.inputs} for part in split.parts}
+        graphs = {sha256: _Graph(split.precision, each) for sha256, each in ranks.items()}
+        found += _problems_of_engines(manifest, split.engines, "part-engine", graphs)
     engines = [engine for split in manifest.splits for engine in split.engines]
-    graphs = {
-        part.sha256: _Graph(
-            None if split.precision == "fp32" else split.precision, {s.name: len(s.shape) for s in part.inputs}
-        )
-        for split, part in parts
-    }
-    return found + _problems_of_engines(manifest, engines, "part-engine", graphs)
+    return found + _count_problems(manifest, engines, "part-engine")
 
 
 def _part_problems(part: PartRecord, split: SplitRecord, manifest: Manifest) -> list[str]:

@@ -122,13 +122,14 @@ class Draft:
     def add_engine(self, record: EngineRecord) -> None:
         """Add an engine, its record and its link, in the place of an earlier one in the same file.
 
-        It is of the graph, or of the part of a split, whose hash is its `onnx_sha256`. What was measured of the earlier
-        one is dropped.
+        It is of the graph, or of the part of the split of its precision, whose hash is its `onnx_sha256`. What was
+        measured of the earlier one is dropped.
         """
         manifest = self.manifest
         self._forget(record.file)
         manifest.chain = tuple(link for link in manifest.chain if link.files != (record.file,))
-        split = next((s for s in manifest.splits if any(p.sha256 == record.onnx_sha256 for p in s.parts)), None)
+        splits = (split for split in manifest.splits if split.precision == record.precision)
+        split = next((s for s in splits if any(p.sha256 == record.onnx_sha256 for p in s.parts)), None)
         engines = manifest.engines if split is None else split.engines
         engines = (*(old for old in engines if old.file != record.file), record)
         if split is None:
