@@ -143,7 +143,7 @@ def count(least: int, most: int = 100_000) -> Callable[[str], int]:
     """The type of an option that is a whole number."""
 
     def whole(text: str) -> int:
-        if not text.isdecimal() or not least <= int(text) <= most:
+        if not (text.isascii() and text.isdecimal()) or not least <= int(text) <= most:
             raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} to {most}")
         return int(text)
 

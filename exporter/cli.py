@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import bench_command, simplify_command, split_command
+from . import bench_command, simplify_command, split_command, triton_command
 from .arguments import EVAL_DATA, Parser, add_command, engine_arguments, shape_arguments, source_arguments
 from .errors import CheckFailedError, PlainconvError, PlainconvWarning, SourceError
 from .progress import be_quiet
@@ -127,6 +127,9 @@ def _parser() -> argparse.ArgumentParser:
 
     bench = add_command(commands, "bench", _bench, "measure how long a bundle takes, and beside another one")
     bench_command.add_arguments(bench)
+
+    triton = add_command(commands, "triton", triton_command.run, "write a bundle as models of Triton Inference Server")
+    triton_command.add_arguments(triton)
 
     add_command(commands, "models", _models, "list the networks of the catalogue")
     return parser

@@ -140,7 +140,7 @@ def bundle(tmp_path, make):
 
 @pytest.fixture
 def no_gpu(monkeypatch):
-    def find_gpu():
+    def find_gpu(number=0):
         raise EngineError("no NVIDIA driver on this machine (libcuda.so.1 not found)")
 
     for module in (building, loading):
@@ -150,7 +150,7 @@ def no_gpu(monkeypatch):
 @pytest.fixture
 def rtx_3090(monkeypatch):
     for module in (building, loading):
-        monkeypatch.setattr(module, "find_gpu", lambda: Gpu("NVIDIA GeForce RTX 3090", "sm86", 24 * 2**30))
+        monkeypatch.setattr(module, "find_gpu", lambda number=0: Gpu("NVIDIA GeForce RTX 3090", "sm86", 24 * 2**30))
 
 
 def make_typed_bundle(target):

@@ -1,9 +1,9 @@
 """A double of CUDA, of several devices, that keeps to its rules and writes down every call.
 
 Device memory is memory of the host. Nothing that is enqueued runs before something waits for it or asks whether it has
-ended; then work runs in any order that streams and events allow, chosen by `seed`. What CUDA leaves undefined or forbids
-(memory that is not there any more, a call that a capture does not allow, two pieces of work on the same bytes of which
-neither waits for the other) is an AssertionError, which nothing catches.
+ended; then work runs in any order that streams and events allow, chosen by `seed`. What CUDA leaves undefined or
+forbids (memory that is not there any more, a call that a capture does not allow, two pieces of work on the same bytes
+of which neither waits for the other) is an AssertionError, which nothing catches.
 """
 
 import ctypes
@@ -93,7 +93,8 @@ class Device:
     """The `Cuda` protocol. `calls` is everything asked of it and of the contexts that enqueue on it, in order.
 
     `peers` are the ordered pairs of devices that can reach one another, all where None. `dead` are devices of which
-    every call fails. `hold` keeps all work from running; asking whether it has ended is allowed meanwhile.
+    every call fails. `hold` keeps all work from running; asking whether it has ended is allowed meanwhile. `astray` is
+    what went wrong where nothing can be raised.
     """
 
     def __init__(self, memory=10**8, seed=0, peers=None):
@@ -101,7 +102,7 @@ class Device:
         self.buffers, self.pinned, self.streams, self.graphs, self.events = {}, {}, {}, {}, {}
         self.where, self.peers, self.reached, self.dead, self.hold = {}, peers, set(), set(), False
         self.clock, self.last, self.scratch_of, self.callers, self.lock = 0.0, 100, {}, set(), threading.RLock()
-        self.unsettled, self._thread = [], threading.local()
+        self.unsettled, self._thread, self.astray = [], threading.local(), []
         self.running = threading.Event()
         self.may_run = threading.Event()
         self.may_run.set()
@@ -117,6 +118,7 @@ class Device:
 
     @property
     def empty(self):
+        assert self.astray == []
         return not (self.buffers or self.pinned or self.streams or self.graphs or self.events)
 
     def note(self, name, *arguments):

@@ -99,9 +99,9 @@ class Engine:
         self.contexts.add(context)
         return context
 
-
     def _gone(self):
-        assert self.device.current == self.number, "a context goes while another device is in use"
+        if self.device.current != self.number and self.number not in self.device.dead:
+            self.device.astray.append("a context went while another device was in use")
 
 
 class Context:
@@ -168,26 +168,29 @@ class Context:
         assert self.stream in (None, stream), "one context on two streams"
         assert self.scratch is None or self.device.scratch_of.setdefault(self.scratch, stream) == stream
         self.stream, self.ran = stream, True
-        state, addresses, dtypes = self.state, dict(self.addresses), self.engine.dtypes
+        state, addresses, engine, alive = self.state, dict(self.addresses), self.engine, weakref.ref(self)
+        dtypes = engine.dtypes
         shapes = {name: self.get_tensor_shape(name) for name in addresses}
         spans = {n: (at, int(np.prod(shapes[n])) * np.dtype(dtypes[n]).itemsize) for n, at in addresses.items()}
         assert all(self.device.inside(*span) == self.engine.number for span in spans.values()), "on another device"
 
         def run():
-            assert self.state == state or not captured, "a graph is launched whose context has changed"
-            if "crash" in self.engine.refuses:
-                self.device.dead.add(self.engine.number)
+            device, context = engine.device, alive()
+            assert context is not None, "a context is gone before it has run"
+            assert context.state == state or not captured, "a graph is launched whose context has changed"
+            if "crash" in engine.refuses:
+                device.dead.add(engine.number)
                 return
-            self.device.clock += ENGINE_MS
-            feeds = {name: self.device.read(addresses[name], shapes[name], dtypes[name]) for name in self.engine.ins}
-            results = self.engine.session.run(list(self.engine.outs), feeds)
-            for name, array in zip(self.engine.outs, results, strict=True):
+            device.clock += ENGINE_MS
+            feeds = {name: device.read(addresses[name], shapes[name], dtypes[name]) for name in engine.ins}
+            results = engine.session.run(list(engine.outs), feeds)
+            for name, array in zip(engine.outs, results, strict=True):
                 assert array.dtype == dtypes[name] and array.shape == shapes[name]
-                self.device.write(addresses[name], array)
+                device.write(addresses[name], array)
 
-        reads = tuple(spans[name] for name in self.engine.ins)
-        writes = tuple(spans[name] for name in self.engine.outs) + ((self.scratch,) if self.scratch else ())
-        stuck = "end" in self.engine.refuses
+        reads = tuple(spans[name] for name in engine.ins)
+        writes = tuple(spans[name] for name in engine.outs) + ((self.scratch,) if self.scratch else ())
+        stuck = "end" in engine.refuses
         self.device.enqueue(stream, run, reads=reads, writes=writes, stuck=stuck)
         return True
 

@@ -9,7 +9,7 @@ from exporter.errors import EngineError
 
 
 class FakeDriver:
-    """libcuda with one GPU, or with an error in the call named."""
+    """libcuda with two GPUs, or with an error in the call named."""
 
     def __init__(self, failing="", code=0):
         self.failing, self.code = failing, code
@@ -18,8 +18,12 @@ class FakeDriver:
         def answer(*arguments):
             if call == self.failing:
                 return self.code
+            if call == "cuDeviceGetCount":
+                arguments[0]._obj.value = 2
+            if call == "cuDeviceGet":
+                self.asked = arguments[1]
             if call == "cuDeviceGetName":
-                arguments[0].value = b"NVIDIA GeForce RTX 3090"
+                arguments[0].value = (b"NVIDIA GeForce RTX 3090", b"NVIDIA A10")[self.asked]
             if call == "cuDeviceGetAttribute":
                 arguments[0]._obj.value = {75: 8, 76: 6}[arguments[1]]
             if call == "cuDeviceTotalMem_v2":
@@ -33,6 +37,16 @@ def test_gpu_found(monkeypatch):
     """Given a driver with a GPU -> its name, its compute capability as a target, its memory."""
     monkeypatch.setattr(ctypes, "CDLL", lambda name: FakeDriver())
     assert gpu.find_gpu() == gpu.Gpu("NVIDIA GeForce RTX 3090", "sm86", 24 * 2**30)
+    assert gpu.find_gpu(1) == gpu.Gpu("NVIDIA A10", "sm86", 24 * 2**30)
+    assert gpu.gpu_count() == 2
+
+
+@pytest.mark.parametrize("number", [2, -1])
+def test_gpu_that_is_not_there(monkeypatch, number):
+    """Given two GPUs, and another asked for → how many there are."""
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: FakeDriver())
+    with pytest.raises(EngineError, match=f"^no GPU {number} on this machine, which has 2; see to"):
+        gpu.find_gpu(number)
 
 
 @pytest.mark.parametrize(

@@ -352,7 +352,7 @@ def tensorrt_backend(monkeypatch):
     """The `tensorrt` backend on a machine with an RTX 3090, by the runtime that is at hand: their APIs are one."""
     monkeypatch.setitem(sys.modules, "tensorrt", importlib.import_module("tensorrt_rtx"))
     for module in (tensorrt, targets):
-        monkeypatch.setattr(module, "find_gpu", lambda: Gpu("NVIDIA GeForce RTX 3090", "sm86", 0))
+        monkeypatch.setattr(module, "find_gpu", lambda number=0: Gpu("NVIDIA GeForce RTX 3090", "sm86", 0))
     return next(b for b in backend_module.backends() if b.name == "tensorrt")
 
 
