@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from .shapes import MAX_SIZE
 
+MOST_DEVICES = 1024
 EVAL_DATA = "labelled images (arrays images [N,C,H,W] and labels [N]): report accuracy at every step"
 
 
@@ -148,6 +149,14 @@ def count(least: int, most: int = 100_000) -> Callable[[str], int]:
         return int(text)
 
     return whole
+
+
+def devices(text: str) -> tuple[int, ...]:
+    """The type of an option that is a list of devices."""
+    parts = text.split(",")
+    if not all(part.isascii() and part.isdecimal() and int(part) < MOST_DEVICES for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of devices; wanted some like 0,1,2")
+    return tuple(int(part) for part in parts)
 
 
 def names(text: str) -> tuple[str, ...]:

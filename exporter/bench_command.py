@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from .arguments import count
+from .arguments import count, devices
 from .errors import EngineError, SourceError
 from .progress import track
 from .rooms import room
@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", default="auto", metavar="P", help="which of its precisions, such as fp16")
     parser.add_argument("--provider", choices=("auto", "cpu", "cuda", "tensorrt"), default="auto", help=_PROVIDER)
     parser.add_argument("--threads", type=count(0), default=0, metavar="N", help="of ONNX Runtime (0: one per core)")
+    parser.add_argument("--devices", type=devices, metavar="0,1,2", help="run the parts that it is split into there")
     parser.add_argument("--batch", type=_batches, default=(), metavar="1,8,32", help="batch sizes to sweep")
     parser.add_argument("--size", type=_size, metavar="224", help="height and width where they are open, or 480x640")
     parser.add_argument("--warmup", type=count(0), default=10, metavar="N", help="calls before (default 10)")
@@ -38,6 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     against.add_argument("--against", type=Path, metavar="OTHER", help="a bundle or an ONNX file (default: BUNDLE)")
     against.add_argument("--against-engine", choices=engines, help="what runs OTHER (default: as --engine)")
     against.add_argument("--against-precision", metavar="P", help="its precision (default: as --precision)")
+    against.add_argument("--against-threads", type=count(0), metavar="N", help="its threads (default: as --threads)")
+    against.add_argument("--against-whole", action="store_true", help="compare the parts with the whole of BUNDLE")
 
 
 _PROVIDER = "execution provider of ONNX Runtime (default: CUDA where it works, else CPU)"
@@ -134,27 +137,39 @@ def _runners(args: argparse.Namespace) -> Iterator[tuple[str, "Runner"]]:
     for path, asked in ((args.subject, args.precision), (args.against or args.subject, args.against_precision)):
         if _is_onnx(path) and asked not in (None, "auto"):
             raise EngineError(f"{path} is a file, which has the precision that it has, not {asked}; give a bundle")
-    yield str(args.subject), _runner(args.subject, args, args.engine, args.precision)
-    if args.against is None and args.against_engine is None and args.against_precision is None:
+    if args.against_whole and args.devices is None:
+        raise EngineError("--against-whole given, and what is measured is whole; give --devices too, or leave it out")
+    subject = f"{args.subject} {len(args.devices)} devices" if args.devices else str(args.subject)
+    yield subject, _runner(args.subject, args, args.engine, args.precision, args.threads, args.devices)
+    given = (args.against, args.against_engine, args.against_precision, args.against_threads)
+    if not args.against_whole and all(option is None for option in given):
         return
     other = args.against or args.subject
     engine, precision = args.against_engine or args.engine, args.against_precision or args.precision
-    name = str(other)
-    if other == args.subject:
-        name = " ".join([name, *(part for part in (args.against_engine, args.against_precision) if part)])
-        name = name if name != str(other) else f"{other} again"
-    yield name, _runner(other, args, engine, precision)
+    threads = args.threads if args.against_threads is None else args.against_threads
+    said = [args.against_engine, args.against_precision, f"{threads} threads" if threads != args.threads else None]
+    name = " ".join([str(other), *(part for part in said if part)])
+    yield name if name != subject else f"{name} again", _runner(other, args, engine, precision, threads)
 
 
-def _runner(path: Path, args: argparse.Namespace, engine: str, precision: str) -> "Runner":
+def _runner(
+    path: Path,
+    args: argparse.Namespace,
+    engine: str,
+    precision: str,
+    threads: int,
+    on: Sequence[int] | None = None,
+) -> "Runner":
     """Load a bundle, or an ONNX file, which ONNX Runtime runs."""
     if _is_onnx(path):
-        if engine not in ("auto", "onnxruntime"):
-            raise EngineError(f"{path} is a file, which ONNX Runtime runs, not {engine}; give a bundle that has one")
+        if engine not in ("auto", "onnxruntime") or on is not None:
+            what = "in parts" if on is not None else engine
+            raise EngineError(f"{path} is a file, which ONNX Runtime runs, not {what}; give a bundle that has them")
         make = room("engines.onnxruntime").OnnxRuntimeRunner
-        return cast("Runner", make(path, providers=args.provider, threads=args.threads, precision=""))
+        return cast("Runner", make(path, providers=args.provider, threads=threads, precision=""))
     load = room("engines").load
-    return cast("Runner", load(path, engine, precision=precision, threads=args.threads, providers=args.provider))
+    options = {"precision": precision, "threads": threads, "providers": args.provider, "devices": on}
+    return cast("Runner", load(path, engine, **options))
 
 
 def _is_onnx(path: Path) -> bool:

@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .arguments import count
+from .arguments import count, devices
 from .bundle import Bundle, plain_json
 from .rooms import room
 
 if TYPE_CHECKING:
     from engines.triton import TritonModel, TritonPlan
 
-MOST_DEVICES = 1024
 MAX_INT32 = 2**31 - 1
 
 
@@ -43,10 +42,10 @@ _DEVICES = "GPUs, one for each device of a split; or cpu (default: 0,1,… for T
 
 
 def _devices(text: str) -> tuple[int, ...]:
-    parts = () if text == "cpu" else text.split(",")
-    if not all(part.isascii() and part.isdecimal() and int(part) < MOST_DEVICES for part in parts):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of GPUs; wanted some like 0,1,2, or cpu")
-    return tuple(int(part) for part in parts)
+    try:
+        return () if text == "cpu" else devices(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, or cpu") from None
 
 
 def run(args: argparse.Namespace) -> None:

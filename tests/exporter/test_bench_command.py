@@ -1,6 +1,7 @@
 """`exporter bench`, on bundles without an engine, which ONNX Runtime runs."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -153,11 +154,39 @@ def test_what_load_is_asked_for(fixed: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(engines, "load", spy)
     options = ("--engine", "tensorrt_rtx", "--precision", "fp16", "--provider", "cpu")
     assert bench(fixed, *options, "--against-engine", "onnxruntime", "--against-precision", "fp32", "--quiet") == 0
-    common = {"threads": 1, "providers": "cpu"}
+    common = {"threads": 1, "providers": "cpu", "devices": None}
     assert asked == [
         (fixed, "tensorrt_rtx", {**common, "precision": "fp16"}),
         (fixed, "onnxruntime", {**common, "precision": "fp32"}),
     ]
+    asked.clear()
+    assert bench(fixed, "--devices", "0,2", "--against-whole", "--against-threads", "2", "--quiet") == 0
+    common = {"precision": "auto", "providers": "auto"}
+    assert asked == [
+        (fixed, "auto", {**common, "threads": 1, "devices": (0, 2)}),
+        (fixed, "auto", {**common, "threads": 2, "devices": None}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--against-whole"], "what is measured is whole; give --devices too, or leave it out"),
+        (["--devices", "0,1"], "has no split .it has none.; make one with `exporter split`"),
+    ],
+)
+def test_parts_that_are_not_there(
+    fixed: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Given a bundle that is not split, and devices → one line, exit code 2."""
+    assert bench(fixed, *options) == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_file_on_devices(fixed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Given an ONNX file, and devices → a file has no parts."""
+    assert bench(fixed / "model.onnx", "--devices", "0,1") == 2
+    assert "which ONNX Runtime runs, not in parts; give a bundle that has them" in capsys.readouterr().err
 
 
 def test_stages_of_a_device(fixed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -114,11 +114,11 @@ def test_the_whole(triton: Callable[..., None], tmp_path: Path, capsys: pytest.C
 @pytest.mark.parametrize(
     ("option", "value", "said"),
     [
-        ("--devices", "0,", "'0,' is not a list of GPUs; wanted some like 0,1,2, or cpu"),
-        ("--devices", "", "'' is not a list of GPUs"),
-        ("--devices", "gpu", "'gpu' is not a list of GPUs"),
-        ("--devices", "-1", "'-1' is not a list of GPUs"),
-        ("--devices", "1024", "'1024' is not a list of GPUs"),
+        ("--devices", "0,", "'0,' is not a list of devices; wanted some like 0,1,2, or cpu"),
+        ("--devices", "", "'' is not a list of devices"),
+        ("--devices", "gpu", "'gpu' is not a list of devices"),
+        ("--devices", "-1", "'-1' is not a list of devices"),
+        ("--devices", "1024", "'1024' is not a list of devices"),
         ("--instances", "0", "'0' is not a whole number from 1"),
         ("--max-batch", "2147483648", "is not a whole number from 1 to 2147483647"),
         ("--max-delay-us", "1.5", "'1.5' is not a whole number"),
