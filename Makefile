@@ -7,7 +7,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: run test test-slow lint bench-export bench-reparam bench-runner clean
+.PHONY: run test test-slow lint bench-export bench-reparam bench-runner bench-splits clean
 
 run: $(READY)
 	$(BIN)/exporter run vanillanet_digits --checkpoint tests/assets/vanillanet_digits.pth \
@@ -30,6 +30,9 @@ bench-reparam: $(READY)
 
 bench-runner: $(READY)
 	$(BIN)/python tests/benchmarks/bench_runner.py
+
+bench-splits: $(READY)
+	$(BIN)/python tests/benchmarks/bench_splits.py
 
 $(READY): pyproject.toml .ci/constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -71,10 +71,10 @@ def plan_of_json(text: str, name: str = "plan") -> Plan:
     try:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise PlanError(f"{name} is not JSON ({error}); `Plan.to_json` writes one") from None
+        raise PlanError(f"{name} is not JSON ({error}); `exporter inspect --plan --json` prints one") from None
     if not isinstance(data, dict):
         raise PlanError(
-            f"{name} is {_called(data)}, wanted an object with devices and parts; `Plan.to_json` writes one"
+            f"{name} is {_called(data)}, wanted an object with devices and parts; `exporter inspect --plan --json` prints one"
         )
     problems = _problems_of_object(
         data, {"format_version": FORMAT_VERSION, "format": FORMAT, "streams": 1} | data, _KEYS
@@ -85,7 +85,7 @@ def plan_of_json(text: str, name: str = "plan") -> Plan:
     parts = data.get("parts") if isinstance(data.get("parts"), list) else []
     made = [_part_of_json(item, f"parts[{at}]", problems) for at, item in enumerate(parts or [])]
     if problems:
-        raise PlanError(f"{name}: {'; '.join(problems)}; `Plan.to_json` shows what a plan holds")
+        raise PlanError(f"{name}: {'; '.join(problems)}; `exporter inspect --plan --json` prints a whole one")
     return Plan(tuple(part for part in made if part), data["devices"], data.get("streams", 1))
 
 
@@ -94,7 +94,7 @@ def read_plan(path: Path) -> Plan:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise PlanError(f"{path} cannot be read ({error}); give a file of what `Plan.to_json` wrote") from None
+        raise PlanError(f"{path} cannot be read ({error}); give what `exporter inspect --plan --json` prints") from None
     return plan_of_json(text, path.name)
 
 

@@ -126,7 +126,7 @@ def judged(plan: Plan, network: Network) -> Proposal:
     """A plan that someone else made, as a proposal. Raises PlanError with everything wrong with it."""
     problems = plan.problems(network.wiring)
     if problems:
-        raise PlanError(f"the plan does not fit the network: {'; '.join(problems)}")
+        raise PlanError(f"the plan does not fit the network: {'; '.join(problems)}; mend it, or give --devices")
     prediction = predict(plan, network.wiring, network.machine)
     return Proposal(plan, prediction, _refusal(prediction))
 
