@@ -88,6 +88,10 @@ class Context:
             raise EngineError(f"the shape of {name} depends on the data ({list(shape)}), which this runner cannot run")
         return shape
 
+    def let_go(self) -> None:
+        """Give it back now, whoever still holds this object. It cannot be used any more."""
+        self._context = None
+
     def enqueue(self, stream: int) -> None:
         """Start the engine."""
         if not self._context.execute_async_v3(stream):

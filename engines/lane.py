@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -23,6 +23,26 @@ KINDS = (np.ndarray, DeviceArray)
 STAGES = ("copy in", "compute", "copy out")
 
 _MOST_REQUESTS = 256
+
+
+class LostError(EngineError):
+    """Work on a GPU that has not ended in time, or a GPU that fails: nothing can be run there any more."""
+
+
+class AnyLane(Protocol):
+    """What a runner asks of a lane, for one thread at a time; `stream` is that on which a request begins and ends."""
+
+    stream: int
+
+    @property
+    def why_not_captured(self) -> str | None:
+        """Why calls are not replayed as CUDA graphs; None where they are."""
+
+    def run(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any], profile: int) -> dict[str, Any]:
+        """Run once on checked `inputs`; raises LostError where the lane cannot be used again."""
+
+    def close(self) -> None:
+        """Give everything back."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +163,7 @@ class Lane:
 
     def _new_request(self, shapes: tuple[Shape, ...], profile: int) -> Request:
         known = self._known_shapes(profile, shapes)
-        staged = {spec.name: _view(self._staging[spec.name], known[spec.name], spec) for spec in self._shared.tensors}
+        staged = {spec.name: view_of(self._staging[spec.name], known[spec.name], spec) for spec in self._shared.tensors}
         moves = tuple(
             Move(i, self._buffers[spec.name], self._staging[spec.name], staged[spec.name].nbytes)
             for i, spec in enumerate(self._shared.tensors)
@@ -168,7 +188,7 @@ class Lane:
         return arrays
 
     def _new_array(self, spec: TensorSpec, shape: Shape) -> DeviceArray:
-        block = self._shared.blocks.take(_size(shape, spec))
+        block = self._shared.blocks.take(size_of(shape, spec))
         return DeviceArray(block.address, shape, dtype_of(spec.dtype), self._shared.device, owner=block)
 
     def _call(self, arrays: Mapping[str, Any], request: Request) -> Call:
@@ -236,10 +256,12 @@ class Lane:
         """The most bytes that each tensor has in any profile, inputs first."""
         sizes = {spec.name: 0 for spec in self._shared.tensors}
         for index, profile in enumerate(self._shared.profiles or ({},)):
-            largest = [profile[spec.name].max if spec.name in profile else _fixed(spec) for spec in self._shared.inputs]
+            largest = [
+                profile[spec.name].max if spec.name in profile else fixed_shape(spec) for spec in self._shared.inputs
+            ]
             shapes = self._known_shapes(index, tuple(largest))
             for spec in self._shared.tensors:
-                sizes[spec.name] = max(sizes[spec.name], _size(shapes[spec.name], spec))
+                sizes[spec.name] = max(sizes[spec.name], size_of(shapes[spec.name], spec))
         return sizes
 
     def _release_events(self) -> None:
@@ -247,17 +269,19 @@ class Lane:
             self._cuda.destroy_event(self._events.pop())
 
 
-def _view(address: int, shape: Shape, spec: TensorSpec) -> Array:
+def view_of(address: int, shape: Shape, spec: TensorSpec) -> Array:
     """Host memory at `address` as an array."""
-    memory = memoryview((ctypes.c_ubyte * _size(shape, spec)).from_address(address))
+    memory = memoryview((ctypes.c_ubyte * size_of(shape, spec)).from_address(address))
     return np.frombuffer(memory, dtype_of(spec.dtype)).reshape(shape)
 
 
-def _size(shape: Shape, spec: TensorSpec) -> int:
+def size_of(shape: Shape, spec: TensorSpec) -> int:
+    """The bytes of a tensor of this shape."""
     return math.prod(shape) * dtype_of(spec.dtype).itemsize
 
 
-def _fixed(spec: TensorSpec) -> Shape:
+def fixed_shape(spec: TensorSpec) -> Shape:
+    """The shape of a tensor without free axes. Raises EngineError where it has one."""
     sizes = tuple(axis for axis in spec.shape if isinstance(axis, int))
     if len(sizes) != len(spec.shape):
         raise EngineError(f"{spec} has a free axis and the engine no optimization profile for it; build it again")

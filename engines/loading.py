@@ -1,12 +1,14 @@
 """Running a bundle: its best engine that this machine can run, or ONNX Runtime on its ONNX graph."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from exporter.bundle import Bundle, Draft, EngineRecord, GraphRecord, Manifest
 from exporter.errors import EngineError
 
 from .backend import backends
-from .contexts import contexts_of
+from .contexts import Contexts, contexts_of
 from .cuda import CudaRuntime
 from .gpu import find_gpu
 from .onnxruntime import OnnxRuntimeRunner
@@ -25,8 +27,14 @@ def load(
     precision: str = "auto",
     threads: int = 0,
     providers: str = "auto",
+    devices: Sequence[int] | None = None,
+    timeout: float = 60.0,
 ) -> Runner:
     """A runner for a bundle: its best engine that this machine can run, or ONNX Runtime on its ONNX graph.
+
+    With `devices` a runner for the parts that the bundle is split into: their engines on these GPUs, or ONNX Runtime on
+    as many groups of this machine's cores. Devices beyond those that the split uses are left alone, and one may stand
+    for several: [0, 0, 0] runs parts for three devices on three streams of one.
 
     Args:
         bundle: the folder, or a `Bundle` that is open.
@@ -34,8 +42,10 @@ def load(
         precision: "auto", or one that the bundle holds. Of the engines that run here "auto" takes the fastest,
             `FASTEST_FIRST`; ONNX Runtime then takes the fp32 graph, as few of its kernels on a CPU are faster in
             another.
-        threads: of ONNX Runtime; 0 is one per core.
-        providers: of ONNX Runtime: "auto", "cpu", "cuda" or "tensorrt".
+        threads: of ONNX Runtime; 0 is one per core. Parts have them each, on its own cores.
+        providers: of ONNX Runtime: "auto", "cpu", "cuda" or "tensorrt"; parts run on the CPU.
+        devices: the GPU, or group of cores, for each device that the network is split for.
+        timeout: seconds that a call of parts may take.
 
     Raises BundleError where the bundle does not open, EngineError where what was asked for cannot run here.
     """
@@ -43,8 +53,12 @@ def load(
     if engine not in ("auto", *names):
         raise EngineError(f"unknown engine {engine!r}; wanted one of auto, {', '.join(names)}")
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    if devices is not None:
+        from .split_loading import load_split
+
+        return load_split(opened, engine, precision, devices, threads=threads, providers=providers, timeout=timeout)
     reasons = []
-    for record in _by_speed(opened, engine, precision, names):
+    for record in _by_speed(opened, engine, precision):
         reason = why_not_run(record)
         if reason is None:
             return run_record(opened, record)
@@ -63,13 +77,13 @@ def load(
     raise EngineError(reasons[0] if reasons else missing)
 
 
-def why_not_run(record: EngineRecord) -> str | None:
-    """Why this machine cannot run an engine, with the remedy; None where it can. Nothing heavy is imported to know."""
+def why_not_run(record: EngineRecord, number: int = 0) -> str | None:
+    """Why the GPU of that number cannot run an engine, with the remedy; None where it can. Imports nothing heavy."""
     backend = next((backend for backend in backends() if backend.name == record.backend), None)
     if backend is None:
         return f"{record.backend} is not a runtime this program knows; install the plainconv that built it"
     try:
-        gpu = find_gpu()
+        gpu = find_gpu(number)
     except EngineError as error:
         return str(error)
     if not backend.installed:
@@ -91,24 +105,33 @@ def run_record(bundle: Bundle | Draft, record: EngineRecord) -> Runner:
 
     Raises EngineError where the runtime has one, or the GPU's memory does not suffice.
     """
-    backend = next(backend for backend in backends() if backend.name == record.backend)
     cuda = CudaRuntime()
+    runtime, engine, contexts = loaded(bundle, record)
+    return TensorRTRunner(
+        engine,
+        cuda,
+        backend=record.backend,
+        precision=record.precision,
+        inputs=bundle.manifest.inputs,
+        outputs=bundle.manifest.outputs,
+        profiles=record.profiles,
+        contexts=contexts,
+        outlives=runtime,
+    )
+
+
+def loaded(bundle: Bundle | Draft, record: EngineRecord) -> tuple[Any, Any, Contexts]:
+    """The runtime, the engine that it must outlive, and its contexts, on the GPU that this thread uses.
+
+    Raises EngineError where the runtime does not take it.
+    """
+    backend = next(backend for backend in backends() if backend.name == record.backend)
     data = bundle.read(record.file)
     reason = validity(data, backend)
     if reason is not None:
         raise EngineError(f"{record.file} cannot run here: {reason}; build it again with `exporter build`")
     runtime, engine = deserialize(data, backend)
-    return TensorRTRunner(
-        engine,
-        cuda,
-        backend=backend.name,
-        precision=record.precision,
-        inputs=bundle.manifest.inputs,
-        outputs=bundle.manifest.outputs,
-        profiles=record.profiles,
-        contexts=contexts_of(import_runtime(backend), engine),
-        outlives=runtime,
-    )
+    return runtime, engine, contexts_of(import_runtime(backend), engine)
 
 
 def graph_of(manifest: Manifest, precision: str, part: str = "") -> tuple[str, str]:
@@ -136,9 +159,14 @@ def graph_of(manifest: Manifest, precision: str, part: str = "") -> tuple[str, s
     return graphs[precision].file, graphs[precision].sha256
 
 
-def _by_speed(bundle: Bundle, engine: str, precision: str, order: list[str]) -> list[EngineRecord]:
+def _by_speed(bundle: Bundle, engine: str, precision: str) -> list[EngineRecord]:
     """The engines that were asked for, the fastest first."""
     wanted = [r for r in bundle.engines if engine in ("auto", r.backend) and precision in ("auto", r.precision)]
-    speed = {name: i for i, name in enumerate(FASTEST_FIRST)}
-    rank = {name: i for i, name in enumerate(order)}
-    return sorted(wanted, key=lambda r: (rank.get(r.backend, len(rank)), speed.get(r.precision, len(speed))))
+    return sorted(wanted, key=speed)
+
+
+def speed(record: EngineRecord) -> tuple[int, int]:
+    """The rank of an engine, the fastest first: its backend's, then its precision's."""
+    rank = {backend.name: i for i, backend in enumerate(backends())}
+    of_precision = {name: i for i, name in enumerate(FASTEST_FIRST)}
+    return rank.get(record.backend, len(rank)), of_precision.get(record.precision, len(of_precision))

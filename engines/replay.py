@@ -122,9 +122,12 @@ class Replay(Generic[Held, Asked]):
 
     def close(self) -> None:
         """Give graphs and contexts back, and let go of what made them."""
-        while self._plans:
-            self._release(self._plans.popitem()[1])
-        del self._fresh, self._sequence, self._drop
+        try:
+            with contextlib.ExitStack() as each:
+                while self._plans:
+                    each.callback(self._release, self._plans.popitem(last=False)[1])
+        finally:
+            del self._fresh, self._sequence, self._drop
 
     def _new_plan(self, call: Call, request: Asked) -> Plan[Held] | None:
         if len(self._plans) == _MOST_PLANS:

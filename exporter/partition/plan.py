@@ -74,7 +74,8 @@ def plan_of_json(text: str, name: str = "plan") -> Plan:
         raise PlanError(f"{name} is not JSON ({error}); `exporter inspect --plan --json` prints one") from None
     if not isinstance(data, dict):
         raise PlanError(
-            f"{name} is {_called(data)}, wanted an object with devices and parts; `exporter inspect --plan --json` prints one"
+            f"{name} is {_called(data)}, wanted an object with devices and parts; "
+            "`exporter inspect --plan --json` prints one"
         )
     problems = _problems_of_object(
         data, {"format_version": FORMAT_VERSION, "format": FORMAT, "streams": 1} | data, _KEYS

@@ -1,6 +1,7 @@
 """Execution contexts: what each runtime is asked for, and that a context is told nothing twice."""
 
 import types
+import weakref
 
 import pytest
 import tensorrt_rtx
@@ -113,3 +114,17 @@ def test_a_context_that_refuses(ask, message):
 def test_engine_without_a_context():
     with pytest.raises(EngineError, match="gives no execution context"):
         Context(None)
+
+
+def test_context_that_is_let_go():
+    """Given a context that others still refer to -> what it holds goes at once."""
+
+    class Held:
+        pass
+
+    held = Held()
+    gone = weakref.ref(held)
+    context = Context(held)
+    del held
+    context.let_go()
+    assert gone() is None

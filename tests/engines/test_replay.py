@@ -5,6 +5,7 @@ import gc
 import numpy as np
 import pytest
 
+from engines.replay import Call, Replay
 from exporter.errors import EngineError
 
 
@@ -121,3 +122,25 @@ def test_launch_that_fails(make_runner, recording_tensorrt, device):
         with pytest.raises(EngineError, match="launch failed"):
             runner(recording_tensorrt.inputs_of(2))
         assert device.calls[-1][0] == "synchronize"
+
+
+def test_contexts_that_are_not_needed_any_more(device):
+    """Given more calls than there are plans for, then closing -> each context is dropped once, after its graph."""
+    stream, dropped = device.create_stream(), []
+    replay = Replay(
+        device,
+        stream,
+        fresh=lambda call, _: call.shapes,
+        sequence=lambda *_: device.enqueue(stream),
+        drop=lambda context: dropped.append((context, len(device.graphs))),
+    )
+    for size in range(20):
+        for _ in range(4):
+            replay.enqueue(Call(((size,),), ()), None)
+        device.synchronize(stream)
+    assert [context for context, _ in dropped] == [((size,),) for size in range(4)]
+    assert all(graphs == 15 for _, graphs in dropped)
+    replay.close()
+    assert sorted(context for context, _ in dropped) == [((size,),) for size in range(20)]
+    device.destroy_stream(stream)
+    assert device.empty

@@ -20,9 +20,11 @@ from exporter.bundle import Bundle, update_bundle
 from exporter.cli import main
 from exporter.errors import CheckFailedError, EngineError, PlainconvWarning
 from exporter.parity import Reference
+from exporter.partition import Part, Plan
 from exporter.pipeline import validate_bundle
 from exporter.progress import be_quiet
 from exporter.rooms import room
+from exporter.split import SplitJob, split_bundle
 
 needs_rtx = pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="needs tensorrt-rtx")
 
@@ -443,6 +445,258 @@ def test_an_engine_that_computes_something_else_fails(net, bundle, runs, precisi
     with pytest.raises(CheckFailedError, match=rf"tensorrt_rtx {precision}, logits: failed; .*nothing was written"):
         build(bundle, precision, calibration=net.images if precision == "int8" else None, **RTX)
     assert state(bundle) == before
+
+
+# --- engines of the parts of a split -------------------------------------------------------------------------------
+
+PARTS = ("stem", "left", "right", "head")
+
+
+@pytest.fixture
+def split(branches, tmp_path):
+    """A bundle of two branches, split by hand: `parts(path)` are its parts by name."""
+    path = branches.of("bundle", tmp_path / "split")
+    split_bundle(path, SplitJob(plan=branches.plan, force=True))
+    return path
+
+
+def parts(path, precision="fp32"):
+    return next(split for split in Bundle.open(path).splits if split.precision == precision)
+
+
+def sets(path, precision="fp32"):
+    return engines.sets_of_engines(parts(path, precision))
+
+
+@needs_rtx
+def test_an_engine_of_each_part(split):
+    """Given a split -> beside the engine of the whole one of each part, linked to it; again -> not one byte."""
+    assert build(split, "fp32", **RTX)
+    opened, record = Bundle.open(split), parts(split)
+    assert [engine.onnx_sha256 for engine in opened.engines] == [opened.onnx_sha256]
+    assert [engine.onnx_sha256 for engine in record.engines] == [part.sha256 for part in record.parts]
+    (alike,) = sets(split)
+    assert alike == record.engines
+    for part, engine in zip(record.parts, record.engines, strict=True):
+        assert engine.file == f"engines/{part.name}/tensorrt_rtx-fp32-sm89.engine" and engine.profiles == ()
+        assert {engine.file, engine.log} <= set(opened.manifest.files)
+        link = next(link for link in opened.manifest.chain if link.files == (engine.file,))
+        assert (link.step, link.parent) == ("part-engine", part.sha256)
+    layers = {part.name: engine.layers for part, engine in zip(record.parts, record.engines, strict=True)}
+    assert layers == {"stem": {"fp32": 1}, "left": {"fp32": 2}, "right": {"fp32": 2}, "head": {"fp32": 1}}
+    before = state(split)
+    assert not build(split, "fp32", **RTX) and state(split) == before
+
+
+@needs_rtx
+def test_parts_added_later_leave_the_engine_of_the_whole(branches, bundle, tmp_path):
+    """Given an engine, then a split, then the same build -> the parts' engines alone are new; its file is the same."""
+    path = branches.of("bundle", tmp_path / "later")
+    build(path, "fp32", **RTX)
+    whole = Bundle.open(path).engines[0]
+    inode = (path / whole.file).stat().st_ino
+    split_bundle(path, SplitJob(plan=branches.plan, force=True))
+    assert build(path, "fp32", **RTX)
+    assert Bundle.open(path).engines == (whole,) and (path / whole.file).stat().st_ino == inode
+    assert len(sets(path)) == 1
+
+
+@needs_rtx
+def test_rebuild_of_the_engines_of_parts(split):
+    """Given --rebuild -> every engine again, in the place of the old ones; another target -> one more of each."""
+    build(split, "fp32", **RTX)
+    files = [engine.file for engine in parts(split).engines]
+    inodes = [(split / file).stat().st_ino for file in files]
+    assert build(split, "fp32", rebuild=True, **RTX)
+    assert [engine.file for engine in parts(split).engines] == files
+    assert all((split / file).stat().st_ino != inode for file, inode in zip(files, inodes, strict=True))
+    assert build(split, "fp32", **(RTX | {"targets": ("sm120",)}))
+    assert [[engine.targets for engine in alike] for alike in sets(split)] == [[("sm89",)] * 4, [("sm120",)] * 4]
+    steps = [link.step for link in Bundle.open(split).manifest.chain]
+    assert (steps.count("engine"), steps.count("part-engine")) == (2, 8)
+    assert len([p for p in Bundle.open(split).manifest.parities if p["step"] == "tensorrt_rtx fp32 parts"]) == 2
+
+
+@needs_rtx
+def test_a_part_that_lacks_its_engine_gets_it(split):
+    """Given the engine of one part lost -> that one is built, the others stay the very files that they were."""
+    build(split, "fp32", **RTX)
+    lost, *kept = parts(split).engines
+    with update_bundle(split) as draft:
+        (record,) = draft.manifest.splits
+        draft.manifest.splits = (replace(record, engines=tuple(kept)),)
+        draft.manifest.chain = tuple(link for link in draft.manifest.chain if link.files != (lost.file,))
+        draft.remove(lost.file)
+        draft.remove(lost.log)
+    assert sets(split) == []
+    inodes = [(split / engine.file).stat().st_ino for engine in kept]
+    assert build(split, "fp32", **RTX)
+    assert [engine.file for engine in sets(split)[0]] == [lost.file, *(engine.file for engine in kept)]
+    assert [(split / engine.file).stat().st_ino for engine in kept] == inodes
+
+
+@needs_rtx
+def test_another_split_drops_the_engines_of_the_old_one(branches, split):
+    """Given the graph split otherwise -> no engine of its old parts, nor its log, is left; built again for the new."""
+    build(split, "fp32", **RTX)
+    whole = Bundle.open(split).engines
+    split_bundle(split, SplitJob(devices=2, profile=str(branches.slow)))
+    assert parts(split).engines == () and Bundle.open(split).engines == whole
+    assert sorted(path.name for path in (split / "engines").iterdir()) == sorted(
+        Path(name).name for name in (whole[0].file, whole[0].log)
+    )
+    assert not [p for p in Bundle.open(split).manifest.parities if p["step"].endswith("fp32 parts")]
+    assert build(split, "fp32", **RTX)
+    assert [engine.onnx_sha256 for engine in sets(split)[0]] == [part.sha256 for part in parts(split).parts]
+
+
+@needs_rtx
+def test_another_graph_drops_the_engines_of_the_parts_of_the_old_one(branches, split):
+    """Given the fp16 graph made otherwise -> its split is gone with engines and logs, that of fp32 stays."""
+    build(split, "fp16", "fp32")
+    split_bundle(split, SplitJob(plan=branches.plan, force=True, precisions=("fp16",)))
+    build(split, "fp32", "fp16", **RTX)
+    assert {frozenset(engine.layers) for engine in parts(split, "fp16").engines} == {frozenset({"fp16"})}
+    whole = parts(split)
+    assert len(whole.engines) == len(parts(split, "fp16").engines) == 4
+    build(split, "fp16", tolerance=tighter(split))
+    assert [record.precision for record in Bundle.open(split).splits] == ["fp32"] and parts(split) == whole
+    assert not list((split / "engines").rglob("*fp16*")) and not (split / "parts" / "fp16").exists()
+
+
+@needs_rtx
+@pytest.mark.filterwarnings("ignore:int8 is calibrated on random images")
+def test_a_part_that_two_precisions_share_has_an_engine_for_each(branches, split, tmp_path):
+    """Given a part whose file is the same in int8 as in fp32 -> each split has an engine of it, of its precision."""
+    join = branches.four_parts(head=Part("join", 0, 0, ("t", "v"), ("f",)))
+    plan = Plan((*join.parts, Part("head", 0, 0, ("f",), ("logits",))), 2)
+    (tmp_path / "plan.json").write_text(plan.to_json())
+    build(split, "int8")
+    split_bundle(split, SplitJob(plan=tmp_path / "plan.json", force=True, precisions=("fp32", "int8")))
+    assert parts(split).parts[3].sha256 == parts(split, "int8").parts[3].sha256
+    for precision in ("fp32", "int8"):
+        assert build(split, precision, **RTX)
+        assert {engine.precision for engine in sets(split, precision)[0]} == {precision}
+    assert not build(split, "fp32", "int8", **RTX)
+    split_bundle(split, SplitJob(plan=tmp_path / "plan.json", force=True))
+    assert len(sets(split, "int8")) == 1 and sets(split) == []
+
+
+@needs_rtx
+def test_several_optimization_profiles_of_parts(branches, tmp_path):
+    """Given an open batch and two ranges -> engines of parts with two profiles each, as the whole's; once."""
+    path = branches.of("open_batch", tmp_path / "b")
+    split_bundle(path, SplitJob(plan=branches.plan, force=True))
+    shapes = (((1, 1, 2), None), ((4, 8, 8), None))
+    assert build(path, "fp32", shapes=shapes, **RTX)
+    (alike,) = sets(path)
+    for part, engine in zip(parts(path).parts, alike, strict=True):
+        names = {spec.name for spec in part.inputs}
+        assert [set(profile) for profile in engine.profiles] == [names] * 2
+        assert [{covered.opt[0] for covered in profile.values()} for profile in engine.profiles] == [{1}, {8}]
+        assert {covered.max[1:] for profile in engine.profiles for covered in profile.values()} == {
+            SHAPE if part.name == "stem" else (8, 8, 8)
+        }
+    before = state(path)
+    assert not build(path, "fp32", shapes=shapes, **RTX) and state(path) == before
+    assert build(path, "fp32", shapes=shapes[:1], **RTX) and len(parts(path).engines) == 8
+    with pytest.raises(EngineError, match="has an open batch and no sizes for it; give --dynamic-batch MIN:OPT:MAX"):
+        build(path, "fp32", **RTX)
+
+
+@pytest.fixture
+def parts_run(monkeypatch, runs):
+    """Engines of parts that "run": ONNX Runtime on their graphs in their place, the outputs `changed`."""
+
+    def install(change=lambda y: y):
+        runs()
+        make = room("engines.onnxruntime_split").OnnxRuntimeSplitRunner
+
+        class Runner(make):
+            def __call__(self, inputs, outputs=None):
+                return {name: change(y) for name, y in super().__call__(inputs, outputs).items()}
+
+        def run_split(draft, record, records):
+            assert [engine.onnx_sha256 for engine in records] == [part.sha256 for part in record.parts]
+            files = {part.name: draft.file(part.file) for part in record.parts}
+            return Runner(record, files, draft.manifest.inputs, draft.manifest.outputs)
+
+        monkeypatch.setattr(engines, "run_split", run_split)
+
+    return install
+
+
+@needs_rtx
+def test_engines_of_parts_that_run_are_held_to_the_reference(split, parts_run):
+    """Given engines of parts that run here -> measured together, once, as the engine of the whole; validate too."""
+    parts_run()
+    build(split, "fp32", **RTX)
+    first = parts(split).engines[0].file
+    (parity,) = parities(split, first)
+    assert (parity["step"], parity["status"]) == ("tensorrt_rtx fp32 parts", "held")
+    with update_bundle(split) as draft:
+        draft.manifest.parities[:] = [p | {"error": 0.5} for p in draft.manifest.parities]
+    assert validate_bundle(split, eval_data=None) == []
+    assert parities(split, first) == [parity]
+
+
+@needs_rtx
+def test_engines_of_parts_that_compute_something_else_fail(split, parts_run):
+    """Given engines of parts that are off -> CheckFailedError and nothing is written; in validate named, exit 1."""
+    before = state(split)
+    parts_run(lambda y: y + 1)
+    with pytest.raises(CheckFailedError, match=r"tensorrt_rtx fp32 parts, logits: failed; .*nothing was written"):
+        build(split, "fp32", **RTX)
+    assert state(split) == before
+    parts_run()
+    build(split, "fp32", **RTX)
+    parts_run(lambda y: y + 1)
+    failed = validate_bundle(split, eval_data=None)
+    assert len(failed) == 1 and failed[0].startswith("tensorrt_rtx fp32 parts, logits: failed")
+
+
+@needs_rtx
+def test_engines_of_parts_that_do_not_run_here_say_so(split):
+    build(split, "fp32", **RTX)
+    if all(engines.why_not_run(record) is None for record in parts(split).engines):
+        pytest.skip("the engines run here")
+    for _ in range(2):
+        (parity,) = parities(split, parts(split).engines[0].file)
+        assert parity["step"] == "tensorrt_rtx fp32 parts" and parity["status"].startswith("not executed: ")
+        assert validate_bundle(split, eval_data=None) == []
+
+
+@needs_rtx
+def test_a_part_that_cannot_be_built_takes_all_with_it(split, monkeypatch, capsys):
+    """Given a builder that fails at the third part -> no engine, not even that of the whole, is written."""
+    compile_onnx, made = building.compile_onnx, []
+
+    def fail(path, *arguments):
+        if path.name == "right.onnx":
+            raise EngineError("the builder gives up")
+        made.append(path.name)
+        return compile_onnx(path, *arguments)
+
+    monkeypatch.setattr(building, "compile_onnx", fail)
+    assert refused(capsys, split, "--targets", "sm89", code=2) == "exporter: the builder gives up"
+    assert made == ["model.onnx", "stem.onnx", "left.onnx"]
+
+
+@needs_rtx
+def test_run_builds_the_parts_too(branches, tmp_path, capsys):
+    """Given `run --devices` -> graphs, split and the engines of whole and parts at once, as step by step."""
+    job = ["run", str(branches.source), "-o", str(tmp_path / "b"), "--precision", "fp32,fp16", "--targets", "sm89"]
+    assert main([*job, "--devices", "2", "--profile", str(branches.slow), "--quiet", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert [engine["precision"] for engine in said["engines"]] == ["fp32", "fp16"]
+    assert [split["precision"] for split in said["splits"]] == ["fp32"]  # the profile is of that graph
+    assert len(said["splits"][0]["engines"]) == len(said["splits"][0]["parts"]) > 2
+    assert not build(tmp_path / "b", "fp32", "fp16", **RTX)
+    split_bundle(tmp_path / "b", SplitJob(plan=branches.plan, force=True, precisions=("fp16",)))
+    assert build(tmp_path / "b", "fp32", "fp16", **RTX)
+    assert main(["inspect", str(tmp_path / "b"), "--quiet"]) == 0
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert shown.count("× tensorrt_rtx") == 2  # of each split: what it gains, and whose engines its parts have
 
 
 # --- what fails leaves the bundle ----------------------------------------------------------------------------------

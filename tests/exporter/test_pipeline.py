@@ -3,9 +3,12 @@
 import gc
 import hashlib
 import importlib.util
+import json
 import weakref
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 import torch
 from torch import nn
@@ -13,10 +16,11 @@ from torch import nn
 from exporter import pipeline
 from exporter.build import BuildJob
 from exporter.bundle import Bundle
-from exporter.errors import PlainconvError, ReparamError
+from exporter.errors import PlainconvError, PlanError, ReparamError
 from exporter.network import Network, Request
 from exporter.pipeline import Job, export_bundle, validate_bundle
 from exporter.source import weights_sha256
+from exporter.split import SplitJob
 
 ASSETS = Path(__file__).parents[1] / "assets"
 
@@ -151,6 +155,70 @@ def test_a_build_that_cannot_be_is_refused_before_the_network_is_loaded(monkeypa
     monkeypatch.setattr(pipeline, "load_network", lambda *_: pytest.fail("the network was loaded"))
     with pytest.raises(PlainconvError, match=says):
         export_bundle(Job("net", Request(), tmp_path / "b", build=build))
+    assert list(tmp_path.iterdir()) == []
+
+
+class Branches(nn.Module):
+    """A stem, two branches that only their sum joins, and a head."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 3)
+        self.left, self.right = (nn.Sequential(*(nn.Conv2d(4, 4, 3, padding=1), nn.ReLU()) * 2) for _ in range(2))
+
+    def forward(self, x):
+        x = torch.relu(self.stem(x))
+        return self.head((self.left(x) + self.right(x)).mean((2, 3)))
+
+
+def streams(tmp_path, module):
+    """Two streams, by a profile in which every node of the exported network takes a millisecond."""
+    names = [node.name for node in onnx.load(module).graph.node]
+    (tmp_path / "slow.json").write_text(json.dumps(dict.fromkeys(names, 1e-3)))
+    return SplitJob(streams=2, profile=str(tmp_path / "slow.json"))
+
+
+def test_split_of_the_exported_network_is_held_and_timed(export, tmp_path):
+    """Given streams -> the parts in the bundle, held to the eager network on the user's images too; their seconds."""
+    net = Branches()
+    whole = export(net)
+    job = streams(tmp_path, whole / "model.onnx")
+    images = np.random.default_rng(0).normal(size=(40, 3, 8, 8)).astype(np.float32)
+    with torch.no_grad():
+        labels = net(torch.from_numpy(images)).argmax(1).numpy()
+    np.savez(tmp_path / "labelled.npz", images=images, labels=labels)
+    bundle = Bundle.open(export(net, force=True, split=job, eval_data=tmp_path / "labelled.npz"))
+    (split,) = bundle.splits
+    assert (split.devices, split.streams, split.engines) == (1, 2, ())
+    steps = {p["step"]: p for p in bundle.manifest.parities}
+    assert steps["parts fp32 (ONNX Runtime)"]["status"] == "held"
+    assert steps["parts fp32 (ONNX Runtime)"]["accuracy"] == {"correct": 40, "images": 40, "changed": 0}
+    assert {"split", "part engines"} <= set(bundle.manifest.extra["seconds"])
+    assert validate_bundle(bundle.folder, eval_data=tmp_path / "labelled.npz") == []
+    again = Bundle.open(bundle.folder).manifest
+    assert again.splits == bundle.splits and len(again.parities) == len(bundle.manifest.parities)
+
+
+def test_network_that_cannot_be_split_leaves_nothing(export, tmp_path):
+    """Given a chain, and branches too small to pay -> PlanError with the reason, no bundle."""
+    for module, says in ((Net(), "the network is a chain"), (Branches(), "leave it whole, or force it")):
+        with pytest.raises(PlanError, match=says):
+            export(module, split=SplitJob(devices=2))
+        assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("split", "says"),
+    [
+        (SplitJob(), "0 of --devices, --streams and --plan given"),
+        (SplitJob(plan=Path("nope.json")), "nope.json cannot be read"),
+        (SplitJob(devices=2, profile="nope.json"), "nope.json cannot be read as JSON"),
+    ],
+)
+def test_a_split_that_cannot_be_is_refused_before_the_network_is_loaded(monkeypatch, tmp_path, split, says):
+    monkeypatch.setattr(pipeline, "load_network", lambda *_: pytest.fail("the network was loaded"))
+    with pytest.raises(PlanError, match=says):
+        export_bundle(Job("net", Request(), tmp_path / "b", split=split))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -8,7 +8,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter.errors import PlanError
-from exporter.partition import LINKS, MACS_ALONE, Device, Link, network_of_model, propose
+from exporter.partition import (
+    LINKS,
+    MACS_ALONE,
+    Device,
+    Link,
+    Part,
+    Plan,
+    judged,
+    network_of_model,
+    plan_of_json,
+    predict,
+    propose,
+    whole_plan,
+)
 
 SLOW = Device("slow", {"fp32": 1e9}, 1e12, kernel=1e-6, part=1e-6, event=1e-6)
 IDLE = Device("idle", {"fp32": 1e9}, 1e12, kernel=1e-6, part=1e-6, event=1e-6, lanes=1 << 20)
@@ -147,6 +160,50 @@ def test_quantized_value_goes_as_bytes(made):
     assert found.plan.problems(net.wiring) == []
     assert {e.bytes for e in found.prediction.edges} <= {8 * 256.0, 4 * 8 * 256.0}
     assert all(e.value in "qrtup" or e.value in "xy" for e in found.prediction.edges)
+
+
+def test_plan_of_someone_else_is_judged_by_the_same_measure(nets):
+    """Given the plan that was found, read back → the same prediction and verdict; all as one part → it does not pay."""
+    net = network(nets.parallel(3, 4))
+    found = propose(net, devices=3)
+    again = judged(plan_of_json(found.plan.to_json()), net)
+    assert again == found and again.accepted() == found.plan
+    whole = judged(whole_plan(net), net)
+    assert whole.prediction == propose(net).prediction and "leave it whole" in whole.refusal
+
+
+def test_plan_of_someone_else_that_loses(nets):
+    """Given a plan sound in itself, on a machine where it loses → judged so, and taken only if forced."""
+    plan = propose(network(nets.parallel(3, 4)), devices=3).plan
+    fast = network_of_model(nets.parallel(3, 4), device=Device("fast", {"fp32": 1e13}, 1e13), link=Link(1e9, 1e-3))
+    found = judged(plan, fast)
+    assert found.plan == plan and found.prediction == predict(plan, fast.wiring, fast.machine)
+    assert "it pays from" in found.refusal
+    with pytest.raises(PlanError, match="it pays from"):
+        found.accepted()
+    assert found.accepted(force=True) == plan
+
+
+def test_plan_in_which_nothing_runs_side_by_side(nets):
+    """Given a chain cut in two on two devices → it never pays, and says so."""
+    net = network(nets.chain(4))
+    first = net.wiring.ops[1].writes[0]
+    plan = Plan((Part("a", 0, 0, ("x",), (first,)), Part("b", 1, 0, (first,), net.wiring.outputs)), 2)
+    found = judged(plan, net)
+    assert found.prediction.speedup < 1
+    assert "no network of this shape gains by it; leave it whole, or force it" in found.refusal
+
+
+def test_plan_of_someone_else_with_problems(nets):
+    """Given a plan with several problems → all of them in one line, forced or not: there is no proposal."""
+    net = network(nets.parallel(2, 2))
+    plan = Plan((Part("a", 2, 0, ("x", "nope"), net.wiring.outputs), Part("A", 0, 0, (), ("v1",))), 2)
+    problems = plan.problems(net.wiring)
+    assert len(problems) > 3
+    with pytest.raises(PlanError) as raised:
+        judged(plan, net)
+    assert f"the plan does not fit the network: {'; '.join(problems)}" in str(raised.value)
+    assert "\n" not in str(raised.value)
 
 
 @settings(max_examples=25)

@@ -1,10 +1,22 @@
 """What a plan is expected to take, against what its shape says."""
 
+import json
 import math
 
 import pytest
 
-from exporter.partition import LINKS, MACS_ALONE, Device, Part, Plan, network_of_model, predict, whole_plan
+from exporter.bundle import plain_json
+from exporter.partition import (
+    LINKS,
+    MACS_ALONE,
+    Device,
+    Part,
+    Plan,
+    network_of_model,
+    predict,
+    prediction_of_json,
+    whole_plan,
+)
 
 FREE = Device("free", {"fp32": 1e9}, math.inf)
 
@@ -89,3 +101,42 @@ def test_open_batch_is_predicted_at_the_batch_asked_for(nets):
         8 * predict(plan, one.wiring, one.machine).whole
     )
     assert eight.machine.sizes.bytes["x"] == 8 * one.machine.sizes.bytes["x"]
+
+
+def test_prediction_comes_back_of_its_json(nets):
+    """Given predictions, one that never breaks even → as a manifest holds them and back, the same to the last bit."""
+    network, plan, again = branches(nets, device=Device("d", {"fp32": 1e9}, 1e9, part=1e-6, event=1e-6))
+    for each in (plan, again, whole_plan(network)):
+        made = predict(each, network.wiring, network.machine)
+        assert prediction_of_json(json.loads(json.dumps(plain_json(made), allow_nan=False))) == made
+    assert math.isinf(made.break_even)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"parts": None},
+        {"parts": [{}]},
+        {"parts": [None]},
+        {"parts": [{"name": "a", "colour": "red"}]},
+        {"edges": None},
+        {"edges": [{"value": "x"}]},
+        {"critical": None},
+        {"seconds": None},
+        {"unknown": 1.0},
+    ],
+)
+def test_json_that_is_no_prediction(nets, change):
+    network, plan, _ = branches(nets)
+    data = plain_json(predict(plan, network.wiring, network.machine))
+    with pytest.raises((KeyError, TypeError)):
+        prediction_of_json(data | change)
+
+
+@pytest.mark.parametrize("key", ["parts", "edges", "critical", "seconds", "whole", "bound", "work", "score"])
+def test_json_that_lacks_a_member(nets, key):
+    network, plan, _ = branches(nets)
+    data = plain_json(predict(plan, network.wiring, network.machine))
+    del data[key]
+    with pytest.raises((KeyError, TypeError)):
+        prediction_of_json(data)

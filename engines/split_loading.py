@@ -1,0 +1,129 @@
+"""Running a split network: the engines of its parts on GPUs, or ONNX Runtime on groups of this machine's cores."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from exporter.bundle import Bundle, Draft, EngineRecord, ShapeRange, SplitRecord
+from exporter.errors import EngineError
+
+from .cuda import CudaRuntime
+from .gpu import gpu_count
+from .loading import loaded, speed, why_not_run
+from .onnxruntime_split import OnnxRuntimeSplitRunner
+from .runner import Runner
+from .schedule import schedule_of
+from .split_lane import PartEngine
+from .tensorrt_runner import TensorRTSplitRunner
+
+
+def load_split(
+    bundle: Bundle,
+    engine: str,
+    precision: str,
+    devices: Sequence[int],
+    *,
+    threads: int,
+    providers: str,
+    timeout: float,
+) -> Runner:
+    """A runner for the parts of a bundle, as `load` says."""
+    splits = [split for split in bundle.splits if precision in ("auto", split.precision)]
+    if not splits:
+        has = ", ".join(split.precision for split in bundle.splits) or "none"
+        of = "" if precision == "auto" else f" of precision {precision}"
+        raise EngineError(f"{bundle.folder} has no split{of} (it has {has}); make one with `exporter split`")
+    reasons = []
+    sets = [(split, each) for split in splits for each in sets_of_engines(split) if engine in ("auto", each[0].backend)]
+    for split, records in sorted(sets, key=lambda pair: speed(pair[1][0])):
+        chosen = _enough(devices, split)
+        reason = next((r for number in sorted(set(chosen)) for e in records if (r := why_not_run(e, number))), None)
+        if reason is None:
+            return run_split(bundle, split, records, chosen, timeout=timeout)
+        reasons.append(f"the {split.precision} parts cannot run on {records[0].backend} here: {reason}")
+    if engine in ("auto", "onnxruntime"):
+        if providers not in ("auto", "cpu"):
+            raise EngineError(f"ONNX Runtime runs parts on the CPU, not by its {providers} provider; leave it out")
+        split = next((split for split in splits if split.precision == "fp32"), splits[0])
+        files = {part.name: bundle.file(part.file) for part in split.parts}
+        return OnnxRuntimeSplitRunner(
+            split,
+            files,
+            bundle.inputs,
+            bundle.outputs,
+            devices=_enough(devices, split),
+            threads=threads,
+            timeout=timeout,
+        )
+    missing = f"{bundle.folder} holds no {engine} engines of its parts; build them with `exporter build`"
+    raise EngineError(reasons[0] if reasons else missing)
+
+
+def run_split(
+    bundle: Bundle | Draft,
+    split: SplitRecord,
+    records: Sequence[EngineRecord],
+    devices: Sequence[int] | None = None,
+    *,
+    timeout: float = 60.0,
+) -> Runner:
+    """A runner for the engines of all parts, one each in their order, which `why_not_run` must have no objection to.
+
+    `devices` are the GPUs that the split's devices are: by default the first ones, or the first alone where there are
+    too few. Raises EngineError where the runtime objects, or the GPUs' memory does not suffice.
+    """
+    if devices is None:
+        devices = range(split.devices) if gpu_count() >= split.devices else [0] * split.devices
+    cuda = CudaRuntime()
+    before, parts = cuda.device(), []
+    try:
+        for part, record in zip(split.parts, records, strict=True):
+            cuda.use_device(devices[part.device])
+            runtime, engine, contexts = loaded(bundle, record)
+            parts.append(
+                PartEngine(part.name, engine, contexts, devices[part.device], record.profiles, outlives=runtime)
+            )
+    finally:
+        cuda.use_device(before)
+    return TensorRTSplitRunner(
+        schedule_of(split),
+        parts,
+        cuda,
+        devices=devices,
+        backend=records[0].backend,
+        precision=split.precision,
+        inputs=bundle.manifest.inputs,
+        outputs=bundle.manifest.outputs,
+        profiles=profiles_of(split, records),
+        timeout=timeout,
+    )
+
+
+def sets_of_engines(split: SplitRecord) -> list[tuple[EngineRecord, ...]]:
+    """The engines of a split that were built alike, one a part in their order; none where a part lacks its own."""
+    alike: dict[Any, dict[str, EngineRecord]] = {}
+    for record in split.engines:
+        built = (record.backend, record.backend_version, record.device, record.targets, record.tf32)
+        alike.setdefault((*built, *sorted(record.options.items())), {})[record.onnx_sha256] = record
+    return [
+        tuple(found[part.sha256] for part in split.parts)
+        for found in alike.values()
+        if all(part.sha256 in found for part in split.parts)
+    ]
+
+
+def profiles_of(split: SplitRecord, records: Sequence[EngineRecord]) -> tuple[Mapping[str, ShapeRange], ...]:
+    """What the engines of all parts cover of the network's own inputs, profile by profile."""
+    count = max(len(record.profiles) for record in records)
+    profiles: list[dict[str, ShapeRange]] = [{} for _ in range(count)]
+    for part, record in zip(split.parts, records, strict=True):
+        for profile, covered in zip(profiles, record.profiles, strict=False):
+            profile |= {name: r for name, r in covered.items() if part.sources[name] is None}
+    return tuple(profiles)
+
+
+def _enough(devices: Sequence[int], split: SplitRecord) -> Sequence[int]:
+    """Those that the split uses. Raises EngineError where they are too few."""
+    if len(devices) < split.devices:
+        found = f"{len(devices)} devices are given, the {split.precision} split is for {split.devices}"
+        raise EngineError(f"{found}; give as many (one may stand for several), or split it for fewer")
+    return devices[: split.devices]
