@@ -19,7 +19,8 @@ from .device_array import Blocks, DeviceArray
 from .lane import AnyLane, Lane, LostError, Shared
 from .runner import InputCheck, Runner, Span, check_apart, check_mapping, on_gpu
 from .schedule import Schedule
-from .split_lane import Layout, PartEngine, SplitLane, SplitShared, keep_for_ever
+from .split_lane import PartEngine, SplitLane, SplitShared, keep_for_ever
+from .split_program import Layout
 
 _Result = TypeVar("_Result")
 _Lane = TypeVar("_Lane", bound=AnyLane)

@@ -47,9 +47,7 @@ def main() -> None:
     be_quiet()
     here = machine()
     print(f"{here['cpu']}, {here['cores']} cores, load {here['load']}; ONNX Runtime {onnxruntime.__version__}\n")
-    print(
-        "| network | parts | whole, 2 threads, ms | split, 2 × 1 thread, ms | split / whole | 95 % | scheduler, µs | of it |"
-    )
+    print("| network | parts | whole, ms | split, ms | split / whole | 95 % | scheduler, µs | of the whole |")
     print("|---|---|---|---|---|---|---|---|")
     for name in args.networks:
         with tempfile.TemporaryDirectory() as folder:

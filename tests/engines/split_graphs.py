@@ -3,7 +3,7 @@
 Their numbers are small integers, so that every order of adding them gives the same bits.
 """
 
-import importlib.util
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,8 +74,6 @@ def integers(*shape, seed=0, dtype=np.float32):
 
 def threads_of_places():
     """How many worker threads there are."""
-    import threading
-
     return sum(thread.name.startswith("place ") for thread in threading.enumerate())
 
 
@@ -95,11 +93,3 @@ def _spec(value):
     tensor = value.type.tensor_type
     shape = tuple(d.dim_param or d.dim_value for d in tensor.shape.dim)
     return TensorSpec(value.name, helper.tensor_dtype_to_np_dtype(tensor.elem_type).name, shape)
-
-
-def load(name):
-    """A file of this folder that is no test."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

@@ -295,7 +295,7 @@ def test_outputs_keep_no_input(diamond, name):
 
 
 def test_outputs_keep_no_other(diamond):
-    """Given one of a part's two outputs that is dropped -> the next run has its memory, and the other is what it was."""
+    """Given one of a part's two outputs that is dropped -> the next run has its memory; the other is what it was."""
     part = diamond.record.parts[3]
     loaded = under_test._LoadedPart(part, diamond.files["tail"], SessionOptions("cpu", 1))
     inputs = {

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from engines.device_array import DeviceArray
 from engines.schedule import Schedule, Step
-from engines.split_lane import Layout, Slot, Writer
+from engines.split_program import Layout, Slot, Writer
 from exporter.errors import EngineError
 
 
