@@ -125,9 +125,10 @@ class Blocks:
         with self._lock:
             free = self._free.setdefault(size, [])
             if not free and self._returned:
-                returned = [self._returned.popleft() for _ in range(len(self._returned))]
+                waited_for = len(self._returned)
                 self._cuda.synchronize_device()
-                for address, length in returned:
+                for _ in range(waited_for):  # not those that came meanwhile
+                    address, length = self._returned.popleft()
                     self._free.setdefault(length, []).append(address)
             block = Block(free.pop() if free else self._cuda.allocate(size))
         weakref.finalize(block, self._give, block.address, size).atexit = False

@@ -55,6 +55,11 @@ def first_line(error: BaseException) -> str:
     return lines[0].rstrip(".") if lines else type(error).__name__
 
 
+def escaped(text: str) -> str:
+    """Text of a stranger on one line, without its control characters."""
+    return "".join(f"\\x{ord(c):02x}" if c < " " or c == "\x7f" else c for c in text)
+
+
 def one_line(error: BaseException, width: int = 300) -> str:
     """The whole message of someone else's error on one line, cut at `width` characters."""
     text = " ".join(str(error).split())

@@ -1,8 +1,8 @@
 """A network of a bundle as parts for several devices or streams: planned, written, and held to the whole."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -170,8 +170,9 @@ def proposal_of_split(split: SplitRecord) -> tuple[Proposal, Link]:
     """
     try:
         link = Link(**split.plan["link"])
+        link = replace(link, bandwidth=float(link.bandwidth), latency=float(link.latency))
         return Proposal(plan_of_split(split), prediction_of_json(split.plan["prediction"]), split.plan["refusal"]), link
-    except (KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         raise PlanError(
             f"the {split.precision} split says nothing of how long it takes; `exporter split` again"
         ) from None
@@ -180,16 +181,17 @@ def proposal_of_split(split: SplitRecord) -> tuple[Proposal, Link]:
 def _add_split(draft: Draft, job: SplitJob, precision: str) -> SplitRecord:
     file, sha256 = room("engines.loading").graph_of(draft.manifest, precision)
     model = read_model(draft.file(file))
-    network = network_of_model(
-        model, link=job.link, profile=_profile(job, draft.file(file), model), axes=_axes(draft.manifest, job.batch)
-    )
+    axes = _axes(draft.manifest, job.batch)
+    profile = _profile(job, draft.file(file), model, axes)
+    network = network_of_model(model, link=job.link, profile=profile, axes=axes)
     proposal, tried = _planned(network, job)
     plan = proposal.accepted(force=job.force)
     sources = [{v: plan.writer(v, at) for v in part.reads} for at, part in enumerate(plan.parts)]
     results = {v: plan.source(v, HOME) for v in network.wiring.outputs}
     draft.remove_split(precision)
     folder = f"parts/{precision.replace('+', '_')}"
-    draft.path(f"{folder}/plan").parent.mkdir(parents=True, exist_ok=True)
+    for name in (f"{folder}/{file_of_part(part)}" for part in plan.parts):
+        draft.path(name), draft.path(f"{name}.data")  # files of their own, not those of the version before
     write_parts(model, plan, draft.folder / folder)
 
     def name_at(at: int | None) -> str | None:
@@ -255,12 +257,12 @@ def _tried(proposal: Proposal) -> JsonObject:
     }
 
 
-def _profile(job: SplitJob, file: Path, model: ir.Model) -> dict[str, float] | None:
+def _profile(job: SplitJob, file: Path, model: ir.Model, axes: Mapping[str, int]) -> dict[str, float] | None:
     if job.profile is None:
         return None
     if job.profile != MEASURE:
         return read_profile(Path(job.profile))
-    return profile_of_wiring(measured_profile(file, axes={"batch": job.batch}), wiring_of(model))
+    return profile_of_wiring(measured_profile(file, axes=axes), wiring_of(model))
 
 
 def _axes(manifest: Manifest, batch: int) -> dict[str, int]:

@@ -113,7 +113,7 @@ def _lines(split: "SplitRecord") -> list[str]:
         else profile
     )
     lines = [f"{split.precision}, batch {made.get('batch')}, by {by}", *picture(proposal, link)]
-    for tried in made.get("tried", ()):
+    for tried in made.get("tried") or ():
         if tried["devices"] is None:
             lines.append(f"tried: {tried['refusal']}")
         else:

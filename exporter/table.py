@@ -224,7 +224,7 @@ def _splits(splits: Sequence[SplitRecord]) -> Table:
     table = _table("split", "parts", "devices", "streams", "sent", "predicted", "part engines")
     for split in splits:
         predicted = split.plan.get("prediction") or {}
-        known = {"whole", "seconds", "edges"} <= predicted.keys()
+        known = all(predicted.get(key) for key in ("whole", "seconds")) and predicted.get("edges") is not None
         table.add_row(
             split.precision,
             *(str(n) for n in (len(split.parts), split.devices, split.streams)),

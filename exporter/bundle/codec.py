@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any, TypeVar
 
-from exporter.errors import BundleError
+from exporter.errors import BundleError, escaped
 
 from .manifest import (
     FORMAT,
@@ -139,7 +139,8 @@ def _take(data: Any, key: str, kind: type[T], where: str = "") -> T:
         value = float(value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         found = f"{value!r:.60}" if isinstance(data, dict) and key in data else "missing"
-        raise BundleError(f"{MANIFEST}: {where}{key} is {found}, wanted {kind.__name__}; {_FOREIGN}")
+        at = escaped(f"{where}{key}")
+        raise BundleError(f"{MANIFEST}: {at} is {found}, wanted {kind.__name__}; {_FOREIGN}")
     return value
 
 
@@ -152,8 +153,8 @@ def _take_all(data: Any, key: str, kind: type[T], where: str = "") -> tuple[T, .
     return tuple(_take({key: item}, key, kind, f"{where}[{i}] of ") for i, item in enumerate(items))
 
 
-def _members(data: Any, key: str) -> list[tuple[str, Any]]:
-    return [(f"{key}[{i}].", item) for i, item in enumerate(_take(data, key, list))]
+def _members(data: Any, key: str, where: str = "") -> list[tuple[str, Any]]:
+    return [(f"{where}{key}[{i}].", item) for i, item in enumerate(_take(data, key, list, where))]
 
 
 def _tensor_of_json(data: Any, at: str) -> TensorSpec:
@@ -187,7 +188,7 @@ def _names_or_none(data: Any, key: str, at: str) -> dict[str, str | None]:
 
 def _part_of_json(data: Any, at: str) -> PartRecord:
     def tensors(key: str) -> tuple[TensorSpec, ...]:
-        return tuple(_tensor_of_json(item, f"{at}{where}") for where, item in _members(data, key))
+        return tuple(_tensor_of_json(item, where) for where, item in _members(data, key, at))
 
     return PartRecord(
         name=_take(data, "name", str, at),
@@ -207,9 +208,9 @@ def _split_of_json(data: Any, at: str) -> SplitRecord:
         onnx_sha256=_take(data, "onnx_sha256", str, at),
         devices=_take(data, "devices", int, at),
         streams=_take(data, "streams", int, at),
-        parts=tuple(_part_of_json(item, f"{at}{where}") for where, item in _members(data, "parts")),
+        parts=tuple(_part_of_json(item, where) for where, item in _members(data, "parts", at)),
         results=_names_or_none(data, "results", at),
-        engines=tuple(_engine_of_json(item, f"{at}{where}") for where, item in _members(data, "engines")),
+        engines=tuple(_engine_of_json(item, where) for where, item in _members(data, "engines", at)),
         plan=_take(data, "plan", dict, at),
     )
 

@@ -8,6 +8,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from exporter.errors import escaped
+
 from .manifest import (
     DTYPES,
     MANIFEST,
@@ -52,7 +54,7 @@ def problems(manifest: Manifest) -> list[str]:
             found.append(f"{what} is empty or names one tensor twice")
         found += [f"{what}: {problem}" for spec in specs for problem in _tensor_problems(spec)]
     checks = (_chain_problems, _graph_problems, _engine_problems, _split_problems)
-    return found or [problem for check in checks for problem in check(manifest)]
+    return [escaped(problem) for problem in found or [each for check in checks for each in check(manifest)]]
 
 
 def _tensor_problems(spec: TensorSpec, dtypes: Sequence[str] = DTYPES) -> list[str]:
@@ -184,7 +186,7 @@ def _split_problems(manifest: Manifest) -> list[str]:
 
 
 def _part_problems(part: PartRecord, split: SplitRecord, manifest: Manifest) -> list[str]:
-    found: list[str] = []
+    found = [] if part.name else ["has no name"]
     files = tuple(name for name in (part.file, f"{part.file}.data") if name in manifest.files)
     own = [link for link in manifest.chain if link.step == "part" and link.files == files]
     if [(link.sha256, link.parent) for link in own] != [(part.sha256, split.onnx_sha256)]:

@@ -74,6 +74,8 @@ class Prediction:
 
 def prediction_of_json(data: Mapping[str, Any]) -> Prediction:
     """The prediction that a manifest holds as `plain_json` made it. Raises KeyError or TypeError for anything else."""
+    if not isinstance(data, Mapping):
+        raise TypeError("a prediction is an object")
     numbers = {key: float(value) for key, value in data.items() if key not in ("parts", "edges", "critical")}
     return Prediction(
         parts=tuple(PartTime(**part) for part in data["parts"]),

@@ -162,6 +162,22 @@ def test_blocks_are_kept_while_referred_to(device):
     assert device.empty
 
 
+def test_blocks_that_cannot_be_waited_for_are_not_lost(device, monkeypatch):
+    """Given a wait that fails -> the taking fails, and what was dropped is freed at the end nevertheless."""
+    blocks = Blocks(device)
+    blocks.take(300)
+
+    def fail():
+        raise EngineError("CUDA: an illegal memory access was encountered")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(device, "synchronize_device", fail)
+        with pytest.raises(EngineError, match="illegal"):
+            blocks.take(300)
+    blocks.close()
+    assert device.empty
+
+
 def test_blocks_dropped_by_the_garbage_collector_while_one_is_taken(device, monkeypatch):
     """Given a block that dies in the middle of a taking -> no lock is waited for."""
     blocks = Blocks(device)

@@ -12,8 +12,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from engines.board import Request
 from engines.schedule import schedule_of
-from engines.workers import Workers, _Request
+from engines.workers import Workers
 from exporter.bundle import PartRecord, SplitRecord, TensorSpec
 from exporter.errors import EngineError, PlainconvWarning
 
@@ -419,7 +420,7 @@ def test_close_waits(running):
     end = time.monotonic() + LIMIT
     while True:
         try:
-            workers._board.submit(_Request(workers._board, {"x": Value("2")}, SimpleNamespace(terminate=False)))
+            workers._board.submit(Request(workers._board, {"x": Value("2")}, SimpleNamespace(terminate=False)))
         except EngineError as error:
             assert str(error) == "the runner is closed; load the bundle again"
             break
@@ -487,7 +488,7 @@ def test_thousands_of_requests(running, no_gc):
     assert workers._board._active == set()
     call(workers, "1")  # the threads have let go of what came before
     assert sum(ref() is not None for ref in values) == 0
-    assert sum(type(thing) is _Request for thing in gc.get_objects()) <= 1
+    assert sum(type(thing) is Request for thing in gc.get_objects()) <= 1
 
 
 SCRIPT = """

@@ -166,6 +166,34 @@ def test_splits_of_another_shape_are_one_line(change, message):
     assert "\n" not in str(raised.value)
 
 
+def test_where_it_is_wrong_is_a_path():
+    """Given a list missing inside a split -> the path to it, from the top of the manifest."""
+    for keys, path in ((("parts",), "splits[0].parts"), (("parts", 1, "inputs"), "splits[0].parts[1].inputs")):
+        data = as_data()
+        inner = data["splits"][0]
+        for key in keys[:-1]:
+            inner = inner[key]
+        del inner[keys[-1]]
+        assert refused_as(data)[0].startswith(f"manifest.json: {path} is missing, wanted list")
+
+
+def test_a_name_with_a_line_break_is_one_line():
+    """Given names that only a stranger would give -> each problem on one line."""
+    good = a_manifest()
+    part = replace(good.splits[0].parts[1], name="far\n\x1b[31m", device=9)
+    split = replace(good.splits[0], parts=(good.splits[0].parts[0], part, good.splits[0].parts[2]))
+    found = problems(replace(good, splits=(split, good.splits[1])))
+    assert found and not any(c < " " for problem in found for c in problem)
+    assert any(r"far\x0a\x1b[31m" in problem for problem in found)
+
+
+def test_a_part_without_a_name_is_refused():
+    good = a_manifest()
+    half = good.splits[1]
+    nameless = replace(half, parts=(replace(half.parts[0], name=""),), results={"y": ""})
+    assert problems(replace(good, splits=(good.splits[0], nameless))) == ["split fp16: part  has no name"]
+
+
 @pytest.mark.parametrize("key", [field.name for field in fields(SplitRecord)])
 def test_a_split_that_lacks_a_member_is_one_line(key):
     data = as_data()

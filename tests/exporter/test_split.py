@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 import re
 import shutil
 
@@ -312,7 +313,38 @@ def test_times_measured_here(bundle, branches):
     assert split.plan["profile"] == "measure" and split.plan["prediction"]["whole"] > 0
 
 
-@pytest.mark.parametrize("plan", [{}, {"link": None}, {"link": {}}, {"prediction": {}}, {"refusal": None}])
+def test_a_link_without_a_limit_comes_back(branches, bundle):
+    """Given copies that only take time to start -> the link of the bundle is that link, which JSON cannot hold."""
+    link = link_of_text("inf:2")
+    split_bundle(bundle, SplitJob(plan=branches.plan, force=True, link=link))
+    assert proposal_of_split(splits(bundle)["fp32"])[1] == link
+
+
+def test_a_file_of_the_name_of_a_part_is_not_written_through(branches, bundle):
+    """Given another program's file where a part goes -> the version before keeps its bytes while the split is made."""
+    split_bundle(bundle, SplitJob(plan=branches.plan, force=True))
+    (name, *_) = (part.file for part in splits(bundle)["fp32"].parts)
+    with update_bundle(bundle) as draft:
+        draft.remove_split("fp32")
+        draft.path(name).write_bytes(b"somebody's")
+    other = bundle.with_name("other")
+    os.link(bundle / name, other)
+    split_bundle(bundle, SplitJob(plan=branches.plan, force=True))
+    assert other.read_bytes() == b"somebody's" and (bundle / name).read_bytes() != b"somebody's"
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        {},
+        {"link": None},
+        {"link": {}},
+        {"link": {"bandwidth": "fast", "latency": 0.0}, "prediction": {}, "refusal": None},
+        {"link": {"bandwidth": 1.0, "latency": 0.0}, "prediction": [], "refusal": None},
+        {"prediction": {}},
+        {"refusal": None},
+    ],
+)
 def test_a_split_that_another_program_made_may_say_nothing(branches, bundle, plan):
     """Given a plan section that lacks what this one writes → the split is sound, and what is missing one line."""
     split_bundle(bundle, SplitJob(plan=branches.plan, force=True))

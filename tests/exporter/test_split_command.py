@@ -14,6 +14,7 @@ from exporter.cli import main
 from exporter.errors import PlanError
 from exporter.partition import LINKS, plan_of_json
 from exporter.progress import be_quiet
+from exporter.split import SplitJob, split_bundle
 from exporter.split_command import splits_of
 
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -280,6 +281,19 @@ def test_no_bundle_is_one_line(tmp_path, capsys, command):
 )
 def test_inspect_without_a_split_is_one_line(bundle, said_once, options, says):
     assert says in said_once(bundle, "inspect", bundle, *options)
+
+
+@pytest.mark.parametrize("plan", [{"tried": None}, {"prediction": {"whole": None, "seconds": 1, "edges": None}}])
+def test_inspect_of_a_plan_that_another_program_wrote(branches, bundle, capsys, plan):
+    """Given null for what this program says of a split -> it is listed, and what is known is shown."""
+    split_bundle(bundle, SplitJob(plan=branches.plan, force=True))
+    with update_bundle(bundle) as draft:
+        (split,) = draft.manifest.splits
+        draft.manifest.splits = (dataclasses.replace(split, plan=split.plan | plan),)
+    capsys.readouterr()
+    assert "fp32" in out(capsys, "inspect", bundle)
+    if "tried" in plan:
+        assert "tried" not in out(capsys, "inspect", bundle, "--plan")
 
 
 # --- run -----------------------------------------------------------------------------------------------------------

@@ -133,6 +133,12 @@ def test_json_that_is_no_prediction(nets, change):
         prediction_of_json(data | change)
 
 
+@pytest.mark.parametrize("data", [None, [], "prediction", 1.5])
+def test_json_that_is_no_object_is_no_prediction(data):
+    with pytest.raises(TypeError):
+        prediction_of_json(data)
+
+
 @pytest.mark.parametrize("key", ["parts", "edges", "critical", "seconds", "whole", "bound", "work", "score"])
 def test_json_that_lacks_a_member(nets, key):
     network, plan, _ = branches(nets)
