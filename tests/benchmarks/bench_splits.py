@@ -7,8 +7,10 @@ Each network is split for two devices by times measured on one core here, with t
 link. Then, interleaved in one process at batch 1 and in fp32:
 
     split / whole   the parts on two workers of one thread each, over the whole on two threads
-    scheduler       the same parts on one worker, beside the same sessions called one after another by a loop: the
-                    difference is what handing over, waiting and checking cost, of the whole on one thread
+    cut / whole     the parts' sessions called one after another by a loop, over the whole on one thread: what cutting
+                    costs ONNX Runtime, which lays out and fuses within one session only
+    scheduler       the same parts on one worker, beside that loop: the difference is what handing over, waiting and
+                    checking cost, of the whole on one thread
 """
 
 import argparse
@@ -47,8 +49,8 @@ def main() -> None:
     be_quiet()
     here = machine()
     print(f"{here['cpu']}, {here['cores']} cores, load {here['load']}; ONNX Runtime {onnxruntime.__version__}\n")
-    print("| network | parts | whole, ms | split, ms | split / whole | 95 % | scheduler, µs | of the whole |")
-    print("|---|---|---|---|---|---|---|---|")
+    print("| network | parts | whole, ms | split, ms | split / whole | 95 % | cut / whole | scheduler, µs | of the whole |")
+    print("|---|---|---|---|---|---|---|---|---|")
     for name in args.networks:
         with tempfile.TemporaryDirectory() as folder:
             print(row(name, split(name, Path(folder)), args.rounds), flush=True)
@@ -89,6 +91,7 @@ def row(name: str, bundle: Bundle, rounds: int) -> str:
         *(f"{two[each].percentile(50):.2f}" for each in ("whole", "parts")),
         f"{over.median:.3f}×",
         f"{over.low:.3f}–{over.high:.3f}",
+        f"{ratio(samples['theirs'], samples['whole']).median:.3f}×",
         f"{more * 1e3:.0f}",
         f"{more / samples['whole'].percentile(50):.2%}",
     ]
