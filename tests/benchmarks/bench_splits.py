@@ -49,7 +49,7 @@ def main() -> None:
     be_quiet()
     here = machine()
     print(f"{here['cpu']}, {here['cores']} cores, load {here['load']}; ONNX Runtime {onnxruntime.__version__}\n")
-    print("| network | parts | whole, ms | split, ms | split / whole | 95 % | cut / whole | scheduler, µs | of the whole |")
+    print("| network | parts | whole, ms | split, ms | split / whole | 95 % | cut / whole | scheduler, µs | share |")
     print("|---|---|---|---|---|---|---|---|---|")
     for name in args.networks:
         with tempfile.TemporaryDirectory() as folder:
