@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import bench_command, simplify_command, split_command, triton_command
+from . import bench_command, serve_command, simplify_command, split_command, triton_command
 from .arguments import EVAL_DATA, Parser, add_command, engine_arguments, shape_arguments, source_arguments
 from .errors import CheckFailedError, PlainconvError, PlainconvWarning, SourceError
 from .progress import be_quiet
@@ -130,6 +130,9 @@ def _parser() -> argparse.ArgumentParser:
 
     triton = add_command(commands, "triton", triton_command.run, "write a bundle as models of Triton Inference Server")
     triton_command.add_arguments(triton)
+
+    serve = add_command(commands, "serve", serve_command.run, "serve a bundle, or a folder of them, over REST and gRPC")
+    serve_command.add_arguments(serve)
 
     add_command(commands, "models", _models, "list the networks of the catalogue")
     return parser

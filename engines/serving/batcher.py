@@ -1,0 +1,222 @@
+"""The queue of one model, and the threads that run it in batches.
+
+Given requests that arrive one by one -> runs of up to `max_rows` rows; each request gets its own rows back.
+
+A request waits until a thread is free, then until the batch is full or `max_delay_s` has passed since it arrived,
+whichever is first; it does not wait for others where it has been the only one for a while. A batch takes the oldest
+request and those after it of the same shape, in order. Where a run of several fails, each is run alone, so that what
+fails is one request's own.
+"""
+
+import logging
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+import numpy as np
+
+from exporter.errors import EngineError
+
+from ..runner import Array
+from .backend import Backend
+from .batch_axis import Covering, Tails
+from .refusals import DeadlineError, FailedError, RefusedError, TooManyError, UnavailableError
+
+_ALONE_S = 0.05
+_log = logging.getLogger("plainconv.serving")
+
+
+@dataclass(frozen=True)
+class BatchRules:
+    """How to batch: `covering` is None where every request runs alone; `threads` run at the same time."""
+
+    covering: Covering | None = None
+    max_delay_s: float = 0.0
+    max_queue: int = 256
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one request gets: its outputs, how long it waited and was computed, and the rows of the run it was in."""
+
+    outputs: Mapping[str, Array]
+    queue_s: float
+    compute_s: float
+    batch_rows: int
+
+
+@dataclass(frozen=True)
+class _Item:
+    inputs: Mapping[str, Array]
+    rows: int
+    tails: Tails
+    deadline: float
+    arrived: float
+    answer: "Future[Answer]"
+
+
+class Batcher:
+    """The queue of one model. From any thread; `close` answers what it has taken, and takes no more."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        rules: BatchRules,
+        observe: Callable[[int, float], None] = lambda rows, seconds: None,
+    ) -> None:
+        """`observe` is told of every run: its rows, and the seconds it took."""
+        self._backend, self._rules, self._observe = backend, rules, observe
+        self._queue: deque[_Item] = deque()
+        self._changed = threading.Condition()
+        self._turn = threading.Lock()  # one thread at a time gathers a batch
+        self._closing = False
+        self._unanswered, self._crowded = 0, -math.inf  # requests, and when there was last more than one
+        self._threads = [
+            threading.Thread(target=self._work, name=f"batcher-{i}", daemon=True) for i in range(rules.threads)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """How many requests are in the queue."""
+        return len(self._queue)
+
+    def submit(self, inputs: Mapping[str, Array], deadline: float) -> "Future[Answer]":
+        """The answer to `inputs`, which have been checked, by `deadline` on the monotonic clock.
+
+        Cancelling it takes the request out of the queue. Raises TooManyError, and UnavailableError once it is closed.
+        """
+        covering = self._rules.covering
+        rows = next(iter(inputs.values())).shape[0] if covering else 1
+        tails = covering.tails(inputs) if covering else ()
+        answer: Future[Answer] = Future()
+        now = time.monotonic()
+        item = _Item(inputs, rows, tails, deadline, now, answer)
+        with self._changed:
+            if self._closing:
+                raise UnavailableError("the model is being unloaded; try again later")
+            if len(self._queue) >= self._rules.max_queue:
+                raise TooManyError(f"{self._rules.max_queue} requests wait for this model already; try again later")
+            if self._unanswered:
+                self._crowded = now
+            self._unanswered += 1
+            self._queue.append(item)
+            self._changed.notify_all()
+        answer.add_done_callback(lambda done: self._forget(item))
+        return answer
+
+    def close(self) -> None:
+        """Answer what is in the queue, end the threads, close the backend. Closing twice does nothing."""
+        with self._changed:
+            was_closing, self._closing = self._closing, True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+        if not was_closing:
+            self._backend.close()
+
+    def _forget(self, item: _Item) -> None:
+        """It has its answer, or was cancelled."""
+        with self._changed:
+            self._unanswered -= 1
+            if not item.answer.cancelled():
+                return
+            for index, other in enumerate(self._queue):
+                if other is item:
+                    del self._queue[index]
+                    return
+
+    def _work(self) -> None:
+        while batch := self._next():
+            self._run(batch)
+
+    def _next(self) -> list[_Item]:
+        """The next batch; none once the queue is closed and empty."""
+        with self._turn, self._changed:
+            while True:
+                while not self._queue:
+                    if self._closing:
+                        return []
+                    self._changed.wait()
+                batch = self._gather(self._queue.popleft())
+                ready = [item for item in batch if item.answer.set_running_or_notify_cancel()]
+                if ready:
+                    return ready
+
+    def _gather(self, first: _Item) -> list[_Item]:
+        """`first`, and what may run with it, once that is enough or its time is up."""
+        batch, rows, covering = [first], first.rows, self._rules.covering
+        if covering is None:
+            return batch
+        is_alone = time.monotonic() - self._crowded > _ALONE_S
+        until = first.arrived if is_alone else first.arrived + self._rules.max_delay_s
+        while rows < covering.most:
+            index = next((i for i, item in enumerate(self._queue) if item.tails == first.tails), None)
+            if index is not None:
+                if not covering.takes(rows + self._queue[index].rows, first.tails):
+                    return batch
+                batch.append(self._queue[index])
+                rows += batch[-1].rows
+                del self._queue[index]
+                continue
+            left = until - time.monotonic()
+            if left <= 0 or self._closing or first.answer.cancelled():
+                return batch
+            self._changed.wait(left)
+        return batch
+
+    def _run(self, batch: list[_Item]) -> None:
+        start = time.monotonic()
+        late = [item for item in batch if item.deadline <= start]
+        for item in late:
+            error = DeadlineError(f"the request waited {start - item.arrived:.3f} s, until its time was up")
+            item.answer.set_exception(error)
+        if late:
+            batch = [item for item in batch if item.deadline > start]
+        if not batch:
+            return
+        try:
+            outputs = self._computed(batch)
+            seconds = time.monotonic() - start
+        except Exception as error:
+            if len(batch) > 1:
+                for item in batch:
+                    self._run([item])
+                return
+            batch[0].answer.set_exception(_refusal(error))
+            return
+        rows = sum(item.rows for item in batch)
+        self._observe(rows, seconds)
+        for item, own in zip(batch, outputs, strict=True):
+            item.answer.set_result(Answer(own, start - item.arrived, seconds, rows))
+
+    def _computed(self, batch: list[_Item]) -> list[Mapping[str, Array]]:
+        """The outputs of each request of the batch."""
+        if len(batch) == 1:
+            return [self._backend.predict(batch[0].inputs)]
+        joined = {name: np.concatenate([item.inputs[name] for item in batch]) for name in batch[0].inputs}
+        outputs = self._backend.predict(joined)
+        ends = np.cumsum([item.rows for item in batch]).tolist()
+        wrong = next((name for name, array in outputs.items() if array.shape[:1] != (ends[-1],)), None)
+        if wrong is not None:
+            raise EngineError(f"output {wrong} has {outputs[wrong].shape[:1]} rows, wanted {ends[-1]}")
+        return [
+            {name: array[end - item.rows : end] for name, array in outputs.items()}
+            for item, end in zip(batch, ends, strict=True)
+        ]
+
+
+def _refusal(error: Exception) -> RefusedError:
+    """What to tell the sender of a request that could not be run; the log has the rest."""
+    if isinstance(error, RefusedError):
+        return error
+    _log.error("a request could not be run: %s: %s", type(error).__name__, error)
+    if isinstance(error, MemoryError) or "out of memory" in str(error):
+        return FailedError("the server has too little memory for this request; send a smaller batch")
+    return FailedError("the model could not be run on this request")

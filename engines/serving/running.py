@@ -1,0 +1,219 @@
+"""A server's life: bind, load, serve until a signal, answer what was accepted, end.
+
+Told to stop, it is no longer ready and takes no further connection. Connections that are there get their answers, the
+last with `connection: close`; those that have been idle for a while are closed. What is not answered within the grace
+time is given up, and counted.
+"""
+
+import asyncio
+import contextlib
+import gc
+import logging
+import signal
+import ssl
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from exporter.errors import CheckFailedError, EngineError
+
+from .access_log import AccessLog
+from .auth import Bearer
+from .backend import Loader, load_here
+from .model import open_model
+from .options import ServeOptions
+from .places import Places
+from .service import Service
+from .store import Store, Watcher
+
+if TYPE_CHECKING:
+    from .rest_server import Route
+
+    Routes = Callable[[Service], Sequence[Route]]
+
+_log = logging.getLogger("plainconv.serving")
+_LINGER_S = 0.3  # without a request: then nobody is about to send one on a connection that is still open
+_TICK_S = 0.02
+_NO_PASSWORD = "none"
+REMEDY = "pip install 'plainconv[serve]'"
+
+
+def serve(
+    places: Places,
+    options: ServeOptions,
+    *,
+    say: Callable[[str], None],
+    routes: "Routes | None" = None,
+    loader: Loader = load_here,
+    give_up: Callable[[], None] | None = None,
+) -> None:
+    """Serve until SIGTERM or SIGINT. `say` is told, in one line, once requests are answered.
+
+    `routes` are those beside the protocol's, the page for people where none are given; `loader` makes a bundle into
+    what computes, and is told to `give_up` where a signal comes meanwhile.
+
+    Raises EngineError where a port is taken, TLS cannot be set up, a library is missing or no model loads,
+    BundleError where a bundle does not open, CheckFailedError where requests were given up at the end.
+    """
+    try:
+        from . import grpc_server, page, rest_server  # noqa: F401
+    except ImportError as error:
+        raise EngineError(f"the server cannot be imported ({error}); {REMEDY}") from None
+    _check_tls(options)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        unanswered = runner.run(_serve(places, options, say, routes or page.routes, loader, give_up))
+    if unanswered:
+        raise CheckFailedError(f"{unanswered} requests were not answered within the grace time; give a longer --grace")
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """The faster event loop, where there is one for this system."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+def _check_tls(options: ServeOptions) -> None:
+    """Raise EngineError where certificate and key are no pair that can be read without asking anyone."""
+    if not (options.tls_cert and options.tls_key):
+        return
+    try:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(options.tls_cert, options.tls_key, password=_NO_PASSWORD)
+    except (OSError, ValueError) as error:  # an SSLError is an OSError
+        found = f"{options.tls_cert} and {options.tls_key} cannot be used ({error.args[-1]})"
+        raise EngineError(f"{found}; wanted a certificate and its key, without a password, in PEM files") from None
+
+
+async def _serve(
+    places: Places,
+    options: ServeOptions,
+    say: Callable[[str], None],
+    routes: "Routes",
+    loader: Loader,
+    give_up: Callable[[], None] | None,
+) -> int:
+    """How many requests were given up."""
+    from . import grpc_server, kserve_parts, rest_server
+    from .metrics import Metrics
+
+    metrics = Metrics()
+    kserve_parts.register_metrics(metrics.registry)
+
+    def opened(name: str, folder: Any) -> Any:
+        return open_model(folder, options, lambda rows, seconds: metrics.ran(name, rows, seconds), loader)
+
+    store = Store(places, opened)
+    service, bearer = Service(store, options, metrics), Bearer(options.token)
+    stop = asyncio.Event()
+    with contextlib.ExitStack() as held:
+        log = AccessLog(options.access_log)
+        held.callback(log.close)
+        listener = _listening(options)
+        held.callback(listener.close)
+        http_port = listener.getsockname()[1]
+        _on_signals(stop)
+        held.callback(store.close)
+        await _unless(stop, asyncio.to_thread(store.load_all))
+        if stop.is_set():
+            if give_up:
+                give_up()
+            return 0
+        gc.collect()
+        gc.freeze()  # what is loaded stays: collections need not look at it
+        grpc_front = None
+        port = None
+        if options.grpc_port is not None:
+            grpc_front, port = grpc_server.server_of(service, bearer, log, options)
+            await grpc_front.start()
+        http = rest_server.server_of(rest_server.application(service, bearer, log, routes(service)), options)
+        watcher = Watcher(store, options.watch_s)
+        held.callback(watcher.close)
+        async with _running(http, listener) as task:
+            say(_where(store.ready(), options, http_port, port))
+            await _unless(stop, asyncio.shield(task))
+            if not stop.is_set():
+                raise EngineError("the HTTP server ended by itself; see the log")
+            unanswered = await _drain(service, http, grpc_front)
+            if unanswered:
+                store.close(timeout_s=0)  # nobody waits for what it still computes
+            return unanswered
+
+
+@contextlib.asynccontextmanager
+async def _running(http: Any, listener: Any) -> AsyncIterator["asyncio.Task[None]"]:
+    """The HTTP server, from its start to its end."""
+    task = asyncio.create_task(http.serve(sockets=[listener]))
+    try:
+        while not http.started and not task.done():
+            await asyncio.sleep(_TICK_S)
+        yield task
+    finally:
+        http.should_exit = True
+        await asyncio.wait({task})
+
+
+async def _drain(service: Service, http: Any, grpc_front: Any) -> int:
+    """Answer what was accepted; how many requests were given up."""
+    service.draining = True
+    http.stop_listening()
+    grace = service.options.grace_s
+    clock = asyncio.get_running_loop().time
+    end = clock() + grace
+    others = [asyncio.create_task(grpc_front.stop(grace))] if grpc_front else []
+    quiet = clock()
+    seen = service.handled
+    while clock() < end and (service.under_way or clock() - quiet < _LINGER_S):
+        if service.under_way or service.handled != seen:
+            quiet, seen = clock(), service.handled
+        await asyncio.sleep(_TICK_S)
+    unanswered = service.under_way
+    if unanswered and grpc_front:
+        await grpc_front.stop(0)
+    if others:
+        await asyncio.wait(others, timeout=max(1.0, end - clock()))
+    return unanswered
+
+
+async def _unless(stop: asyncio.Event, work: Any) -> None:
+    """Wait for `work`, or for `stop`. Raises what the work raises."""
+    task, stopped = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
+    await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if task.done():
+        task.result()
+    else:
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody waits for it any more
+
+
+def _listening(options: ServeOptions) -> Any:
+    from . import rest_server
+
+    try:
+        return rest_server.listening(options.host, options.http_port)
+    except OSError as error:
+        where = f"{options.host}:{options.http_port}"
+        remedy = "give another --host or --http-port, or port 0 for any that is free"
+        raise EngineError(f"HTTP cannot listen on {where} ({error.strerror}); {remedy}") from None
+
+
+def _on_signals(stop: asyncio.Event) -> None:
+    """SIGTERM and SIGINT ask for an end; outside of the main thread there are no signals."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        if sys.platform == "win32":
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop.set))
+        else:
+            loop.add_signal_handler(number, stop.set)
+
+
+def _where(names: Sequence[str], options: ServeOptions, http_port: int, grpc_port: int | None) -> str:
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    scheme = "https" if options.tls_cert else "http"
+    grpc = f" and grpc {host}:{grpc_port}" if grpc_port is not None else ""
+    return f"serving {', '.join(names)} on {scheme}://{host}:{http_port}{grpc}"

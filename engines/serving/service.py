@@ -1,0 +1,163 @@
+"""What both protocols call: a request to a model by name, answered in time, counted and logged."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from exporter.errors import EngineError
+
+from ..runner import check_inputs as check_profiles
+from . import access_log
+from .checks import check_inputs, wanted_outputs
+from .model import Model
+from .options import ServeOptions
+from .refusals import (
+    BadRequestError,
+    DeadlineError,
+    ForbiddenError,
+    RefusedError,
+    TooManyError,
+    UnavailableError,
+    UnknownError,
+    shown,
+)
+from .requests import InferRequest, InferResponse
+from .store import Store
+
+if TYPE_CHECKING:
+    from .metrics import Metrics
+
+VERSION = "1"
+
+
+class Service:
+    """The models, and what is under way. On one event loop, but for what it hands to threads."""
+
+    def __init__(self, store: Store, options: ServeOptions, metrics: "Metrics") -> None:
+        self.store, self.options, self.metrics = store, options, metrics
+        self.draining = False
+        self.under_way, self.handled = 0, 0
+        self.pending_bytes = 0
+
+    async def infer(self, name: str, request: InferRequest) -> InferResponse:
+        """The answer of model `name`. Raises RefusedError."""
+        start = time.monotonic()
+        known = name if name in self.store.ready() else ""
+        access_log.note(model=known, id=request.id)
+        try:
+            check_version(request.version)
+            with self.store.use(name) as model:
+                response = await self._answered(name, model, request, start)
+        except RefusedError as error:
+            self.metrics.failed(known, error.reason)
+            raise
+        except asyncio.CancelledError:
+            self.metrics.failed(known, "CANCELED")
+            raise
+        return response
+
+    def ready(self) -> bool:
+        """Whether it takes requests."""
+        return not self.draining and bool(self.store.ready())
+
+    async def load(self, name: str) -> None:
+        """Load a model from the repository. Raises RefusedError."""
+        self.check_repository()
+        await asyncio.to_thread(self.store.load, name)
+
+    async def unload(self, name: str) -> None:
+        """Unload a model. Raises RefusedError."""
+        self.check_repository()
+        await asyncio.to_thread(self.store.unload, name)
+
+    def check_repository(self) -> None:
+        """Raise ForbiddenError where models may not be listed, loaded and unloaded by request."""
+        if not self.options.repository:
+            raise ForbiddenError("this server does not offer the repository API")
+
+    @contextmanager
+    def request(self) -> Iterator[None]:
+        """Count a request as under way: the server does not stop before it is answered."""
+        self.under_way += 1
+        try:
+            yield
+        finally:
+            self.under_way -= 1
+            self.handled += 1
+
+    @contextmanager
+    def pending(self, size: int = 0) -> Iterator["Room"]:
+        """Room for a request of `size` bytes. Raises TooManyError where all of them would take too much."""
+        room = Room(self)
+        try:
+            room.grow(size)
+            yield room
+        finally:
+            self.pending_bytes -= room.size
+
+    async def _answered(self, name: str, model: Model, request: InferRequest, start: float) -> InferResponse:
+        check_inputs(request.inputs, model.inputs)
+        outputs = wanted_outputs(request, model.outputs)
+        _check_batch(model, request)
+        seconds = min(request.timeout_s or self.options.timeout_s, self.options.timeout_s)
+        future = model.batcher.submit(request.inputs, start + seconds)
+        try:
+            answer = await asyncio.wait_for(asyncio.wrap_future(future), start + seconds - time.monotonic())
+        except TimeoutError:
+            raise DeadlineError(f"the answer was not there within {seconds:g} s") from None
+        self.metrics.succeeded(name, time.monotonic() - start, answer.queue_s, answer.compute_s)
+        access_log.note(
+            rows=next(iter(request.inputs.values())).shape[0] if model.covering else 1,
+            queue_ms=round(answer.queue_s * 1e3, 3),
+            compute_ms=round(answer.compute_s * 1e3, 3),
+            batch_rows=answer.batch_rows,
+        )
+        binary = frozenset(output.name for output in outputs if output.binary)
+        return InferResponse(name, VERSION, request.id, {o.name: answer.outputs[o.name] for o in outputs}, binary)
+
+
+class Room:
+    """What one request takes of the memory that there is for all of them."""
+
+    def __init__(self, service: Service) -> None:
+        self._service, self.size = service, 0
+
+    def grow(self, size: int) -> None:
+        """Take `size` bytes more. Raises TooManyError where that is too much, unless it is the only request."""
+        others = self._service.pending_bytes - self.size
+        if others and others + self.size + size > self._service.options.max_pending:
+            raise TooManyError("the requests under way fill this server's memory; try again later")
+        self.hold(size)
+
+    def hold(self, size: int) -> None:
+        """Take `size` bytes more of what is there already."""
+        self.size += size
+        self._service.pending_bytes += size
+
+
+def check_version(version: str) -> None:
+    """Raise UnknownError for another version than the only one there is."""
+    if version not in ("", VERSION):
+        raise UnknownError(f"there is no version {shown(version)} of the model; wanted {VERSION}, or none")
+
+
+def check_serving(service: Service) -> None:
+    """Raise UnavailableError once the server is about to stop."""
+    if service.draining:
+        raise UnavailableError("the server is about to stop")
+
+
+def _check_batch(model: Model, request: InferRequest) -> None:
+    """Raise BadRequestError for more rows than the server takes, or shapes that no engine here is for."""
+    covering = model.covering
+    if covering:
+        rows = request.inputs[covering.names[0]].shape[0]
+        if rows > covering.most:
+            raise BadRequestError(f"the request has {rows} rows, this server takes up to {covering.most}; split it")
+    if model.profiles:
+        try:
+            check_profiles(request.inputs, model.inputs, model.profiles)
+        except EngineError as error:
+            raise BadRequestError(str(error)) from None

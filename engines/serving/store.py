@@ -1,0 +1,184 @@
+"""The models of a server: which are loaded, loading and unloading them, and a new version in the place of an old one.
+
+A new version is loaded beside the old one, then takes its place in one step; the old one answers those who had it and
+closes after the last. Where the new one does not load, the old one stays.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from exporter.errors import EngineError, PlainconvError
+
+from .model import Model
+from .places import Places, identity
+from .refusals import FailedError, UnavailableError, UnknownError, shown
+
+_log = logging.getLogger("plainconv.serving")
+READY, UNAVAILABLE = "READY", "UNAVAILABLE"
+Opener = Callable[[str, Path], Model]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is known of a model: where it is, whether it is loaded, else why not; the version that did not load."""
+
+    folder: Path
+    model: Model | None = None
+    reason: str = ""
+    refused: str | None = None
+
+
+class Store:
+    """The models of a server. From any thread; loads are one at a time."""
+
+    def __init__(self, places: Places, opener: Opener) -> None:
+        """`opener` gives the model of a name and folder, or raises PlainconvError."""
+        self._places, self._open = places, opener
+        self._entries: dict[str, Entry] = {}
+        self._lock = threading.Lock()
+        self._loading = threading.Lock()
+
+    def load_all(self) -> None:
+        """Load every model there is. Raises what the first that does not load raises, if none does."""
+        first: PlainconvError | None = None
+        for name in self._places.names():
+            try:
+                self._load(name, self._places.folder(name))
+            except PlainconvError as error:
+                first = first or error
+        if first and not self.ready():
+            raise first
+
+    def load(self, name: str) -> None:
+        """Load a model, or the version of it that is there now. Raises UnknownError, and FailedError where it fails."""
+        folder = self._places.folder(name)
+        try:
+            self._load(name, folder)
+        except PlainconvError:
+            raise FailedError(f"model {shown(name)} cannot be loaded; the server's log says why") from None
+
+    def unload(self, name: str) -> None:
+        """Answer who has it, then close it; later requests find none. Raises UnknownError where it is not loaded."""
+        with self._loading, self._lock:
+            entry = self._entries.get(name)
+            if entry is None or entry.model is None:
+                raise UnknownError(f"there is no model {shown(name)} to unload")
+            self._entries[name] = Entry(entry.folder, reason="unloaded")
+        entry.model.retire()
+
+    def refresh(self) -> None:
+        """Load anew what was replaced on disk."""
+        for name, entry in list(self._entries.items()):
+            known = (entry.model.sha256 if entry.model else None, entry.refused)
+            if known == (None, None):
+                continue  # it was unloaded
+            now = identity(entry.folder)
+            if now is not None and now not in known:
+                try:
+                    self._load(name, entry.folder)
+                except PlainconvError:
+                    continue  # it is in the log; what was there is still served
+                _log.warning("model %s: reloaded, %s in the place of %s", name, now[:12], (known[0] or "none")[:12])
+
+    @contextmanager
+    def use(self, name: str) -> Iterator[Model]:
+        """The model, open as long as the block. Raises UnknownError, and UnavailableError where it is not loaded."""
+        with self._lock:
+            held = self._loaded(name).use()
+            model = held.__enter__()
+        try:
+            yield model
+        finally:
+            held.__exit__(None, None, None)
+
+    def model(self, name: str) -> Model:
+        """What is loaded under that name, to look at. Raises as `use` does."""
+        with self._lock:
+            return self._loaded(name)
+
+    def ready(self) -> tuple[str, ...]:
+        """The names of those that are loaded."""
+        return tuple(name for name, entry in list(self._entries.items()) if entry.model)
+
+    def index(self) -> list[Mapping[str, str]]:
+        """Every model there is, as the protocol's repository index lists it."""
+        rows: list[Mapping[str, str]] = []
+        for name in sorted({*self._places.names(), *self._entries}):
+            entry = self._entries.get(name)
+            state = READY if entry and entry.model else UNAVAILABLE
+            rows.append({"name": name, "version": "1", "state": state, "reason": entry.reason if entry else ""})
+        return rows
+
+    def waiting(self) -> dict[str, int]:
+        """How many requests wait for each model."""
+        return {name: entry.model.batcher.waiting for name, entry in list(self._entries.items()) if entry.model}
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        """Retire every model and wait until they are closed, but not for one that still computes for nobody."""
+        with self._loading, self._lock:
+            models = [entry.model for entry in self._entries.values() if entry.model]
+            self._entries = {name: Entry(entry.folder, reason="closed") for name, entry in self._entries.items()}
+        for model in models:
+            model.retire()
+        end = time.monotonic() + timeout_s
+        for model in models:
+            model.closed.wait(max(0.0, end - time.monotonic()))
+
+    def _loaded(self, name: str) -> Model:
+        entry = self._entries.get(name)
+        if entry is None:
+            raise UnknownError(f"there is no model {shown(name)}; see /v2/models")
+        if entry.model is None:
+            raise UnavailableError(f"model {shown(name)} is not loaded ({entry.reason})")
+        return entry.model
+
+    def _load(self, name: str, folder: Path) -> None:
+        with self._loading:
+            entry = self._entries.get(name) or Entry(folder)
+            version = identity(folder)
+            if entry.model and version == entry.model.sha256:
+                return
+            try:
+                model = self._open(name, folder)
+            except Exception as error:
+                said = error if isinstance(error, PlainconvError) else f"{type(error).__name__}: {error}"
+                _log.error("model %s: %s", name, said)
+                with self._lock:
+                    self._entries[name] = replace(entry, reason="it cannot be loaded", refused=version or "")
+                if isinstance(error, PlainconvError):
+                    raise
+                raise EngineError(f"{folder}: cannot be loaded ({said}); is the bundle for this machine?") from error
+            with self._lock:
+                self._entries[name] = Entry(folder, model)
+            if entry.model:
+                entry.model.retire()
+
+
+class Watcher:
+    """Looks for replaced bundles every so often, in a thread of its own."""
+
+    def __init__(self, store: Store, every_s: float) -> None:
+        """0 is never."""
+        self._store, self._every_s = store, every_s
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watcher", daemon=True)
+        if every_s:
+            self._thread.start()
+
+    def close(self) -> None:
+        """End it, once what is being loaded is loaded. Closing twice does nothing."""
+        self._end.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._end.wait(self._every_s):
+            try:
+                self._store.refresh()
+            except Exception:
+                _log.exception("a replaced bundle could not be looked at")
