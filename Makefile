@@ -7,7 +7,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: run test test-slow lint bench-export bench-reparam bench-runner bench-splits clean
+.PHONY: run test test-slow lint bench-export bench-reparam bench-runner bench-splits bench-serve clean
 
 run: $(READY)
 	$(BIN)/exporter run vanillanet_digits --checkpoint tests/assets/vanillanet_digits.pth \
@@ -33,6 +33,9 @@ bench-runner: $(READY)
 
 bench-splits: $(READY)
 	$(BIN)/python tests/benchmarks/bench_splits.py
+
+bench-serve: $(READY)
+	$(BIN)/python tests/benchmarks/bench_serve.py
 
 $(READY): pyproject.toml .ci/constraints.txt
 	$(PYTHON) -m venv $(VENV)
