@@ -7,7 +7,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: run test test-slow lint bench-export bench-reparam bench-runner bench-splits bench-serve clean
+.PHONY: run test test-slow lint cpp bench-cpp bench-export bench-reparam bench-runner bench-splits bench-serve clean
 
 run: $(READY)
 	$(BIN)/exporter run vanillanet_digits --checkpoint tests/assets/vanillanet_digits.pth \
@@ -21,6 +21,14 @@ test-slow: $(READY)
 
 lint: $(READY)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+cpp: $(READY)
+	sh engines/cpp/make.sh $(abspath $(BIN)/python)
+
+bench-cpp: cpp
+	$(BIN)/exporter export vanillanet_digits --checkpoint tests/assets/vanillanet_digits.pth -o out/vd --force --quiet
+	$(BIN)/exporter export vanillanet_5 --random-init 0 -o out/v5 --force --quiet
+	engines/cpp/build/bundle-overhead out/vd out/v5
 
 bench-export: $(READY)
 	$(BIN)/python tests/benchmarks/bench_export.py

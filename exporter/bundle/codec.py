@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from exporter.errors import BundleError, escaped
 
+from . import strict_json
 from .manifest import (
     FORMAT,
     FORMAT_VERSION,
@@ -73,8 +74,8 @@ def manifest_of_bytes(raw: bytes) -> Manifest:
             f"{MANIFEST} is damaged (its bytes do not have the manifest_sha256 it carries); export again or restore it"
         )
     try:
-        data = json.loads(raw, object_pairs_hook=_object_of_pairs)
-    except (ValueError, RecursionError) as error:
+        data = strict_json.parse(raw)
+    except ValueError as error:
         raise BundleError(f"{MANIFEST} is not JSON ({error}); {_FOREIGN}") from None
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise BundleError(f'{MANIFEST} has no "format": "{FORMAT}"; {_FOREIGN}')
@@ -127,17 +128,12 @@ def plain_json(value: Any) -> Any:
     raise TypeError(f"a manifest cannot hold a {type(value).__name__}")
 
 
-def _object_of_pairs(pairs: list[tuple[str, Any]]) -> JsonObject:
-    if len(dict(pairs)) != len(pairs):
-        raise ValueError("a key appears twice in one object")
-    return dict(pairs)
-
-
 def _take(data: Any, key: str, kind: type[T], where: str = "") -> T:
     value: Any = data.get(key) if isinstance(data, dict) else None
-    if kind is float and type(value) is int:
+    is_big = type(value) is int and not -(2**63) <= value < 2**63
+    if kind is float and type(value) is int and not is_big:
         value = float(value)
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+    if is_big or not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         found = f"{value!r:.60}" if isinstance(data, dict) and key in data else "missing"
         at = escaped(f"{where}{key}")
         raise BundleError(f"{MANIFEST}: {at} is {found}, wanted {kind.__name__}; {_FOREIGN}")

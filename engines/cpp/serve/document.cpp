@@ -1,0 +1,190 @@
+#include "document.hpp"
+
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <unordered_set>
+
+#include "text.hpp"
+
+namespace plainconv::serve {
+namespace {
+
+using json::Array;
+using json::BigInteger;
+using json::Object;
+using json::SyntaxError;
+using json::Value;
+
+/// Takes nlohmann's events, and builds a document from them.
+class Builder {
+ public:
+  bool null() { return is_in_data() ? other() : put(Value(nullptr)); }
+  bool boolean(bool value) { return is_in_data() ? number(value) : put(Value(value)); }
+  bool number_integer(std::int64_t value) { return is_in_data() ? number(value) : put(Value(value)); }
+  bool number_unsigned(std::uint64_t value) {
+    if (value <= static_cast<std::uint64_t>(INT64_MAX)) {
+      return number_integer(static_cast<std::int64_t>(value));
+    }
+    return is_in_data() ? number(value) : put(Value(BigInteger{std::to_string(value)}));
+  }
+  bool number_float(double value, const std::string& digits) {
+    if (is_in_data()) {
+      return number(value);
+    }
+    const bool is_integer = digits.find_first_of(".eE") == std::string::npos;
+    return put(is_integer ? Value(BigInteger{digits}) : Value(value));
+  }
+  bool string(std::string& value) { return is_in_data() ? other() : put(Value(std::move(value))); }
+  static bool binary(std::vector<std::uint8_t>& /*none in JSON*/) { return false; }
+  bool start_object(std::size_t /*unknown*/) {
+    if (!is_in_data()) {
+      return start(Value(Object{}));
+    }
+    deepen();
+    other();
+    ++passed_;
+    return true;
+  }
+  bool start_array(std::size_t /*unknown*/) {
+    if (is_data()) {
+      const std::size_t index = std::get<Array>(open_[1]).size();
+      document_.data.resize(index + 1);
+      numbers_ = std::addressof(document_.data.back().emplace());
+    }
+    if (!is_in_data()) {
+      return start(Value(Array{}));
+    }
+    deepen();
+    if (passed_ == 0) {
+      numbers_->start_list();
+    } else {
+      ++passed_;
+    }
+    return true;
+  }
+  bool end_array() {
+    if (!is_in_data()) {
+      return end();
+    }
+    --levels_;
+    if (passed_ != 0) {
+      --passed_;
+      return true;
+    }
+    numbers_->end_list();
+    if (levels_ == open_.size()) {
+      numbers_ = nullptr;
+      return put(Value(Array{}));
+    }
+    return true;
+  }
+  bool key(std::string& name) {
+    if (!is_in_data()) {
+      std::get<Object>(open_.back()).push_back({std::move(name), Value(nullptr)});
+    }
+    return true;
+  }
+  bool end_object() {
+    if (is_in_data()) {
+      --levels_;
+      --passed_;
+      return true;
+    }
+    std::unordered_set<std::string_view> seen;
+    for (const json::Member& member : std::get<Object>(open_.back())) {
+      if (!seen.insert(member.key).second) {
+        throw SyntaxError("a key appears twice in one object");
+      }
+    }
+    return end();
+  }
+  static bool parse_error(std::size_t at, const std::string& /*token*/, const nlohmann::json::exception& error) {
+    constexpr int overflow = 406;
+    throw SyntaxError(text(error.id == overflow ? "a number beyond float64" : "wrong", " at byte ", at));
+  }
+
+  Document taken() {
+    document_.root = std::move(root_);
+    return std::move(document_);
+  }
+
+ private:
+  [[nodiscard]] bool is_in_data() const noexcept { return numbers_ != nullptr; }
+
+  /// Whether the value that begins is root.inputs[i].data.
+  [[nodiscard]] bool is_data() const {
+    if (is_in_data() || open_.size() != 3) {
+      return false;
+    }
+    const auto* root = std::get_if<Object>(&open_[0]);
+    const auto* tensor = std::get_if<Object>(&open_[2]);
+    return root != nullptr && tensor != nullptr && std::holds_alternative<Array>(open_[1]) &&
+           root->back().key == "inputs" && tensor->back().key == "data";
+  }
+
+  template <class T>
+  bool number(T value) {
+    if (passed_ == 0) {
+      numbers_->add(value);
+    }
+    return true;
+  }
+  bool other() {
+    if (passed_ == 0) {
+      numbers_->add_other();
+    }
+    return true;
+  }
+  void deepen() {
+    if (levels_ == json::most_levels) {
+      throw SyntaxError(text("nested more than ", json::most_levels, " levels deep"));
+    }
+    ++levels_;
+  }
+  bool start(Value value) {
+    deepen();
+    open_.push_back(std::move(value));
+    return true;
+  }
+  bool end() {
+    --levels_;
+    Value value = std::move(open_.back());
+    open_.pop_back();
+    return put(std::move(value));
+  }
+  bool put(Value value) {
+    if (++values_ > most_values) {
+      throw SyntaxError(text("more than ", most_values, " values beside its numbers"));
+    }
+    if (open_.empty()) {
+      root_ = std::move(value);
+    } else if (auto* array = std::get_if<Array>(&open_.back())) {
+      array->push_back(std::move(value));
+    } else {
+      std::get<Object>(open_.back()).back().value = std::move(value);
+    }
+    return true;
+  }
+
+  std::vector<Value> open_;
+  Value root_;
+  Document document_;
+  Numbers* numbers_ = nullptr;  // of the data that is being read
+  std::size_t levels_ = 0;      // that are open, those within data as well
+  std::size_t passed_ = 0;      // that are open within an object in data, which is passed over
+  std::size_t values_ = 0;
+};
+
+}  // namespace
+
+Document document_of(std::string_view text) {
+  // The parser would take the one for nothing, and the other for the end.
+  if (const auto at = text.starts_with("\xEF\xBB\xBF") ? 0 : text.find('\0'); at != std::string_view::npos) {
+    throw SyntaxError(plainconv::text("wrong at byte ", at + 1));
+  }
+  Builder builder;
+  nlohmann::json::sax_parse(text.begin(), text.end(), &builder);
+  return builder.taken();
+}
+
+}  // namespace plainconv::serve

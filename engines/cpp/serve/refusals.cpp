@@ -1,0 +1,42 @@
+#include "refusals.hpp"
+
+#include <array>
+#include <charconv>
+#include <nlohmann/json.hpp>
+
+#include "text.hpp"
+
+namespace plainconv::serve {
+namespace {
+
+constexpr std::size_t most_shown = 80;
+
+std::string shortened(const std::string& all) {
+  const std::string_view start = cut(all, most_shown);
+  return start.size() == all.size() ? all : text(start, "…");
+}
+
+}  // namespace
+
+std::string as_sent(std::string_view sent) { return shortened(repr(sent.substr(0, 4 * most_shown))); }
+
+std::string as_sent(const json::Value* sent) {
+  if (sent == nullptr) {
+    return "None";
+  }
+  const auto* string = std::get_if<std::string>(sent);
+  return string == nullptr ? shortened(json::shown(*sent, most_shown)) : as_sent(std::string_view(*string));
+}
+
+std::string in_words(std::chrono::duration<double> seconds) {
+  constexpr int digits = 6;
+  std::array<char, 32> all{};
+  return {all.data(),
+          std::to_chars(all.data(), all.data() + all.size(), seconds.count(), std::chars_format::general, digits).ptr};
+}
+
+std::string json_text(std::string_view text) {
+  return nlohmann::json(text).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
+}  // namespace plainconv::serve

@@ -1,0 +1,384 @@
+#include "rest_codec.hpp"
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <utility>
+
+#include "document.hpp"
+#include "refusals.hpp"
+#include "text.hpp"
+
+namespace plainconv::serve {
+namespace {
+
+using json::Array;
+using json::Object;
+using json::Value;
+
+constexpr std::size_t most_digits = 18;
+constexpr std::int64_t most_timeout = std::int64_t{1} << 53U;
+
+bool is_null(const Value* value) noexcept { return value == nullptr || std::holds_alternative<std::nullptr_t>(*value); }
+
+std::string_view kind_of(const Value& value) noexcept {
+  if (std::holds_alternative<std::nullptr_t>(value)) {
+    return "null";
+  }
+  if (std::holds_alternative<bool>(value)) {
+    return "truth value";
+  }
+  if (std::holds_alternative<std::string>(value)) {
+    return "text";
+  }
+  return std::holds_alternative<Array>(value) ? "list" : "number";
+}
+
+Document document(std::string_view text) {
+  try {
+    Document found = document_of(text);
+    if (!std::holds_alternative<Object>(found.root)) {
+      throw bad_request(plainconv::text("the request is a JSON ", kind_of(found.root), ", wanted an object"));
+    }
+    return found;
+  } catch (const json::SyntaxError& error) {
+    throw bad_request(plainconv::text("the request is not JSON (", error.what(), ")"));
+  }
+}
+
+/// The list of objects at `key`.
+const Array& tensors_at(const Value& request, std::string_view key) {
+  const Value* value = json::find(request, key);
+  const auto* list = value == nullptr ? nullptr : std::get_if<Array>(value);
+  if (list == nullptr || list->size() > most_tensors) {
+    const std::string found = list != nullptr ? std::to_string(list->size()) : is_null(value) ? "no" : "other";
+    throw bad_request(text("the request has ", found, " ", key, ", wanted a list of up to ", most_tensors, " tensors"));
+  }
+  if (!std::ranges::all_of(*list, [](const Value& each) { return std::holds_alternative<Object>(each); })) {
+    throw bad_request(text("the request has something else than tensors (JSON objects) in its ", key));
+  }
+  return *list;
+}
+
+const std::string& name_of(std::string_view key, const Value& tensor) {
+  const Value* value = json::find(tensor, "name");
+  const auto* name = value == nullptr ? nullptr : std::get_if<std::string>(value);
+  if (name == nullptr) {
+    throw bad_request(text("the request has a tensor named ", as_sent(value), " in its ", key, ", wanted a name"));
+  }
+  return *name;
+}
+
+/// The parameters of `holder`; a null where it has none.
+const Value& parameters_of(std::string_view what, const Value& holder) {
+  static const Value none(nullptr);
+  const Value* value = json::find(holder, "parameters");
+  if (is_null(value)) {
+    return none;
+  }
+  if (!std::holds_alternative<Object>(*value)) {
+    throw bad_request(text(what, " has parameters ", as_sent(value), ", wanted an object"));
+  }
+  return *value;
+}
+
+/// Whether a value asks for nothing: null, 0, false or "".
+bool asks_nothing(const Value* value) noexcept {
+  if (is_null(value)) {
+    return true;
+  }
+  if (const auto* flag = std::get_if<bool>(value)) {
+    return !*flag;
+  }
+  if (const auto* whole = std::get_if<std::int64_t>(value)) {
+    return *whole == 0;
+  }
+  if (const auto* number = std::get_if<double>(value)) {
+    return *number == 0;
+  }
+  const auto* string = std::get_if<std::string>(value);
+  return string != nullptr && string->empty();
+}
+
+void refuse_not_offered(std::string_view what, const Value& parameters) {
+  struct NotOffered {
+    std::string_view key;
+    std::string_view name;
+  };
+  constexpr std::array all = {NotOffered{"shared_memory_region", "shared memory"},
+                              NotOffered{"classification", "classification"},
+                              NotOffered{"sequence_id", "sequences of requests"}};
+  for (const NotOffered& each : all) {
+    if (!asks_nothing(json::find(parameters, each.key))) {
+      throw bad_request(
+          text(what, " asks for ", each.name, " (", each.key, "), which this server does not offer; leave it out"));
+    }
+  }
+}
+
+std::optional<bool> flag_of(std::string_view what, const Value& parameters, std::string_view key) {
+  const Value* value = json::find(parameters, key);
+  if (is_null(value)) {
+    return std::nullopt;
+  }
+  const auto* flag = std::get_if<bool>(value);
+  if (flag == nullptr) {
+    throw bad_request(text(what, " has ", key, " ", as_sent(value), ", wanted true or false"));
+  }
+  return *flag;
+}
+
+std::optional<Seconds> timeout_of(const Value& parameters) {
+  const Value* value = json::find(parameters, "timeout");
+  if (is_null(value) || (!std::holds_alternative<std::string>(*value) && asks_nothing(value))) {
+    return std::nullopt;
+  }
+  const auto* microseconds = std::get_if<std::int64_t>(value);
+  if (microseconds == nullptr || *microseconds < 0 || *microseconds >= most_timeout) {
+    throw bad_request(text("the request has timeout ", as_sent(value), ", wanted whole microseconds"));
+  }
+  return std::chrono::duration_cast<Seconds>(std::chrono::microseconds(*microseconds));
+}
+
+std::string id_of(const Value& request) {
+  const Value* value = json::find(request, "id");
+  if (asks_nothing(value)) {
+    return "";
+  }
+  const auto* id = std::get_if<std::string>(value);
+  if (id == nullptr || cut(*id, most_id).size() != id->size()) {
+    throw bad_request(text("the request has id ", as_sent(value), ", wanted text of up to ", most_id, " characters"));
+  }
+  return *id;
+}
+
+std::vector<std::int64_t> shape_of(std::string_view tensor, const Value* sent) {
+  const auto* sizes = sent == nullptr ? nullptr : std::get_if<Array>(sent);
+  if (sizes == nullptr || sizes->size() > Numbers::most_axes) {
+    throw bad_request(text("input ", as_sent(tensor), " has shape ", as_sent(sent), ", wanted a list of up to ",
+                           Numbers::most_axes, " sizes"));
+  }
+  std::vector<std::int64_t> shape;
+  for (const Value& size : *sizes) {
+    const auto* whole = std::get_if<std::int64_t>(&size);
+    if (whole == nullptr || *whole < 0) {
+      throw bad_request(
+          text("input ", as_sent(tensor), " has ", as_sent(&size), " in its shape, wanted whole numbers from 1"));
+    }
+    shape.push_back(*whole);
+  }
+  return shape;
+}
+
+/// factor · size · size · …, where that is below 2**64.
+std::optional<std::size_t> product(std::span<const std::int64_t> shape, std::size_t factor) noexcept {
+  if (std::ranges::find(shape, 0) != shape.end()) {
+    return 0;
+  }
+  for (const std::int64_t size : shape) {
+    if (__builtin_mul_overflow(factor, static_cast<std::size_t>(size), &factor)) {
+      return std::nullopt;
+    }
+  }
+  return factor;
+}
+
+/// The same in decimals, however large it is: long multiplication, half of each size at a time.
+std::string product_in_words(std::span<const std::int64_t> shape, std::size_t factor) {
+  if (const auto small = product(shape, factor)) {
+    return std::to_string(*small);
+  }
+  constexpr std::uint64_t base = 1'000'000'000;
+  constexpr unsigned half = 32;
+  const auto times = [](std::vector<std::uint64_t> limbs, std::uint64_t by) {  // by < 2**32
+    std::uint64_t carry = 0;
+    for (std::uint64_t& limb : limbs) {
+      carry += limb * by;
+      limb = std::exchange(carry, carry / base) % base;
+    }
+    for (; carry != 0; carry /= base) {
+      limbs.push_back(carry % base);
+    }
+    return limbs;
+  };
+  std::vector<std::uint64_t> limbs = {factor};
+  for (const std::int64_t size : shape) {
+    const auto all = static_cast<std::uint64_t>(size);
+    const auto low = times(limbs, all & UINT32_MAX);
+    limbs = times(times(times(limbs, all >> half), 1U << 16U), 1U << 16U);
+    limbs.resize(std::max(limbs.size(), low.size()));
+    std::uint64_t carry = 0;
+    for (std::size_t i = 0; i < limbs.size(); ++i) {
+      carry += limbs[i] + (i < low.size() ? low[i] : 0);
+      limbs[i] = std::exchange(carry, carry / base) % base;
+    }
+    if (carry != 0) {
+      limbs.push_back(carry);
+    }
+    while (limbs.size() > 1 && limbs.back() == 0) {
+      limbs.pop_back();
+    }
+  }
+  std::string words = std::to_string(limbs.back());
+  for (std::size_t i = limbs.size() - 1; i-- > 0;) {
+    const std::string digits = std::to_string(limbs[i]);
+    words += std::string(9 - digits.size(), '0') + digits;
+  }
+  return words;
+}
+
+void take_bytes(SentTensor& tensor, std::span<const std::byte> bytes) {
+  if (product(tensor.shape, tensor.datatype->size) != bytes.size()) {
+    throw bad_request(text("input ", as_sent(tensor.name), " has ", bytes.size(), " bytes of data, wanted ",
+                           product_in_words(tensor.shape, tensor.datatype->size), " for ", tensor.datatype->name,
+                           " of shape ", plainconv::shown(tensor.shape)));
+  }
+  if (tensor.datatype->kind == Kind::boolean &&
+      std::ranges::any_of(bytes, [](std::byte byte) { return byte > std::byte{1}; })) {
+    throw bad_request(text("input ", as_sent(tensor.name), " has a byte above 1 in its data, wanted 0 or 1 for BOOL"));
+  }
+  const auto address = reinterpret_cast<std::uintptr_t>(bytes.data());   // NOLINT(*-reinterpret-cast)
+  const bool is_aligned = (address & (tensor.datatype->size - 1)) == 0;  // a power of two
+  if (is_aligned) {
+    tensor.bytes = bytes;
+  } else {
+    tensor.own.assign(bytes.begin(), bytes.end());
+    tensor.bytes = tensor.own;
+  }
+}
+
+void take_numbers(SentTensor& tensor, const Value* sent, const std::optional<Numbers>& numbers) {
+  if (!numbers) {
+    throw bad_request(
+        text("input ", as_sent(tensor.name), " has ", as_sent(sent), " as its data, wanted a list of numbers"));
+  }
+  if (!numbers->is_regular()) {
+    throw bad_request(text("input ", as_sent(tensor.name),
+                           " has lists of different lengths, or too many in each other, in its data"));
+  }
+  if (product(tensor.shape, 1) != numbers->size()) {
+    throw bad_request(text("input ", as_sent(tensor.name), " has ", numbers->size(), " numbers, wanted ",
+                           product_in_words(tensor.shape, 1), " for the shape ", plainconv::shown(tensor.shape)));
+  }
+  if (numbers->shape().size() != 1 && !std::ranges::equal(numbers->shape(), tensor.shape)) {
+    throw bad_request(text("input ", as_sent(tensor.name), " has data of shape ", plainconv::shown(numbers->shape()),
+                           ", wanted its shape ", plainconv::shown(tensor.shape), " or a flat list"));
+  }
+  tensor.own = numbers->bytes(tensor.name, *tensor.datatype);
+  tensor.bytes = tensor.own;
+}
+
+/// The inputs; takes those that are binary from the front of `rest`.
+std::vector<SentTensor> inputs_of(const Document& sent, std::span<const std::byte>& rest, bool binary_follows) {
+  std::vector<SentTensor> inputs;
+  const Array& tensors = tensors_at(sent.root, "inputs");
+  inputs.reserve(tensors.size());
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    SentTensor input{name_of("inputs", tensors[i]), nullptr, {}, {}, {}};
+    const std::string what = "input " + as_sent(input.name);
+    if (std::ranges::find(inputs, input.name, &SentTensor::name) != inputs.end()) {
+      throw bad_request(what + " is given twice");
+    }
+    const Value& parameters = parameters_of(what, tensors[i]);
+    refuse_not_offered(what, parameters);
+    const Value* data = json::find(tensors[i], "data");
+    const Value* size = json::find(parameters, "binary_data_size");
+    const bool is_binary = !is_null(size);
+    if (!is_binary && data == nullptr) {
+      throw bad_request(what + " has neither data nor binary_data_size");
+    }
+    if (is_binary && (data != nullptr || !binary_follows)) {
+      const std::string found = data != nullptr ? "data as well" : text("the request no header ", header_length_name);
+      throw bad_request(text(what, " has binary_data_size and ", found));
+    }
+    const auto* whole = is_binary ? std::get_if<std::int64_t>(size) : nullptr;
+    if (is_binary && (whole == nullptr || *whole < 0 || static_cast<std::size_t>(*whole) > rest.size())) {
+      throw bad_request(text(what, " has binary_data_size ", as_sent(size), ", and ", rest.size(), " bytes follow"));
+    }
+    input.datatype = &datatype_sent(input.name, json::find(tensors[i], "datatype"));
+    input.shape = shape_of(input.name, json::find(tensors[i], "shape"));
+    if (is_binary) {
+      take_bytes(input, rest.first(static_cast<std::size_t>(*whole)));
+      rest = rest.subspan(static_cast<std::size_t>(*whole));
+    } else {
+      take_numbers(input, data, i < sent.data.size() ? sent.data[i] : std::nullopt);
+    }
+    inputs.push_back(std::move(input));
+  }
+  return inputs;
+}
+
+std::vector<WantedOutput> outputs_of(const Value& request) {
+  std::vector<WantedOutput> outputs;
+  if (is_null(json::find(request, "outputs"))) {
+    return outputs;
+  }
+  for (const Value& tensor : tensors_at(request, "outputs")) {
+    const std::string& name = name_of("outputs", tensor);
+    const std::string what = "output " + as_sent(name);
+    const Value& parameters = parameters_of(what, tensor);
+    refuse_not_offered(what, parameters);
+    outputs.push_back({name, flag_of(what, parameters, "binary_data")});
+  }
+  return outputs;
+}
+
+}  // namespace
+
+std::optional<std::size_t> header_length(std::optional<std::string_view> sent, std::size_t body) {
+  if (!sent) {
+    return std::nullopt;
+  }
+  std::size_t length = 0;
+  const char* end = sent->data() + sent->size();
+  const bool is_number =
+      !sent->empty() && sent->size() <= most_digits && std::from_chars(sent->data(), end, length).ptr == end;
+  if (!is_number || length > body) {
+    throw bad_request(
+        text(header_length_name, " is ", as_sent(*sent), ", wanted up to the ", body, " bytes of the body"));
+  }
+  return length;
+}
+
+InferRequest decoded(std::span<const std::byte> body, std::optional<std::size_t> json_length) {
+  const auto json = body.first(json_length.value_or(body.size()));
+  // NOLINTNEXTLINE(*-reinterpret-cast): bytes are text here
+  const Document sent = document({reinterpret_cast<const char*>(json.data()), json.size()});
+  InferRequest request;
+  const Value& parameters = parameters_of("the request", sent.root);
+  refuse_not_offered("the request", parameters);
+  auto rest = body.subspan(json.size());
+  request.inputs = inputs_of(sent, rest, json_length.has_value());
+  if (!rest.empty()) {
+    throw bad_request(text("the body has ", rest.size(), " bytes more than its inputs say; see binary_data_size"));
+  }
+  request.outputs = outputs_of(sent.root);
+  request.id = id_of(sent.root);
+  request.timeout = timeout_of(parameters);
+  request.binary = flag_of("the request", parameters, "binary_data_output").value_or(false);
+  return request;
+}
+
+std::string encoded(std::string_view model, std::string_view version, std::string_view id,
+                    std::span<const SentOutput> outputs) {
+  std::string all = text(R"({"model_name":)", json_text(model), R"(,"model_version":)", json_text(version));
+  if (!id.empty()) {
+    all += R"(,"id":)" + json_text(id);
+  }
+  all += R"(,"outputs":[)";
+  for (const SentOutput& output : outputs) {
+    all += text(&output == outputs.data() ? "" : ",", R"({"name":)", json_text(output.name), R"(,"datatype":")",
+                datatype_of(output.dtype), R"(","shape":[)");
+    for (std::size_t i = 0; i < output.shape.size(); ++i) {
+      all += text(i == 0 ? "" : ",", output.shape[i]);
+    }
+    if (output.binary) {
+      all += text(R"(],"parameters":{"binary_data_size":)", output.size, "}}");
+    } else {
+      all += text(R"(],"data":)", json_of(output.dtype, output.bytes), "}");
+    }
+  }
+  return all + "]}";
+}
+
+}  // namespace plainconv::serve

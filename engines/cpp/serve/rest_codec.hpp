@@ -1,0 +1,46 @@
+// A request's body to an InferRequest, outputs to what is sent: JSON, then any binary tensors.
+//
+// The JSON is as long as the header Inference-Header-Content-Length says, else it is the whole body. Binary tensors
+// follow in the order of the inputs that have `binary_data_size`.
+#pragma once
+
+#include <cstddef>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "plainconv/bundle.hpp"
+#include "requests.hpp"
+
+namespace plainconv::serve {
+
+inline constexpr std::string_view header_length_name = "inference-header-content-length";
+inline constexpr std::size_t most_tensors = 256;
+inline constexpr std::size_t most_id = 1024;
+
+/// Where every tensor of an answer begins, and the first of a request: at a multiple of this.
+inline constexpr std::size_t alignment = 64;
+
+/// How many of the body's bytes are JSON, nothing where all are. Throws Refused.
+[[nodiscard]] std::optional<std::size_t> header_length(std::optional<std::string_view> sent, std::size_t body);
+
+/// The request in `body`; its binary tensors stay there. Throws Refused at the first thing that is wrong.
+[[nodiscard]] InferRequest decoded(std::span<const std::byte> body, std::optional<std::size_t> json_length);
+
+/// An output to be sent. Its bytes may be missing while only the JSON of binary ones is asked for.
+struct SentOutput {
+  std::string_view name;
+  DType dtype;
+  std::span<const std::int64_t> shape;
+  std::size_t size;  // of its bytes
+  bool binary;
+  std::span<const std::byte> bytes;
+};
+
+/// The JSON of an answer.
+[[nodiscard]] std::string encoded(std::string_view model, std::string_view version, std::string_view id,
+                                  std::span<const SentOutput> outputs);
+
+}  // namespace plainconv::serve

@@ -1,0 +1,174 @@
+// The server as a whole, in this process: over sockets, with a runtime that can be held.
+#include <doctest/doctest.h>
+
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <thread>
+
+#include "http_server.hpp"
+#include "refusals.hpp"
+#include "serving_doubles.hpp"
+
+using plainconv::serve::Descriptor;
+using plainconv::serve::HttpServer;
+using plainconv::serve::Listener;
+using plainconv::serve::ServeOptions;
+using plainconv::serve::Service;
+
+namespace {
+
+/// A connection to the server.
+class Client {
+ public:
+  explicit Client(int port) : socket_(::socket(AF_INET, SOCK_STREAM, 0)) {
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_port = htons(static_cast<std::uint16_t>(port));
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    timeval long_time{60, 0};
+    ::setsockopt(socket_.get(), SOL_SOCKET, SO_RCVTIMEO, &long_time, sizeof(long_time));
+    REQUIRE(::connect(socket_.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0);
+  }
+  void send(const std::string& text) const {
+    REQUIRE(::send(socket_.get(), text.data(), text.size(), MSG_NOSIGNAL) == static_cast<ssize_t>(text.size()));
+  }
+  /// Everything up to the end of one answer with a content-length; less where the connection ends.
+  std::string receive() {
+    while (true) {
+      const auto head = received_.find("\r\n\r\n");
+      const auto length = received_.find("Content-Length: ");
+      if (head != std::string::npos && length < head) {
+        const std::size_t size = head + 4 + std::stoul(received_.substr(length + 16));
+        if (received_.size() >= size) {
+          const std::string answer = received_.substr(0, size);
+          received_.erase(0, size);
+          return answer;
+        }
+      }
+      std::array<char, 4096> piece{};
+      const ssize_t count = ::recv(socket_.get(), piece.data(), piece.size(), 0);
+      if (count <= 0) {
+        return std::exchange(received_, "");
+      }
+      received_.append(piece.data(), static_cast<std::size_t>(count));
+    }
+  }
+
+ private:
+  Descriptor socket_;
+  std::string received_;
+};
+
+std::string request_of(float first, const std::string& more = "") {
+  const std::string json = R"({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [)" +
+                           std::to_string(first) + ", 1, 2, 3]}]}";
+  return "POST /v2/models/sums_of_rows/infer HTTP/1.1\r\nHost: x\r\n" + more +
+         "Content-Length: " + std::to_string(json.size()) + "\r\n\r\n" + json;
+}
+
+/// A server and all that it needs.
+struct Running {
+  explicit Running(Gate* gate = nullptr, ServeOptions given = {})
+      : options(std::move(given)), net(summing_network(gate)) {
+    Listener listener("127.0.0.1", 0);
+    port = listener.port();
+    server.emplace(std::move(listener), shared);
+  }
+  ServeOptions options;
+  plainconv::Network net;
+  plainconv::serve::AccessLog log{""};
+  Service service{net, options, [](const std::string&) {}};
+  plainconv::serve::Shared shared{service, options, log, [](const std::string&) {},
+                                  plainconv::serve::Bearer(options.token)};
+  int port = 0;
+  std::optional<HttpServer> server;
+};
+
+}  // namespace
+
+TEST_CASE("many clients on connections that stay open each get their own answer, then the server ends") {
+  Running running;
+  std::atomic<int> wrong = 0;
+  std::vector<std::thread> threads;
+  for (int own = 0; own < 8; ++own) {
+    threads.emplace_back([&, own] {
+      Client client(running.port);
+      for (int i = 0; i < 20; ++i) {
+        client.send(request_of(static_cast<float>(own * 100 + i)));
+        const std::string wanted = "\"data\":[" + std::to_string(own * 100 + i + 6) + ".0]";
+        wrong += contains(client.receive(), wanted) ? 0 : 1;
+      }
+    });
+  }
+  for (auto& thread : threads) {
+    thread.join();
+  }
+  CHECK(wrong == 0);
+  CHECK(running.server->drain() == 0);
+}
+
+TEST_CASE("what was accepted is answered once the end was asked for, and the connection closed") {
+  Gate gate;
+  gate.open();  // for the warm-up
+  Running running(&gate);
+  Client client(running.port);
+  client.send(request_of(1));
+  std::size_t unanswered = 1;
+  std::thread end([&] { unanswered = running.server->drain(); });
+  const std::string answer = client.receive();
+  CHECK(contains(answer, "\"data\":[7.0]"));
+  end.join();
+  CHECK(unanswered == 0);
+  CHECK(client.receive().empty());
+}
+
+TEST_CASE("a request that lacks its body when the grace ends is given up") {
+  ServeOptions options;
+  options.grace = plainconv::serve::Seconds(0);
+  Running running(nullptr, options);
+  {
+    Client client(running.port);
+    client.send("POST /v2/models/sums_of_rows/infer HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n");
+    while (running.shared.under_way == 0) {
+      std::this_thread::yield();
+    }
+    CHECK(running.server->drain() == 1);
+  }
+}
+
+TEST_CASE("a run that fails, a full memory, and requests that are none do not end a server") {
+  ServeOptions options;
+  options.max_body = 1000;
+  Running running(nullptr, options);
+  Client client(running.port);
+  client.send(request_of(-1));
+  const std::string failed = client.receive();
+  CHECK(failed.starts_with("HTTP/1.1 500"));
+  CHECK(contains(failed, R"({"error": "the model could not be run on this request"})"));
+  client.send("BREW /v2 HTTP/1.1\r\n\r\n");
+  CHECK(contains(client.receive(), R"({"error": "the request is none that this server knows"})"));
+  client.send(request_of(2));
+  CHECK(contains(client.receive(), "\"data\":[8.0]"));
+  client.send("POST /v2/models/sums_of_rows/infer HTTP/1.1\r\nContent-Length: 1001\r\n\r\n");
+  const std::string large = client.receive();
+  CHECK(large.starts_with("HTTP/1.1 413"));
+  CHECK(contains(large, "Connection: close"));
+  CHECK(client.receive().empty());
+  const Service::Room room(running.service, options.max_pending);
+  Client other(running.port);
+  other.send(request_of(2));
+  CHECK(contains(other.receive(), "the requests under way fill this server's memory"));
+}
+
+TEST_CASE("names that a model is served by") {
+  using plainconv::serve::model_name_of;
+  CHECK(model_name_of("", "sums of rows") == "sums_of_rows");
+  CHECK(model_name_of("", " /é/ a//b ") == "a_b");
+  CHECK(model_name_of("", "…") == "model");
+  CHECK(model_name_of("a.B-1+_", "x") == "a.B-1+_");
+  for (const char* wrong : {"../a", ".a", "a b", "a/b"}) {
+    CHECK(contains(thrown_by<plainconv::Error>([&] { (void)model_name_of(wrong, "x"); }), "is no name of a model"));
+  }
+}

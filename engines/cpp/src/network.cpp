@@ -1,0 +1,170 @@
+#include <algorithm>
+#include <functional>
+#include <numeric>
+#include <optional>
+#include <utility>
+
+#include "checks.hpp"
+#include "plainconv/bundle.hpp"
+#include "runner.hpp"
+#include "text.hpp"
+
+namespace plainconv {
+
+struct Network::State {
+  std::string name;
+  std::string sha256;
+  std::string backend;
+  std::string precision;
+  Checks checks;
+  std::unique_ptr<Runner> runner;
+};
+
+Network::Network(const Bundle& bundle, std::string backend, std::string precision, std::unique_ptr<Runner> runner)
+    : state_(std::make_unique<const State>(
+          State{bundle.manifest.name, bundle.sha256, std::move(backend), std::move(precision),
+                Checks(specs_of(bundle.manifest.inputs), specs_of(bundle.manifest.outputs)), std::move(runner)})) {}
+
+Network::Network(Network&&) noexcept = default;
+Network& Network::operator=(Network&&) noexcept = default;
+Network::~Network() = default;
+
+namespace {
+
+/// Raise an error for a tensor in the memory of a GPU.
+void check_memory(std::string_view role, const auto& tensors, const std::vector<TensorSpec>& specs) {
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    if (tensors[i].memory != Memory::host) {
+      throw EngineError(
+          text(role, " ", specs[i].name, " is on the GPU, and this runner is on the CPU; copy it to the host"));
+    }
+  }
+}
+
+}  // namespace
+
+void Network::run(std::span<const ConstTensor> inputs, std::span<const Tensor> outputs) const {
+  state_->checks.check(inputs, outputs);
+  if (!state_->runner->takes_device_memory()) {
+    check_memory("input", inputs, state_->checks.inputs());
+    check_memory("output", outputs, state_->checks.outputs());
+  }
+  state_->runner->run(inputs, outputs);
+}
+
+std::vector<Array> Network::run(std::span<const ConstTensor> inputs) const {
+  state_->checks.check(inputs);
+  if (!state_->runner->takes_device_memory()) {
+    check_memory("input", inputs, state_->checks.inputs());
+  }
+  const auto shapes = state_->checks.shapes(inputs);
+  if (!shapes) {
+    return state_->runner->run_to_arrays(inputs);
+  }
+  std::vector<Array> arrays;
+  std::vector<Tensor> outputs;
+  arrays.reserve(shapes->size());
+  for (std::size_t i = 0; i < shapes->size(); ++i) {
+    const DType dtype = state_->checks.outputs()[i].dtype;
+    const auto& shape = (*shapes)[i];
+    const auto bytes = std::accumulate(shape.begin(), shape.end(), size_of(dtype), std::multiplies<>());
+    Array& array = arrays.emplace_back(Array{dtype, shape, std::vector<std::byte>(bytes)});
+    outputs.push_back({dtype, array.shape, array.bytes});
+  }
+  state_->runner->run(inputs, outputs);
+  return arrays;
+}
+
+std::span<const TensorSpec> Network::inputs() const noexcept { return state_->checks.inputs(); }
+std::span<const TensorSpec> Network::outputs() const noexcept { return state_->checks.outputs(); }
+const std::string& Network::name() const noexcept { return state_->name; }
+const std::string& Network::sha256() const noexcept { return state_->sha256; }
+const std::string& Network::backend() const noexcept { return state_->backend; }
+const std::string& Network::precision() const noexcept { return state_->precision; }
+
+namespace {
+
+const Backend& chosen(const std::string& name) {
+  const auto built = built_backends();
+  if (built.empty()) {
+    throw EngineError("this library was built without a backend; build it where ONNX Runtime is found (make cpp)");
+  }
+  const auto found = name == "auto" ? built.begin() : std::ranges::find(built, name, &Backend::name);
+  if (found == built.end()) {
+    std::vector<std::string> names = {"auto"};
+    std::ranges::transform(built, std::back_inserter(names), [](const Backend& each) { return std::string(each.name); });
+    throw EngineError(text("unknown backend ", repr(name), "; wanted one of ", joined(names, ", ")));
+  }
+  return *found;
+}
+
+void check_options(const Options& options) {
+  if (options.threads < 0) {
+    throw EngineError(text("threads is ", options.threads, "; wanted 0 (one per core) or more"));
+  }
+  if (options.device < 0) {
+    throw EngineError(text("device is ", options.device, "; wanted 0 or more"));
+  }
+  if (!(options.timeout.count() > 0)) {
+    throw EngineError(text("timeout is ", decimal(options.timeout.count()), "; wanted a number of seconds above 0"));
+  }
+  const auto wrong = std::ranges::find_if(options.devices, [](int device) { return device < 0; });
+  if (wrong != options.devices.end()) {
+    throw EngineError(text("device ", *wrong, " is given, wanted those from 0 on: 0, 1, 2 …"));
+  }
+}
+
+const SplitRecord& split_of(const Bundle& bundle, const Backend& backend, const Options& options) {
+  const bool asks = options.precision == "auto" && backend.fastest != nullptr && !bundle.manifest.splits.empty();
+  const std::string precision = asks ? backend.fastest(bundle, options) : options.precision;
+  const auto& splits = bundle.manifest.splits;
+  const std::string wanted = precision == "auto" ? "fp32" : precision;
+  auto found = std::ranges::find(splits, wanted, &SplitRecord::precision);
+  if (found == splits.end() && precision == "auto") {
+    found = splits.begin();
+  }
+  if (found == splits.end()) {
+    const std::string what = precision == "auto" ? "split" : precision + " split";
+    throw EngineError(text(shown_path(bundle.folder), " holds no ", what, "; make one with `exporter split`"));
+  }
+  return *found;
+}
+
+Network loaded(const Bundle& bundle, const Backend& backend, const Options& options) {
+  if (options.devices.empty()) {
+    std::string precision = options.precision;
+    if (precision == "auto") {
+      precision = backend.fastest == nullptr ? "fp32" : backend.fastest(bundle, options);
+    }
+    return {bundle, std::string(backend.name), precision, backend.load(bundle, precision, options)};
+  }
+  const SplitRecord& split = split_of(bundle, backend, options);
+  Options of_split = options;
+  if (std::cmp_less(options.devices.size(), split.devices)) {
+    throw EngineError(text(options.devices.size(), " devices are given, the ", split.precision, " split is for ",
+                           split.devices, "; give as many (one may stand for several), or split it for fewer"));
+  }
+  of_split.devices.resize(static_cast<std::size_t>(split.devices));
+  return {bundle, std::string(backend.name), split.precision, backend.load_split(bundle, split, of_split)};
+}
+
+}  // namespace
+
+Network open(const std::filesystem::path& folder, const Options& options) {
+  check_options(options);
+  const Backend& first = chosen(options.backend);
+  const Bundle bundle = Bundle::open(folder);
+  const auto built = built_backends();
+  const auto candidates = options.backend == "auto" ? built : std::span(&first, 1);
+  std::optional<CannotRunError> reason;
+  for (const Backend& backend : candidates) {
+    try {
+      return loaded(bundle, backend, options);
+    } catch (const CannotRunError& error) {
+      reason = reason ? reason : error;
+    }
+  }
+  throw CannotRunError(*reason);
+}
+
+}  // namespace plainconv

@@ -1,0 +1,55 @@
+#include <doctest/doctest.h>
+#include <sys/stat.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "doubles.hpp"
+
+namespace {
+
+/// A folder of a test's own.
+class Folder {
+ public:
+  Folder() {
+    std::string name = (std::filesystem::temp_directory_path() / "plainconv-XXXXXX").string();
+    REQUIRE(::mkdtemp(name.data()) != nullptr);
+    path = name;
+  }
+  Folder(const Folder&) = delete;
+  Folder& operator=(const Folder&) = delete;
+  Folder(Folder&&) = delete;
+  Folder& operator=(Folder&&) = delete;
+  ~Folder() { std::filesystem::remove_all(path); }
+
+  std::filesystem::path path;
+};
+
+std::string refused(const std::filesystem::path& path) {
+  return thrown_by<plainconv::BundleError>([&] { (void)plainconv::Bundle::open(path); });
+}
+
+}  // namespace
+
+TEST_CASE("where there is no bundle, the error says what is there") {
+  const Folder folder;
+  CHECK(contains(refused(folder.path / "x"), "not a bundle (no such folder)"));
+  CHECK(contains(refused(folder.path), "not a bundle (holds no file manifest.json)"));
+  std::filesystem::create_directory(folder.path / ".x.old-7-00c0ffee");
+  CHECK(contains(refused(folder.path / "x"), "left the bundle as .x.old-7-00c0ffee; rename that to x"));
+  REQUIRE(::mkfifo((folder.path / "manifest.json").c_str(), 0600) == 0);
+  CHECK(contains(refused(folder.path), "not a bundle (holds no file manifest.json)"));
+}
+
+TEST_CASE("a manifest beyond the limit is refused") {
+  const Folder folder;
+  std::ofstream(folder.path / "manifest.json") << "{";
+  std::filesystem::resize_file(folder.path / "manifest.json", (std::uintmax_t{64} << 20U) + 1);
+  CHECK(contains(refused(folder.path), "manifest.json is larger than 67108864 bytes"));
+}
+
+TEST_CASE("paths are shown as Python shows them") {
+  CHECK(plainconv::shown_path("./out//v6/") == "out/v6");
+  CHECK(plainconv::shown_path("/a/./b") == "/a/b");
+  CHECK(plainconv::shown_path("") == ".");
+}

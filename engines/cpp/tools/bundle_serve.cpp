@@ -1,0 +1,275 @@
+// bundle-serve: a bundle over the Open Inference Protocol, REST with JSON and binary tensors.
+#include <arpa/inet.h>
+#include <pthread.h>
+
+#include <algorithm>
+#include <charconv>
+#include <csignal>
+#include <cstdlib>
+#include <iostream>
+#include <mutex>
+#include <new>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "auth.hpp"
+#include "http_server.hpp"
+#include "plainconv/bundle.hpp"
+#include "text.hpp"
+
+namespace {
+
+using plainconv::Error;
+using plainconv::text;
+using plainconv::serve::ServeOptions;
+
+constexpr int done = 0;
+constexpr int failed = 1;     // requests were given up, or out of memory
+constexpr int bad_input = 2;  // one line: found, wanted, remedy
+constexpr int internal = 70;  // EX_SOFTWARE: a fault of ours
+
+constexpr std::string_view usage = R"(usage: bundle-serve BUNDLE [options]
+
+Serves a bundle until SIGTERM or SIGINT: /v2, /v2/health/live, /v2/health/ready, /v2/models, /v2/models/NAME,
+/v2/models/NAME/ready, /v2/models/NAME/infer (each model also as /versions/1) and /metrics.
+
+  --name NAME          of the model (default: the network's)
+  --host ADDRESS       to listen on (default 127.0.0.1: this machine alone)
+  --port N             0: any that is free (default 8000)
+  --token-file FILE    requests must bear the token that it holds
+  --max-batch N        rows of a run, where the bundle leaves the batch open (default 32)
+  --max-delay-us N     that a request waits for others to share a run with (default 500)
+  --workers N          runs at a time (default 1)
+  --max-queue N        requests that wait (default 256)
+  --max-body MIB       of one request (default 64)
+  --max-pending MIB    of all requests (default 1024)
+  --max-connections N  each has a thread, idle or not (default 1024)
+  --timeout S          of a request: its body, its wait and run, and its answer each (default 30)
+  --grace S            to answer what is accepted, once told to stop (default 30)
+  --access-log FILE    JSON lines (default -: stderr; none)
+  --backend NAME       what runs it (default: the first that was built in)
+  --precision P        one that the bundle holds (default: fp32)
+  --threads N          of ONNX Runtime (default 0: one per core)
+  --devices 0,1,...    run the parts that the bundle is split into, one device for each of the split's
+  --device N           the GPU
+  --help
+
+Exit codes: 0 stopped, 1 requests were given up, 2 bad input (one line: found, wanted, remedy).
+)";
+
+struct Arguments {
+  std::string bundle;
+  std::string token_file;
+  bool help = false;
+  ServeOptions options;
+};
+
+template <class T>
+T number_of(std::string_view option, std::string_view given, T least, T most) {
+  T value = 0;
+  const auto [end, error] = std::from_chars(given.data(), given.data() + given.size(), value);
+  if (error != std::errc() || end != given.data() + given.size() || value < least || value > most) {
+    throw Error(text(option, " is ", plainconv::repr(given), ", wanted a whole number from ", least, " to ", most));
+  }
+  return value;
+}
+
+plainconv::serve::Seconds seconds_of(std::string_view option, std::string_view given, bool may_be_none) {
+  constexpr double most = 1e9;
+  double value = 0;
+  const auto [end, error] = std::from_chars(given.data(), given.data() + given.size(), value);
+  if (error != std::errc() || end != given.data() + given.size() || !(value >= 0 && value < most) ||
+      (value == 0 && !may_be_none)) {
+    throw Error(text(option, " is ", plainconv::repr(given), ", wanted seconds, as in 0.5 or 30"));
+  }
+  return plainconv::serve::Seconds(value);
+}
+
+std::vector<int> devices_of(std::string_view option, std::string_view given) {
+  std::vector<int> numbers;
+  for (std::size_t start = 0; start <= given.size();) {
+    const std::size_t end = std::min(given.find(',', start), given.size());
+    numbers.push_back(number_of(option, given.substr(start, end - start), 0, INT32_MAX));
+    start = end + 1;
+  }
+  return numbers;
+}
+
+/// Takes one option with its value. False where there is no such option.
+bool take(Arguments& arguments, std::string_view option, const std::string& value) {
+  constexpr int most = 1'000'000;
+  ServeOptions& options = arguments.options;
+  const auto count = [&](int least) { return number_of(option, value, least, most); };
+  const auto size = [&] { return static_cast<std::size_t>(count(1)); };
+  if (option == "--name") {
+    options.name = value;
+  } else if (option == "--host") {
+    options.host = value;
+  } else if (option == "--port") {
+    options.port = number_of(option, value, 0, 65535);
+  } else if (option == "--token-file") {
+    arguments.token_file = value;
+  } else if (option == "--max-batch") {
+    options.max_batch = count(1);
+  } else if (option == "--max-delay-us") {
+    options.max_delay = std::chrono::microseconds(number_of(option, value, 0, INT32_MAX));
+  } else if (option == "--workers") {
+    options.workers = number_of(option, value, 1, 1024);
+  } else if (option == "--max-queue") {
+    options.max_queue = size();
+  } else if (option == "--max-body") {
+    options.max_body = size() * plainconv::serve::mebibyte;
+  } else if (option == "--max-pending") {
+    options.max_pending = size() * plainconv::serve::mebibyte;
+  } else if (option == "--max-connections") {
+    options.max_connections = size();
+  } else if (option == "--timeout") {
+    options.timeout = seconds_of(option, value, false);
+  } else if (option == "--grace") {
+    options.grace = seconds_of(option, value, true);
+  } else if (option == "--access-log") {
+    options.access_log = value == "none" ? "" : value;
+  } else if (option == "--backend") {
+    options.network.backend = value;
+  } else if (option == "--precision") {
+    options.network.precision = value;
+  } else if (option == "--threads") {
+    options.network.threads = count(0);
+  } else if (option == "--devices") {
+    options.network.devices = devices_of(option, value);
+  } else if (option == "--device") {
+    options.network.device = count(0);
+  } else {
+    return false;
+  }
+  return true;
+}
+
+Arguments arguments_of(std::span<const std::string> given) {
+  Arguments arguments;
+  for (std::size_t i = 0; i < given.size(); ++i) {
+    const std::string& option = given[i];
+    if (option == "--help" || option == "-h") {
+      arguments.help = true;
+      return arguments;
+    }
+    if (option.starts_with('-')) {
+      const bool has_value = i + 1 < given.size();
+      Arguments probe;
+      if (!take(has_value ? arguments : probe, option, has_value ? given[i + 1] : "")) {
+        throw Error(text("unknown option ", plainconv::repr(option), "; see bundle-serve --help"));
+      }
+      ++i;
+    } else if (arguments.bundle.empty()) {
+      arguments.bundle = option;
+    } else {
+      throw Error(text("a second bundle ", plainconv::repr(option), " is given, wanted one; see bundle-serve --help"));
+    }
+  }
+  if (arguments.bundle.empty()) {
+    throw Error("no bundle is given; see bundle-serve --help");
+  }
+  if (!arguments.token_file.empty()) {
+    arguments.options.token = plainconv::serve::token_of_file(arguments.token_file);
+  }
+  return arguments;
+}
+
+/// One line on stderr, whole, from any thread.
+void say(std::string_view line) {
+  static std::mutex mutex;
+  const std::scoped_lock lock(mutex);
+  std::cerr << text(plainconv::printable(line), "\n") << std::flush;
+}
+
+bool is_loopback(const std::string& host) {
+  in_addr four{};
+  in6_addr six{};
+  constexpr unsigned loopback = 127;
+  return host == "localhost" ||
+         (::inet_pton(AF_INET, host.c_str(), &four) == 1 && (ntohl(four.s_addr) >> 24U) == loopback) ||
+         (::inet_pton(AF_INET6, host.c_str(), &six) == 1 && IN6_IS_ADDR_LOOPBACK(&six));
+}
+
+/// SIGTERM and SIGINT, which no thread takes but the one that waits for them here.
+class Signals {
+ public:
+  Signals() {
+    ::sigemptyset(&set_);
+    ::sigaddset(&set_, SIGTERM);
+    ::sigaddset(&set_, SIGINT);
+    ::pthread_sigmask(SIG_BLOCK, &set_, nullptr);
+  }
+  void wait() const {
+    int number = 0;
+    while (::sigwait(&set_, &number) != 0) {
+    }
+  }
+
+ private:
+  sigset_t set_{};
+};
+
+int serve(const Arguments& arguments) {
+  const ServeOptions& options = arguments.options;
+  const Signals signals;  // before there is another thread
+  if (options.token.empty() && !is_loopback(options.host)) {
+    say(text("bundle-serve: warning: ", options.host,
+             " lets other machines send requests, and no token is asked for; give --token-file, or see that the "
+             "network does"));
+  }
+  const auto complain = [](const std::string& why) { say(text("bundle-serve: ERROR: ", why)); };
+  plainconv::serve::AccessLog log(options.access_log);
+  plainconv::serve::Listener listener(options.host, options.port);
+  const plainconv::Network network = plainconv::open(arguments.bundle, options.network);
+  plainconv::serve::Service service(network, options, complain);
+  plainconv::serve::Shared shared{service, options, log, complain, plainconv::serve::Bearer(options.token)};
+  const std::string host = options.host.find(':') == std::string::npos ? options.host : text("[", options.host, "]");
+  const std::string where = text("serving ", service.name(), " on http://", host, ":", listener.port());
+  plainconv::serve::HttpServer server(std::move(listener), shared);
+  say(where);
+  signals.wait();
+  const std::size_t unanswered = server.drain();
+  if (unanswered != 0) {
+    log.close();
+    say(text("bundle-serve: ", unanswered, " requests were not answered within the grace time; give a longer --grace"));
+    std::_Exit(failed);  // a run that goes on cannot be ended
+  }
+  return done;
+}
+
+int complain_of(std::string_view message, int code) {
+  say(text("bundle-serve: ", message));
+  return code;
+}
+
+int guarded_main(std::span<const std::string> given) {
+  try {
+    const Arguments arguments = arguments_of(given);
+    if (arguments.help) {
+      std::cout << usage << std::flush;
+      return std::cout ? done : complain_of("the output cannot be written; see where it goes to", bad_input);
+    }
+    return serve(arguments);
+  } catch (const Error& error) {
+    return complain_of(error.what(), bad_input);
+  } catch (const std::bad_alloc&) {
+    return complain_of("out of memory; close other programs, or take a smaller network", failed);
+  } catch (const std::exception& error) {
+    return complain_of(text("internal error: ", error.what()), internal);
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    const std::span words(argv, static_cast<std::size_t>(argc));
+    const std::vector<std::string> given(words.begin() + (words.empty() ? 0 : 1), words.end());
+    return guarded_main(given);
+  } catch (...) {
+    return failed;
+  }
+}

@@ -1,0 +1,431 @@
+"""`bundle-serve` answers the list that every server of a bundle answers, and gives the bits of Python's runner."""
+
+import contextlib
+import importlib.util
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import threading
+import time
+from http.client import HTTPConnection, HTTPResponse
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engines.onnxruntime import OnnxRuntimeRunner
+from engines.onnxruntime_split import OnnxRuntimeSplitRunner
+from exporter.bundle import Bundle
+
+SHARED = Path(__file__).parents[1] / "serving"
+ASSETS = Path(__file__).parents[2] / "assets"
+LONG_S = 60.0  # what nothing takes: a wait of so long is a failure
+ANSWERS = re.compile(r"serving (\S+) on http://(\S+):(\d+)$")
+
+
+class Server:
+    """A running server, its port, and the lines that it wrote."""
+
+    def __init__(self, process):
+        self.process, self.lines, self.port = process, [], 0
+        self.started = threading.Event()
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
+
+    def _read(self):
+        for line in self.process.stderr:
+            self.lines.append(line.rstrip("\n"))
+            if found := ANSWERS.search(self.lines[-1]):
+                self.port = int(found[3])
+                self.started.set()
+        self.started.set()
+
+    def connect(self):
+        return HTTPConnection("127.0.0.1", self.port, timeout=LONG_S)
+
+    def ask(self, method, path, body=None, headers=None):
+        """The status, headers and body of an answer."""
+        with contextlib.closing(self.connect()) as connection:
+            connection.request(method, path, body, headers or {})
+            return read(connection.getresponse())
+
+    def stop(self, number=signal.SIGTERM):
+        """Its exit code, and its lines."""
+        self.process.send_signal(number)
+        code = self.process.wait(LONG_S)
+        self.reader.join(LONG_S)
+        return code, self.lines
+
+
+def read(response):
+    return response.status, {name.lower(): value for name, value in response.getheaders()}, response.read()
+
+
+@contextlib.contextmanager
+def running(build, *arguments):
+    if not (build / "bundle-serve").is_file():
+        pytest.skip("bundle-serve is not built: libcpp-httplib-dev is not installed")
+    command = [build / "bundle-serve", *arguments, "--port", "0", "--threads", "1"]
+    process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True)
+    server = Server(process)
+    try:
+        assert server.started.wait(LONG_S)
+        yield server
+    finally:
+        process.kill()
+        process.wait(LONG_S)
+        server.reader.join(LONG_S)
+        process.stderr.close()
+
+
+@pytest.fixture(scope="module")
+def cases():
+    """The module beside the list."""
+    if not (SHARED / "cases.json").is_file():
+        pytest.skip("the list of cases is not there")
+    spec = importlib.util.spec_from_file_location("serving_cases", SHARED / "cases.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def bundle(cases, tmp_path_factory):
+    return cases.write_tiny(tmp_path_factory.mktemp("tiny") / "bundle")
+
+
+@pytest.fixture(scope="module")
+def tiny(build, bundle, cases):
+    """A server of the list's model, as the list wants it."""
+    options = [word for key, value in cases.OPTIONS.items() for word in (f"--{key}", value)]
+    with running(build, bundle, *options, "--access-log", "none") as server:
+        assert server.port, server.lines
+        yield server
+
+
+def answer_to(server, case, cases):
+    """The status, headers and body of the answer to a case; 0 where there is none."""
+    body, headers = cases.message_of(case)
+    if "raw" not in case:
+        return server.ask(case["method"], case["path"], body if "body" in case else None, headers)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=LONG_S) as connection:
+        with contextlib.suppress(OSError):  # closed before all of it was sent
+            connection.sendall(body)
+            if 200 not in case["status"]:
+                connection.shutdown(socket.SHUT_WR)
+        response = HTTPResponse(connection)
+        try:
+            response.begin()
+            return read(response)
+        except ConnectionError:  # that there is no answer at all is one of them
+            return 0, {}, b""
+
+
+def test_the_shared_list(tiny, cases):
+    """Given each request of the list -> its answer, and after each a good one is answered."""
+    problems = []
+    good = cases.CASES[0]
+    for case in cases.CASES:
+        said = cases.wrong(case, *answer_to(tiny, case, cases)) or cases.wrong(good, *answer_to(tiny, good, cases))
+        problems += [f"{case['name']}: {said}"] if said else []
+    assert not problems, "\n".join(problems)
+
+
+def test_many_requests_on_one_connection(tiny, cases):
+    """Given cases one after the other on a connection -> each its answer, where the server keeps it open."""
+    with contextlib.closing(tiny.connect()) as connection:
+        for case in cases.CASES:
+            if "raw" not in case and case.get("headers", {}).get("Expect") is None and case["status"] != 413:
+                body, headers = cases.message_of(case)
+                connection.request(case["method"], case["path"], body if "body" in case else None, headers)
+                assert not cases.wrong(case, *read(connection.getresponse())), case["name"]
+
+
+def test_requests_that_arrive_in_pieces_and_together(tiny, cases):
+    """Given bytes one by one, and two requests in one packet -> an answer to each."""
+    body, _ = cases.message_of(cases.CASES[0])
+    head = f"POST /v2/models/tiny/infer HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+    request = head.encode() + b"\r\n" + body
+    last = head.encode() + b"Connection: close\r\n\r\n" + body
+    for pieces in ([request + last], [bytes([byte]) for byte in request[:300]] + [request[300:] + last]):
+        with socket.create_connection(("127.0.0.1", tiny.port), timeout=LONG_S) as connection:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for piece in pieces:
+                connection.sendall(piece)
+            received = b""
+            while chunk := connection.recv(65536):
+                received += chunk
+        assert received.count(b"HTTP/1.1 200 OK") == 2 and received.count(b'"sum"') == 2
+
+
+def test_what_headers_tell(tiny):
+    """Given any answer -> no header that names a program or its version; HEAD is another method."""
+    for path, status in (("/v2/health/live", 200), ("/nothing", 404)):
+        found, headers, _ = tiny.ask("GET", path)
+        assert found == status and not {"server", "exception_what", "keep-alive"} & headers.keys()
+    assert tiny.ask("HEAD", "/v2")[0] == 405
+    found, headers, body = tiny.ask("GET", "/v2", headers={"Range": "bytes=0-3", "Accept-Encoding": "gzip, br"})
+    assert found == 200 and json.loads(body)["name"] == "plainconv" and "content-encoding" not in headers
+
+
+def test_tritons_client(tiny):
+    """Given Triton's client -> binary and JSON, metadata, health and its exceptions."""
+    http = pytest.importorskip("tritonclient.http")
+    x, k = np.arange(24, dtype=np.float32).reshape(2, 3, 2, 2), np.array([[1, 2], [3, 4]], np.int64)
+    with http.InferenceServerClient(f"127.0.0.1:{tiny.port}", network_timeout=LONG_S) as client:
+        assert client.is_server_live() and client.is_server_ready() and client.is_model_ready("tiny")
+        assert client.get_model_metadata("tiny")["inputs"][0]["shape"] == [-1, 3, 2, 2]
+        for binary in (True, False):
+            inputs = [http.InferInput("x", x.shape, "FP32"), http.InferInput("k", k.shape, "INT64")]
+            for tensor, array in zip(inputs, (x, k), strict=True):
+                tensor.set_data_from_numpy(array, binary_data=binary)
+            outputs = [http.InferRequestedOutput(name, binary_data=binary) for name in ("twice", "sum")]
+            result = client.infer("tiny", inputs, outputs=outputs, request_id="r7")
+            assert result.get_response()["id"] == "r7"
+            assert np.array_equal(result.as_numpy("sum"), x.sum((2, 3)))
+            assert np.array_equal(result.as_numpy("twice"), 2 * k)
+        with pytest.raises(http.InferenceServerException, match="there is no model 'none'"):
+            client.infer("none", inputs)
+
+
+def request_of(images):
+    """The body and headers of a request with a binary input, for a binary output."""
+    tensor = {
+        "name": "input",
+        "datatype": "FP32",
+        "shape": images.shape,
+        "parameters": {"binary_data_size": images.nbytes},
+    }
+    head = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
+    return head + images.tobytes(), {"Inference-Header-Content-Length": str(len(head))}
+
+
+def logits_of(headers, body):
+    length = int(headers["inference-header-content-length"])
+    (output,) = json.loads(body[:length])["outputs"]
+    return np.frombuffer(body[length:], np.float32).reshape(output["shape"])
+
+
+@pytest.fixture(scope="module")
+def images():
+    with np.load(ASSETS / "digits_heldout.npz") as data:
+        return data["images"]
+
+
+@pytest.fixture(scope="module")
+def wanted(digits, images):
+    """The logits of each image alone, by Python's runner."""
+    with OnnxRuntimeRunner(Bundle.open(digits / "whole").onnx, providers="cpu", threads=1) as runner:
+        return np.concatenate([runner({"input": images[i : i + 1]})["logits"] for i in range(64)])
+
+
+@contextlib.contextmanager
+def runner_of(bundle, in_parts):
+    """Python's runner of the network, whole or in the parts of its split."""
+    if not in_parts:
+        with OnnxRuntimeRunner(bundle.onnx, providers="cpu", threads=1) as runner:
+            yield runner
+        return
+    (split,) = bundle.splits
+    files = {part.name: bundle.file(part.file) for part in split.parts}
+    with OnnxRuntimeSplitRunner(split, files, bundle.inputs, bundle.outputs, threads=1) as runner:
+        yield runner
+
+
+@pytest.mark.parametrize(("name", "in_parts"), [("whole", False), ("split", False), ("split", True)])
+def test_the_bits_of_python(build, digits, images, name, in_parts):
+    """Given the digits networks, whole and in parts -> what Python's runner computes, bit for bit."""
+    bundle = Bundle.open(digits / name)
+    options = ("--devices", ",".join(["0"] * bundle.splits[0].devices)) if in_parts else ()
+    with running(build, digits / name, "--name", "d", "--max-delay-us", 0, *options) as server:
+        assert server.port, server.lines
+        status, headers, body = server.ask("POST", "/v2/models/d/infer", *request_of(images[:1]))
+    with runner_of(bundle, in_parts) as runner:
+        wanted = runner({"input": images[:1]})["logits"]
+    assert status == 200 and logits_of(headers, body).tobytes() == wanted.tobytes()
+
+
+def test_32_clients_share_runs(build, digits, images, wanted):
+    """Given 32 clients at once -> each gets what belongs to its image, runs are shared, idle ones starve none."""
+    wrong = []
+    with running(build, digits / "whole", "--name", "d", "--max-batch", 8, "--access-log", "none") as server:
+        idle = [socket.create_connection(("127.0.0.1", server.port), timeout=LONG_S) for _ in range(64)]
+
+        def client(own):
+            with contextlib.closing(server.connect()) as connection:
+                for i in range(20):
+                    index = (own * 7 + i) % 64
+                    connection.request("POST", "/v2/models/d/infer", *request_of(images[index : index + 1]))
+                    status, headers, body = read(connection.getresponse())
+                    # a run of several rows is rounded in another order
+                    if status != 200 or not np.allclose(logits_of(headers, body), wanted[index], atol=1e-3):
+                        wrong.append((own, i, status))
+
+        threads = [threading.Thread(target=client, args=(own,)) for own in range(32)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        metrics = server.ask("GET", "/metrics")[2].decode()
+        for connection in idle:
+            connection.close()
+    assert not wrong
+    rows, runs = (int(re.search(rf"\nnv_inference_{what}{{.*}} (\d+)", metrics)[1]) for what in ("count", "exec_count"))
+    assert rows == 640 and runs < 640
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_under_load(build, digits, images, wanted, number):
+    """Given SIGTERM while clients send -> all that was accepted is answered rightly, exit code 0."""
+    outcomes, ready = [], threading.Barrier(9)
+    with running(build, digits / "whole", "--name", "d", "--access-log", "none") as server:
+
+        def client(own):
+            connection = server.connect()
+            connection.connect()
+            ready.wait(LONG_S)
+            with contextlib.closing(connection):
+                while True:
+                    try:
+                        connection.request("POST", "/v2/models/d/infer", *request_of(images[own : own + 1]))
+                    except OSError:
+                        return  # nothing was accepted
+                    try:
+                        status, headers, body = read(connection.getresponse())
+                    except OSError as error:
+                        outcomes.append(repr(error))
+                        return
+                    right = status == 200 and np.allclose(logits_of(headers, body), wanted[own], atol=1e-3)
+                    outcomes.append("right" if right else status)
+                    if headers.get("connection") == "close":
+                        return
+
+        threads = [threading.Thread(target=client, args=(own,)) for own in range(8)]
+        for thread in threads:
+            thread.start()
+        ready.wait(LONG_S)
+        while len(outcomes) < 50:
+            time.sleep(0.001)
+        code, lines = server.stop(number)
+        for thread in threads:
+            thread.join(LONG_S)
+    assert code == 0 and set(outcomes) == {"right"}, (code, lines, set(outcomes))
+
+
+def test_the_token(build, bundle, tmp_path):
+    """Given a token -> nothing without it but the health."""
+    token = tmp_path / "token"
+    token.write_text("0123456789%41abcdef\n")
+    with running(build, bundle, "--token-file", token) as server:
+        assert server.ask("GET", "/v2/health/live")[0] == 200
+        for headers in (
+            {},
+            {"Authorization": "Bearer 0123456789Aabcdef"},
+            {"Authorization": "Basic 0123456789%41abcdef"},
+        ):
+            status, found, body = server.ask("GET", "/v2/models", headers=headers)
+            assert status == 401 and found["www-authenticate"] == "Bearer" and b"the bearer token is missing" in body
+        assert server.ask("GET", "/v2/models", headers={"Authorization": "Bearer 0123456789%41abcdef"})[0] == 200
+        code, lines = server.stop()
+    assert code == 0 and not any("0123456789" in line for line in lines)
+
+
+def held_by(server):
+    """A connection that has its thread, once there is one for it."""
+    while True:
+        connection = socket.create_connection(("127.0.0.1", server.port), timeout=LONG_S)
+        connection.sendall(b"GET /v2 HTTP/1.1\r\nhost: x\r\n\r\n")
+        if connection.recv(65536).startswith(b"HTTP/1.1 200"):
+            return connection
+        connection.close()
+        time.sleep(0.01)
+
+
+def test_limits(build, bundle):
+    """Given bodies that do not arrive and more connections than there may be -> 408 and 503, and it goes on."""
+    with running(build, bundle, "--name", "tiny", "--timeout", "0.5", "--max-connections", 2) as server:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=LONG_S) as one:
+            one.sendall(b"POST /v2/models/tiny/infer HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n{")
+            response = HTTPResponse(one)
+            response.begin()
+            status, _, body = read(response)
+            assert status == 408 and b"the request's body was not there within 0.5 s" in body
+        held = [held_by(server) for _ in range(2)]
+        status, headers, body = server.ask("GET", "/v2")
+        assert (status, headers["retry-after"]) == (503, "1") and b"as many connections as it takes" in body
+        for connection in held:
+            connection.close()
+        held_by(server).close()
+        assert server.stop()[0] == 0
+
+
+def test_the_access_log(build, bundle, cases, tmp_path):
+    """Given requests -> a line of JSON for each."""
+    log = tmp_path / "log"
+    with running(build, bundle, "--name", "tiny", "--access-log", log) as server:
+        answer_to(server, cases.CASES[0], cases)
+        server.ask("GET", "/nothing%0a")
+        assert server.stop()[0] == 0
+    first, second = sorted(map(json.loads, log.read_text().splitlines()), key=lambda line: line["status"])
+    assert (first["status"], first["model"], first["rows"], first["path"]) == (200, "tiny", 1, "/v2/models/tiny/infer")
+    assert first["ms"] >= first["compute_ms"] >= 0 and first["batch_rows"] == 1 and first["bytes_in"] > 0
+    assert (second["status"], second["path"], second["client"]) == (404, "/nothing\n", "127.0.0.1")
+
+
+def test_what_is_not_answered_within_the_grace(build, bundle):
+    """Given a request that is not all there, and no time for it -> exit code 1, and one line that says so."""
+    head = b"POST /v2/models/tiny/infer HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 9\r\n\r\n"
+    with (
+        running(build, bundle, "--name", "tiny", "--grace", 0, "--access-log", "none") as server,
+        socket.create_connection(("127.0.0.1", server.port), timeout=LONG_S) as connection,
+    ):
+        connection.sendall(head)
+        assert connection.recv(100).startswith(b"HTTP/1.1 100 Continue")
+        code, lines = server.stop()
+    assert code == 1
+    assert lines[-1] == "bundle-serve: 1 requests were not answered within the grace time; give a longer --grace"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "no bundle is given"),
+        (("x", "y"), "a second bundle 'y' is given"),
+        (("x", "--loud"), "unknown option '--loud'"),
+        (("x", "--port", "65536"), "--port is '65536', wanted a whole number from 0 to 65535"),
+        (("x", "--timeout", "0"), "--timeout is '0', wanted seconds"),
+        (("x", "--port"), "--port is ''"),
+        (("no/such/folder", "--port", "0"), "no/such/folder: not a bundle (no such folder)"),
+        (("x", "--host", "192.0.2.1"), "HTTP cannot listen on 192.0.2.1:8000"),
+        (("x", "--token-file", "no/such"), "no/such: the token cannot be read"),
+        (("BUNDLE", "--port", "0", "--name", "../a"), "'../a' is no name of a model"),
+    ],
+)
+def test_bad_arguments_are_one_line_and_exit_code_2(build, bundle, arguments, message):
+    if not (build / "bundle-serve").is_file():
+        pytest.skip("bundle-serve is not built: libcpp-httplib-dev is not installed")
+    words = [str(bundle) if word == "BUNDLE" else word for word in arguments]
+    done = subprocess.run([build / "bundle-serve", *words], capture_output=True, text=True, check=False, timeout=LONG_S)
+    lines = [line for line in done.stderr.splitlines() if "warning" not in line]
+    assert done.returncode == 2 and len(lines) == 1 and message in lines[0]
+
+
+def test_a_port_that_is_taken(build, bundle, tiny):
+    command = [build / "bundle-serve", bundle, "--port", str(tiny.port)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LONG_S)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert f"HTTP cannot listen on 127.0.0.1:{tiny.port} (Address already in use)" in done.stderr
+
+
+def test_the_tests_of_the_server_pass(build):
+    """Given the build -> its tests in C++ pass; without doctest there are none."""
+    tests = build / "serve" / "serve-tests"
+    tests = tests if tests.is_file() else build / "serve-tests"
+    if not tests.is_file():
+        pytest.skip("doctest is not installed")
+    done = subprocess.run([tests], env=dict(os.environ), capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert "0 failed" in done.stdout and "test cases: 0" not in done.stdout
