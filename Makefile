@@ -14,6 +14,7 @@ run: $(READY)
 	    --eval-data tests/assets/digits_heldout.npz --precision fp32,int8 -o out/digits --force
 
 test: $(READY)
+	@sh engines/cpp/cmake/onnxruntime_headers.sh engines/cpp/build/onnxruntime || true  # else the C++ tests are skipped
 	$(BIN)/pytest -n auto -m "not slow and not gpu"
 
 test-slow: $(READY)

@@ -116,7 +116,7 @@ class Builder {
     if (is_in_data() || open_.size() != 3) {
       return false;
     }
-    const auto* root = std::get_if<Object>(&open_[0]);
+    const auto* root = std::get_if<Object>(open_.data());
     const auto* tensor = std::get_if<Object>(&open_[2]);
     return root != nullptr && tensor != nullptr && std::holds_alternative<Array>(open_[1]) &&
            root->back().key == "inputs" && tensor->back().key == "data";

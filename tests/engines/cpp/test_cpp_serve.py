@@ -251,7 +251,7 @@ def test_the_bits_of_python(build, digits, images, name, in_parts):
 def test_32_clients_share_runs(build, digits, images, wanted):
     """Given 32 clients at once -> each gets what belongs to its image, runs are shared, idle ones starve none."""
     wrong = []
-    with running(build, digits / "whole", "--name", "d", "--max-batch", 8, "--access-log", "none") as server:
+    with running(build, digits / "whole", "--name", "d", "--max-batch", 8, "--max-delay-us", 50_000) as server:
         idle = [socket.create_connection(("127.0.0.1", server.port), timeout=LONG_S) for _ in range(64)]
 
         def client(own):
