@@ -25,7 +25,7 @@ def why_not_built():
         return f"{missing[0]} is not installed"
     for header, package in {"nlohmann/json.hpp": "nlohmann-json3-dev", "openssl/evp.h": "libssl-dev"}.items():
         words = ["c++", "-x", "c++", "-std=c++20", "-fsyntax-only", "-"]
-        if subprocess.run(words, input=f"#include <{header}>\n", text=True, capture_output=True, check=False).returncode:
+        if subprocess.run(words, input=f"#include <{header}>\n".encode(), capture_output=True, check=False).returncode:
             return f"{package} is not installed, or c++ has no C++20"
     headers = [SOURCE / "build/onnxruntime/usr/include/onnxruntime", Path("/usr/include/onnxruntime")]
     if not any((folder / "onnxruntime_cxx_api.h").is_file() for folder in headers):
