@@ -46,9 +46,10 @@ class Store:
     def load_all(self) -> None:
         """Load every model there is. Raises what the first that does not load raises, if none does."""
         first: PlainconvError | None = None
-        for name in self._places.names():
+        names = self._places.names()
+        for name in names:
             try:
-                self._load(name, self._places.folder(name))
+                self._load(name, self._places.folder(name), is_only=len(names) == 1)
             except PlainconvError as error:
                 first = first or error
         if first and not self.ready():
@@ -137,7 +138,8 @@ class Store:
             raise UnavailableError(f"model {shown(name)} is not loaded ({entry.reason})")
         return entry.model
 
-    def _load(self, name: str, folder: Path) -> None:
+    def _load(self, name: str, folder: Path, *, is_only: bool = False) -> None:
+        """Why a model does not load goes to the log; that of the only one ends the server, which then says it."""
         with self._loading:
             entry = self._entries.get(name) or Entry(folder)
             version = identity(folder)
@@ -147,7 +149,8 @@ class Store:
                 model = self._open(name, folder)
             except Exception as error:
                 said = error if isinstance(error, PlainconvError) else f"{type(error).__name__}: {error}"
-                _log.error("model %s: %s", name, said)
+                if not (is_only and isinstance(error, PlainconvError)):
+                    _log.error("model %s: %s", name, said)
                 with self._lock:
                     self._entries[name] = replace(entry, reason="it cannot be loaded", refused=version or "")
                 if isinstance(error, PlainconvError):

@@ -180,3 +180,17 @@ def test_the_watcher(make: Callable[..., Path], tmp_path: Path, store_of: Callab
     watcher.close()
     assert not any(thread.name == "watcher" for thread in threading.enumerate())
     Watcher(store, 0).close()
+
+
+def test_the_only_bundle_that_does_not_load_is_said_once(
+    make: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Given one bundle that nothing runs -> its reason is raised, for who started the server, and not logged too."""
+
+    def refuse(name: str, folder: Path) -> Model:
+        raise EngineError("nothing here runs it")
+
+    make(tmp_path / "a")
+    with pytest.raises(EngineError, match="nothing here runs it"):
+        Store(places_of(tmp_path / "a", "a"), refuse).load_all()
+    assert caplog.records == []
