@@ -40,6 +40,7 @@ class Store:
         """`opener` gives the model of a name and folder, or raises PlainconvError."""
         self._places, self._open = places, opener
         self._entries: dict[str, Entry] = {}
+        self._leaving: list[Model] = []  # retired, and perhaps in use still
         self._lock = threading.Lock()
         self._loading = threading.Lock()
 
@@ -70,7 +71,7 @@ class Store:
             if entry is None or entry.model is None:
                 raise UnknownError(f"there is no model {shown(name)} to unload")
             self._entries[name] = Entry(entry.folder, reason="unloaded")
-        entry.model.retire()
+            self._retire(entry.model)
 
     def refresh(self) -> None:
         """Load anew what was replaced on disk."""
@@ -119,16 +120,20 @@ class Store:
         """How many requests wait for each model."""
         return {name: entry.model.batcher.waiting for name, entry in list(self._entries.items()) if entry.model}
 
-    def close(self, timeout_s: float = 5.0) -> None:
-        """Retire every model and wait until they are closed, but not for one that still computes for nobody."""
+    def close(self, timeout_s: float = 30.0) -> None:
+        """Retire every model and wait until all there were are closed, for so long at most."""
         with self._loading, self._lock:
-            models = [entry.model for entry in self._entries.values() if entry.model]
+            for entry in self._entries.values():
+                if entry.model:
+                    self._retire(entry.model)
             self._entries = {name: Entry(entry.folder, reason="closed") for name, entry in self._entries.items()}
-        for model in models:
-            model.retire()
         end = time.monotonic() + timeout_s
-        for model in models:
+        for model in self._leaving:
             model.closed.wait(max(0.0, end - time.monotonic()))
+
+    def _retire(self, model: Model) -> None:
+        self._leaving = [each for each in self._leaving if not each.closed.is_set()] + [model]
+        model.retire()
 
     def _loaded(self, name: str) -> Model:
         entry = self._entries.get(name)
@@ -158,8 +163,8 @@ class Store:
                 raise EngineError(f"{folder}: cannot be loaded ({said}); is the bundle for this machine?") from error
             with self._lock:
                 self._entries[name] = Entry(folder, model)
-            if entry.model:
-                entry.model.retire()
+                if entry.model:
+                    self._retire(entry.model)
 
 
 class Watcher:

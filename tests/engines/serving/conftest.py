@@ -145,7 +145,7 @@ def running(*arguments: object, gate: Path | None = None) -> Iterator[Server]:
     reader = threading.Thread(target=server.read, daemon=True)
     reader.start()
     try:
-        assert server.started.wait(LONG_S)
+        assert server.started.wait(4 * LONG_S)  # a cluster takes a minute on a busy machine
         yield server
     finally:
         process.kill()

@@ -103,7 +103,8 @@ def test_a_server_of_two_replicas(make: Any, start: Any, tmp_path: Path) -> None
     assert any("model sums: reloaded" in line for line in server.lines)
     below = processes_below(server.process.pid)
     assert any("raylet" in name for name in below.values())
-    assert server.stop() == 0
+    code = server.stop()
+    assert code == 0, server.lines
     assert until(lambda: not any(Path(f"/proc/{number}").exists() for number in below))
 
 

@@ -194,3 +194,20 @@ def test_the_only_bundle_that_does_not_load_is_said_once(
     with pytest.raises(EngineError, match="nothing here runs it"):
         Store(places_of(tmp_path / "a", "a"), refuse).load_all()
     assert caplog.records == []
+
+
+def test_closing_waits_for_what_was_replaced(
+    make: Callable[..., Path], tmp_path: Path, store_of: Callable[[Path], Store]
+) -> None:
+    """Given a version that was replaced and is in use -> the store is closed once that one is, too."""
+    folder = make(tmp_path / "a")
+    store = store_of(folder)
+    with store.use("a") as old:
+        make(folder, scale=2, force=True)
+        store.refresh()
+        closing = threading.Thread(target=store.close)
+        closing.start()
+        closing.join(0.2)
+        assert closing.is_alive()
+    closing.join(LONG_S)
+    assert old.closed.is_set() and not closing.is_alive()
