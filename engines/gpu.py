@@ -25,7 +25,8 @@ def find_gpu(number: int = 0) -> Gpu:
 
     Raises EngineError where the machine has no NVIDIA driver, or the driver no such GPU.
     """
-    cuda, count = _driver(), gpu_count()
+    cuda = _driver()
+    count = _count(cuda)
     if not 0 <= number < count:
         raise EngineError(f"no GPU {number} on this machine, which has {count}; see to CUDA_VISIBLE_DEVICES")
     device, name = ctypes.c_int(), ctypes.create_string_buffer(256)
@@ -40,8 +41,12 @@ def find_gpu(number: int = 0) -> Gpu:
 
 def gpu_count() -> int:
     """How many GPUs are visible, at least one. Raises EngineError where the machine has no NVIDIA driver or no GPU."""
+    return _count(_driver())
+
+
+def _count(cuda: ctypes.CDLL) -> int:
     count = ctypes.c_int()
-    _check(_driver(), "cuDeviceGetCount", ctypes.byref(count))
+    _check(cuda, "cuDeviceGetCount", ctypes.byref(count))
     return count.value
 
 

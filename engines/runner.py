@@ -88,10 +88,9 @@ def check_inputs(
     profiles: Profiles = (),
     kinds: tuple[type[Any], ...] = (np.ndarray,),
 ) -> int:
-    """The index of the first of the optimization profiles that covers `inputs`; 0 where there is no profile.
+    """The index of the optimization profile for `inputs`, as `profile_for` says.
 
-    Raises EngineError, in one line, at the first difference from what `specs` describe, and where no profile covers
-    the shapes.
+    Raises EngineError, in one line, at the first difference from what `specs` describe, and as `profile_for` does.
     """
     check_mapping("input", inputs)
     if set(inputs) != {spec.name for spec in specs}:
@@ -99,8 +98,16 @@ def check_inputs(
     sizes: dict[str, int] = {}
     for spec in specs:
         _check_array("input", inputs[spec.name], spec, sizes, kinds)
+    return profile_for(inputs, specs, profiles)
+
+
+def profile_for(inputs: Mapping[str, Any], specs: tuple[TensorSpec, ...], profiles: Profiles) -> int:
+    """The index of the first of the optimization profiles that covers `inputs`; 0 where there is no profile.
+
+    Raises EngineError, in one line, where no profile covers their shapes.
+    """
     for index, profile in enumerate(profiles):
-        if all(_covers(covered, inputs[name].shape) for name, covered in profile.items()):
+        if all(covers(covered, inputs[name].shape) for name, covered in profile.items()):
             return index
     if profiles:
         covered = {name for profile in profiles for name in profile}
@@ -201,7 +208,8 @@ def _fits(size: int, axis: int | str, sizes: dict[str, int]) -> bool:
     return size >= 1 and sizes.setdefault(axis, size) == size
 
 
-def _covers(covered: ShapeRange, shape: tuple[int, ...]) -> bool:
+def covers(covered: ShapeRange, shape: tuple[int, ...]) -> bool:
+    """Whether a shape of the same rank lies in a range."""
     return all(low <= size <= high for low, size, high in zip(covered.min, shape, covered.max, strict=True))
 
 

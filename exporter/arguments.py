@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from .shapes import MAX_SIZE
 
 MOST_DEVICES = 1024
+_NO_TOLERANCE = "is not a tolerance; wanted a positive number like 0.1"
 EVAL_DATA = "labelled images (arrays images [N,C,H,W] and labels [N]): report accuracy at every step"
 
 
@@ -75,7 +76,8 @@ def engine_arguments(parser: argparse.ArgumentParser) -> None:
     )
     precision.add_argument("--calibration", type=Path, metavar="FILE.npz", help="images for int8 and fp8")
     precision.add_argument("--calibration-method", choices=("auto", "minmax", "percentile", "entropy"), default="auto")
-    precision.add_argument("--tolerance", type=_tolerance, metavar="T", help="off by at most T spreads of the output")
+    tolerance = number(_NO_TOLERANCE, zero=_NO_TOLERANCE)
+    precision.add_argument("--tolerance", type=tolerance, metavar="T", help="off by at most T spreads of the output")
 
 
 def shape_arguments(parser: argparse.ArgumentParser) -> None:
@@ -130,16 +132,6 @@ def _mebibytes(text: str) -> int:
     return int(text) * 2**20
 
 
-def _tolerance(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a tolerance; wanted a positive number like 0.1")
-    return value
-
-
 def count(least: int, most: int = 100_000) -> Callable[[str], int]:
     """The type of an option that is a whole number."""
 
@@ -149,6 +141,26 @@ def count(least: int, most: int = 100_000) -> Callable[[str], int]:
         return int(text)
 
     return whole
+
+
+def number(wanted: str, below: float = math.inf, zero: str = "") -> Callable[[str], float]:
+    """The type of an option that is a number from 0 on; with `zero`, which says why not, above 0.
+
+    `wanted` ends the sentence on what is no such number, and `zero` that on 0.
+    """
+
+    def real(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not 0 <= value < below:
+            raise argparse.ArgumentTypeError(f"{text!r} {wanted}")
+        if zero and value == 0:
+            raise argparse.ArgumentTypeError(f"{text!r} {zero}")
+        return value
+
+    return real
 
 
 def devices(text: str) -> tuple[int, ...]:

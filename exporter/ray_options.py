@@ -2,13 +2,12 @@
 
 import argparse
 import ast
-import math
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from .arguments import count
+from .arguments import count, number
 from .errors import EngineError
 from .rooms import room
 
@@ -17,6 +16,9 @@ if TYPE_CHECKING:
     from engines.serving.ray_options import RayOptions
 
 _ADDRESS = re.compile(r"local|auto|(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\]):\d{1,5}")
+_NO_AMOUNT = "is not an amount; wanted a number like 2 or 0.5"
+_amount = number(_NO_AMOUNT, 1e6)
+_some = number(_NO_AMOUNT, 1e6, zero="is too little; wanted a number above 0")
 _FLAGS = {
     "replicas": "--replicas",
     "cpus_per_replica": "--cpus-per-replica",
@@ -99,27 +101,10 @@ def _address(text: str) -> str:
     return text
 
 
-def _amount(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value < 1e6:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an amount; wanted a number like 2 or 0.5")
-    return value
-
-
 def _gpus(text: str) -> float:
     value = _amount(text)
     if value > 1 and value != int(value):
         raise argparse.ArgumentTypeError(f"{text!r} GPUs cannot be given; wanted a whole number, or a part of one")
-    return value
-
-
-def _some(text: str) -> float:
-    value = _amount(text)
-    if value == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is too little; wanted a number above 0")
     return value
 
 

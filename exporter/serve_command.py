@@ -2,14 +2,13 @@
 
 import argparse
 import logging
-import math
 import sys
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .arguments import count, devices
-from .bundle import MANIFEST, Bundle
+from .arguments import count, devices, number
+from .bundle import MANIFEST, read_manifest
 from .errors import EngineError
 from .ray_options import add_arguments as add_ray_arguments
 from .ray_options import loader_of, ray_options_of
@@ -19,6 +18,9 @@ if TYPE_CHECKING:
     from engines.serving.options import ServeOptions
 
 MIB = 2**20
+_WANTED = "wanted seconds, as in 0.5 or 30"
+_seconds = number(f"is not a time; {_WANTED}", 1e9)
+_some_seconds = number(f"is not a time; {_WANTED}", 1e9, zero=f"is no time to answer in; {_WANTED}")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,7 +76,7 @@ def run(args: argparse.Namespace) -> None:
         _say(f"exporter: warning: {found}; give --token-file, or see that the network does")
     places_of, serve = room("engines.serving.places").places_of, room("engines.serving.running").serve
     is_bundle = (args.path / MANIFEST).exists() or not args.path.is_dir()
-    places = places_of(args.path, args.name, Bundle.open(args.path).manifest.name if is_bundle else "")
+    places = places_of(args.path, args.name, read_manifest(args.path).name if is_bundle else "")
     _log_to_stderr()
     with loader_of(args) as (loader, give_up):
         serve(places, options, say=_say, loader=loader, give_up=give_up)
@@ -149,20 +151,3 @@ def _port(text: str) -> int:
     if not (text.isascii() and text.isdecimal()) or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is not a port; wanted 0 to 65535")
     return int(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value < 1e9:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a time; wanted seconds, as in 0.5 or 30")
-    return value
-
-
-def _some_seconds(text: str) -> float:
-    value = _seconds(text)
-    if value == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no time to answer in; wanted seconds, as in 0.5 or 30")
-    return value

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from exporter.bundle import TensorSpec
+from exporter.bundle import ShapeRange, TensorSpec
 
-from ..runner import Array, Profiles
+from ..runner import Array, Profiles, covers
 
 Tails = tuple[tuple[int, ...], ...]
 """The shapes of the inputs without axis 0, in the order of the model's inputs."""
@@ -40,11 +40,6 @@ class Covering:
         """Whether a run of so many rows may be."""
         return rows <= self.most and (not self.profiles or any(self._covers(p, rows, tails) for p in self.profiles))
 
-    def _covers(self, profile: Mapping[str, object], rows: int, tails: Tails) -> bool:
-        for name, tail in zip(self.names, tails, strict=True):
-            covered = profile.get(name)
-            if covered is not None:
-                low, high = covered.min, covered.max  # type: ignore[attr-defined]
-                if not all(a <= size <= b for a, size, b in zip(low, (rows, *tail), high, strict=True)):
-                    return False
-        return True
+    def _covers(self, profile: Mapping[str, ShapeRange], rows: int, tails: Tails) -> bool:
+        shapes = zip(self.names, tails, strict=True)
+        return all(covers(profile[name], (rows, *tail)) for name, tail in shapes if name in profile)

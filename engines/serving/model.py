@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from exporter.bundle import Bundle
+from exporter.bundle import Bundle, identity
 from exporter.errors import BundleError, EngineError
 
 from ..bench import random_inputs
@@ -13,7 +13,6 @@ from .backend import Loaded, Loader, load_here
 from .batch_axis import Covering, batch_axis
 from .batcher import Batcher, BatchRules
 from .options import ServeOptions
-from .places import identity
 
 _ATTEMPTS = 5  # at a bundle that is replaced while it is loaded
 Observe = Callable[[int, float], None]

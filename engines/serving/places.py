@@ -5,13 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from exporter.bundle import MANIFEST
-from exporter.bundle.codec import sha256_in_manifest
 from exporter.errors import BundleError
 
 from .refusals import UnknownError, shown
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,127}")
-_MOST_MANIFEST = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -54,15 +52,6 @@ def places_of(path: Path, name: str = "", default: str = "") -> Places:
     if not places.names():
         raise BundleError(f"{path} holds neither a bundle nor folders that do; give what `exporter run` wrote")
     return places
-
-
-def identity(folder: Path) -> str | None:
-    """The hash of all that is in the bundle, as its manifest says. None where there is none, or half of it."""
-    try:
-        with (folder / MANIFEST).open("rb") as file:
-            return sha256_in_manifest(file.read(_MOST_MANIFEST))
-    except OSError:
-        return None
 
 
 def _is_model(path: Path) -> bool:

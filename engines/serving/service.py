@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from exporter.errors import EngineError
 
-from ..runner import check_inputs as check_profiles
+from ..runner import profile_for
 from . import access_log
 from .checks import check_inputs, wanted_outputs
 from .model import Model
@@ -19,7 +19,6 @@ from .refusals import (
     ForbiddenError,
     RefusedError,
     TooManyError,
-    UnavailableError,
     UnknownError,
     shown,
 )
@@ -143,12 +142,6 @@ def check_version(version: str) -> None:
         raise UnknownError(f"there is no version {shown(version)} of the model; wanted {VERSION}, or none")
 
 
-def check_serving(service: Service) -> None:
-    """Raise UnavailableError once the server is about to stop."""
-    if service.draining:
-        raise UnavailableError("the server is about to stop")
-
-
 def _check_batch(model: Model, request: InferRequest) -> None:
     """Raise BadRequestError for more rows than the server takes, or shapes that no engine here is for."""
     covering = model.covering
@@ -158,6 +151,6 @@ def _check_batch(model: Model, request: InferRequest) -> None:
             raise BadRequestError(f"the request has {rows} rows, this server takes up to {covering.most}; split it")
     if model.profiles:
         try:
-            check_profiles(request.inputs, model.inputs, model.profiles)
+            profile_for(request.inputs, model.inputs, model.profiles)
         except EngineError as error:
             raise BadRequestError(str(error)) from None

@@ -12,10 +12,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from exporter.bundle import identity
 from exporter.errors import EngineError, PlainconvError
 
 from .model import Model
-from .places import Places, identity
+from .places import Places
 from .refusals import FailedError, UnavailableError, UnknownError, shown
 
 _log = logging.getLogger("plainconv.serving")

@@ -24,7 +24,7 @@ from .manifest import (
     sha256_of_arrays,
     sha256_of_files,
 )
-from .reader import Bundle, sha256_of_file
+from .reader import Bundle, identity, read_manifest, sha256_of_file
 from .writer import Draft, check_target, update_bundle, write_bundle
 
 __all__ = [
@@ -46,7 +46,9 @@ __all__ = [
     "SplitRecord",
     "TensorSpec",
     "check_target",
+    "identity",
     "plain_json",
+    "read_manifest",
     "sha256_of_arrays",
     "sha256_of_file",
     "sha256_of_files",

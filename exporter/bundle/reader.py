@@ -3,8 +3,10 @@
 import hashlib
 import os
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from exporter.errors import BundleError
 
@@ -12,6 +14,7 @@ from .codec import manifest_of_bytes, sha256_in_manifest
 from .manifest import MANIFEST, MODEL, EngineRecord, Manifest, SplitRecord, TensorSpec
 from .rules import problems
 
+T = TypeVar("T")
 _MANIFEST_LIMIT = 64 * 2**20
 _ATTEMPTS = 100  # of reading a bundle that is replaced again and again
 _REMEDY = "export again, or restore the folder from a copy"
@@ -34,19 +37,7 @@ class Bundle:
 
         Raises BundleError, in one line, where anything of that does not hold.
         """
-        folder = Path(path)
-        broken = ""
-        for _ in range(_ATTEMPTS):
-            before = _manifest_bytes(folder)
-            try:
-                return cls._verified(folder)
-            except OSError as error:
-                broken = f"cannot be read ({error.strerror}: {error.filename}); {_REMEDY}"
-            except BundleError as error:
-                broken = str(error)
-            if _manifest_bytes(folder) == before:  # else a new version took its place meanwhile: read that one
-                break
-        raise BundleError(f"{folder}: {broken}")
+        return _settled(Path(path), cls._verified)
 
     @classmethod
     def _verified(cls, folder: Path) -> "Bundle":
@@ -105,6 +96,20 @@ class Bundle:
         return self.manifest.splits
 
 
+def read_manifest(path: Path | str) -> Manifest:
+    """What the manifest of the bundle in the folder `path` says; its files are left alone, and unverified.
+
+    Raises BundleError, in one line, where there is none or it is damaged.
+    """
+    return _settled(Path(path), lambda folder: manifest_of_bytes(_read_manifest(folder)))
+
+
+def identity(folder: Path) -> str | None:
+    """The hash of all that is in the bundle, as its manifest says. None where there is none, or half of it."""
+    raw = _manifest_bytes(folder)
+    return None if raw is None else sha256_in_manifest(raw)
+
+
 def file_sizes(folder: Path) -> dict[str, int]:
     """Every file in `folder` by its name within, with "/" between the parts, and its size in bytes.
 
@@ -138,6 +143,22 @@ def sha256_of_file(path: Path) -> str:
 def more(broken: list[str]) -> str:
     """What to add to the first of several problems."""
     return f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
+
+
+def _settled(folder: Path, read: Callable[[Path], T]) -> T:
+    """What `read` makes of a bundle, which may be replaced meanwhile. Raises BundleError, which names the folder."""
+    broken = ""
+    for _ in range(_ATTEMPTS):
+        before = _manifest_bytes(folder)
+        try:
+            return read(folder)
+        except OSError as error:
+            broken = f"cannot be read ({error.strerror}: {error.filename}); {_REMEDY}"
+        except BundleError as error:
+            broken = str(error)
+        if _manifest_bytes(folder) == before:  # else a new version took its place meanwhile: read that one
+            break
+    raise BundleError(f"{folder}: {broken}")
 
 
 def _manifest_bytes(folder: Path) -> bytes | None:

@@ -17,8 +17,7 @@ from pathlib import Path
 
 from exporter.errors import BundleError
 
-from .codec import sha256_in_manifest
-from .manifest import MANIFEST
+from .reader import identity
 
 if sys.platform == "win32":
     fcntl = None
@@ -66,7 +65,7 @@ def replace(target: Path, folder: Path, *, may_replace: bool, expected: str | No
     Raises BundleError where `target` exists and `may_replace` is False, or where it is no longer the one expected.
     """
     with _locked(target.parent):
-        if expected is not None and _sha256_at(target) != expected:
+        if expected is not None and identity(target) != expected:
             raise BundleError(f"{target}: changed while a new version of it was made; run the command again")
         if not may_replace:
             _rename_to_nothing(folder, target)
@@ -155,13 +154,6 @@ def _make_parents(parent: Path) -> list[Path]:
     for folder in reversed(made):
         folder.mkdir(exist_ok=True)
     return made
-
-
-def _sha256_at(bundle: Path) -> str | None:
-    try:
-        return sha256_in_manifest((bundle / MANIFEST).read_bytes())
-    except OSError:
-        return None
 
 
 @contextlib.contextmanager

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from engines.serving.places import identity, places_of
+from engines.serving.places import places_of
 from engines.serving.refusals import UnknownError
-from exporter.bundle import Bundle
+from exporter.bundle import Bundle, identity
 from exporter.errors import BundleError
 
 

@@ -23,11 +23,10 @@ from engines.serving.refusals import (
     ForbiddenError,
     RefusedError,
     TooManyError,
-    UnavailableError,
     UnknownError,
 )
 from engines.serving.requests import InferRequest, WantedOutput
-from engines.serving.service import Service, check_serving, check_version
+from engines.serving.service import Service, check_version
 from engines.serving.store import Store
 from exporter.bundle import ShapeRange
 
@@ -263,13 +262,8 @@ def test_what_is_under_way(service_of: Callable[..., Here]) -> None:
     assert (service.under_way, service.handled) == (0, 2)
 
 
-def test_versions(service_of: Callable[..., Here]) -> None:
+def test_versions() -> None:
     for version in ("", "1"):
         check_version(version)
     with pytest.raises(UnknownError, match=r"there is no version '01'"):
         check_version("01")
-    service = service_of().service
-    check_serving(service)
-    service.draining = True
-    with pytest.raises(UnavailableError, match="about to stop"):
-        check_serving(service)
