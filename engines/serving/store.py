@@ -122,14 +122,15 @@ class Store:
         return {name: entry.model.batcher.waiting for name, entry in list(self._entries.items()) if entry.model}
 
     def close(self, timeout_s: float = 30.0) -> None:
-        """Retire every model and wait until all there were are closed, for so long at most."""
+        """Retire every model and wait until all there were are closed, for so long at most; a second time for none."""
         with self._loading, self._lock:
             for entry in self._entries.values():
                 if entry.model:
                     self._retire(entry.model)
             self._entries = {name: Entry(entry.folder, reason="closed") for name, entry in self._entries.items()}
+            leaving, self._leaving = self._leaving, []
         end = time.monotonic() + timeout_s
-        for model in self._leaving:
+        for model in leaving:
             model.closed.wait(max(0.0, end - time.monotonic()))
 
     def _retire(self, model: Model) -> None:

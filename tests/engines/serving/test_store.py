@@ -211,3 +211,17 @@ def test_closing_waits_for_what_was_replaced(
         assert closing.is_alive()
     closing.join(LONG_S)
     assert old.closed.is_set() and not closing.is_alive()
+
+
+def test_closing_again_waits_for_nothing(
+    make: Callable[..., Path], tmp_path: Path, store_of: Callable[[Path], Store]
+) -> None:
+    """Given a store that was closed without waiting for who has a model -> to close it again does not wait either."""
+    store = store_of(make(tmp_path / "a"))
+    with store.use("a") as held:
+        store.close(timeout_s=0)
+        again = threading.Thread(target=store.close, args=(10 * LONG_S,))
+        again.start()
+        again.join(LONG_S)
+        assert not again.is_alive() and not held.closed.is_set()
+    assert held.closed.wait(LONG_S)
