@@ -6,8 +6,9 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+LINKS  := build/links/plainconv
 
-.PHONY: run test test-slow lint cpp bench-cpp bench-export bench-reparam bench-runner bench-splits bench-serve clean
+.PHONY: run test test-long test-slow lint cpp bench-cpp bench-export bench-reparam bench-runner bench-splits bench-serve clean
 
 run: $(READY)
 	$(BIN)/exporter run vanillanet_digits --checkpoint tests/assets/vanillanet_digits.pth \
@@ -17,11 +18,20 @@ test: $(READY)
 	@sh engines/cpp/cmake/onnxruntime_headers.sh engines/cpp/build/onnxruntime || true  # else the C++ tests are skipped
 	$(BIN)/pytest -n auto -m "not slow and not gpu"
 
+test-long: $(READY)  # many more examples, drawn at random
+	@seed=$${SEED:-$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')}; echo "make test-long SEED=$$seed"; \
+	    $(BIN)/pytest -n auto -m "not slow and not gpu" --timeout 3600 --hypothesis-profile long --hypothesis-seed $$seed
+
 test-slow: $(READY)
 	$(BIN)/pytest -m "slow or gpu"
 
-lint: $(READY)
+lint: $(READY) $(LINKS)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+# The package as folders of links: what mypy reads, and what runs where nothing can be installed (PYTHONPATH=build/links).
+$(LINKS):
+	mkdir -p $@
+	for room in exporter engines models; do ln -sfn ../../../$$room $@/$$room; done
 
 cpp: $(READY)
 	sh engines/cpp/make.sh $(abspath $(BIN)/python)

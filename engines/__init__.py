@@ -4,14 +4,13 @@
 split into; `pipelined` keeps several requests under way.
 """
 
-from .backend import Backend, available, choose
-from .building import build, build_engine, build_into, built, check_request
-from .gpu import Gpu, find_gpu
-from .loading import load, run_record, why_not_run
+from .backend import Backend, available
+from .building import build
+from .cuda.gpu import Gpu, find_gpu
+from .loading import load
 from .options import BuildOptions, profile_of
 from .pipelined import pipelined
 from .runner import Runner
-from .split_loading import run_split, sets_of_engines
 
 __all__ = [
     "Backend",
@@ -20,17 +19,12 @@ __all__ = [
     "Runner",
     "available",
     "build",
-    "build_engine",
-    "build_into",
-    "built",
-    "check_request",
-    "choose",
     "find_gpu",
     "load",
     "pipelined",
     "profile_of",
-    "run_record",
-    "run_split",
-    "sets_of_engines",
-    "why_not_run",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -4,9 +4,9 @@ import importlib.metadata
 import importlib.util
 from dataclasses import dataclass
 
-from exporter.errors import EngineError
+from plainconv.exporter.errors import EngineError
 
-from .gpu import find_gpu
+from .cuda.gpu import find_gpu
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from exporter.bundle import ShapeRange, TensorSpec
-from exporter.errors import EngineError
+from plainconv.exporter.bundle import ShapeRange, TensorSpec
+from plainconv.exporter.errors import EngineError
 
 from .backend import available
-from .gpu import find_gpu
+from .cuda.gpu import find_gpu
 from .runner import Array, Runner, dtype_of
 
 TURN_MS = 20.0  # a turn is as many calls in a row as take about this long,

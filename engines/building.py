@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from exporter.bundle import (
+from plainconv.exporter.bundle import (
     Bundle,
     Draft,
     EngineRecord,
@@ -18,14 +18,14 @@ from exporter.bundle import (
     sha256_of_files,
     update_bundle,
 )
-from exporter.errors import EngineError, PlainconvWarning
+from plainconv.exporter.errors import EngineError, PlainconvWarning
 
 from .backend import Backend, choose
-from .gpu import find_gpu
-from .loading import graph_of
+from .choice import graph_of
+from .cuda.gpu import find_gpu
 from .options import BuildOptions
-from .targets import checked_targets, targets_for
-from .tensorrt import Compiled, check_options, compile_onnx, import_runtime
+from .tensorrt.build import Compiled, check_options, compile_onnx, import_runtime
+from .tensorrt.targets import checked_targets, targets_for
 
 
 def build(
@@ -192,7 +192,7 @@ def builder_of(engine: str) -> Backend:
 
 
 def _check_file(onnx: Path, compiled: Compiled) -> None:
-    from exporter.layer_types import types_in_file
+    from plainconv.exporter.precision.layer_types import types_in_file
 
     check_precision(types_in_file(onnx), compiled.layers, onnx.name)
 

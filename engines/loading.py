@@ -2,22 +2,18 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from exporter.bundle import Bundle, Draft, EngineRecord, GraphRecord, Manifest
-from exporter.errors import EngineError
+from plainconv.exporter.bundle import Bundle, Draft, EngineRecord
+from plainconv.exporter.errors import EngineError
 
 from .backend import backends
-from .contexts import Contexts, contexts_of
-from .cuda import CudaRuntime
-from .gpu import find_gpu
-from .onnxruntime import OnnxRuntimeRunner
+from .choice import graph_of, speed, why_not_run
+from .cuda.runtime import CudaRuntime
+from .onnxruntime.runner import OnnxRuntimeRunner
 from .runner import Runner
-from .tensorrt import deserialize, import_runtime, validity
-from .tensorrt_runner import TensorRTRunner
-
-FASTEST_FIRST = ("fp8+fp16", "fp8+bf16", "fp8", "int8+fp16", "int8+bf16", "int8", "fp16", "bf16", "fp32")
-"""The order in which `load` takes engines of one backend."""
+from .split_loading import load_split
+from .tensorrt.loaded import loaded
+from .tensorrt.runner import TensorRTRunner
 
 
 def load(
@@ -54,8 +50,6 @@ def load(
         raise EngineError(f"unknown engine {engine!r}; wanted one of auto, {', '.join(names)}")
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     if devices is not None:
-        from .split_loading import load_split
-
         return load_split(opened, engine, precision, devices, threads=threads, providers=providers, timeout=timeout)
     reasons = []
     for record in _by_speed(opened, engine, precision):
@@ -75,29 +69,6 @@ def load(
     of, options = (engine, "") if precision == "auto" else (f"{engine} {precision}", f" --precision {precision}")
     missing = f"{opened.folder} holds no {of} engine; build one with `exporter build --engine {engine}{options}`"
     raise EngineError(reasons[0] if reasons else missing)
-
-
-def why_not_run(record: EngineRecord, number: int = 0) -> str | None:
-    """Why the GPU of that number cannot run an engine, with the remedy; None where it can. Imports nothing heavy."""
-    backend = next((backend for backend in backends() if backend.name == record.backend), None)
-    if backend is None:
-        return f"{record.backend} is not a runtime this program knows; install the plainconv that built it"
-    try:
-        gpu = find_gpu(number)
-    except EngineError as error:
-        return str(error)
-    if not backend.installed:
-        return f"{backend.name} is not installed; {backend.remedy}"
-    if backend.version != record.backend_version:
-        return (
-            f"it was built by {backend.name} {record.backend_version}, here is {backend.version}; "
-            "build it again with `exporter build`"
-        )
-    if gpu.target not in record.targets:
-        return f"it is for {', '.join(record.targets)}, the {gpu.name} here is {gpu.target}; build it for that"
-    if record.device not in (None, gpu.name):
-        return f"it is for an {record.device}, here is an {gpu.name}; build it again with `exporter build`"
-    return None
 
 
 def run_record(bundle: Bundle | Draft, record: EngineRecord) -> Runner:
@@ -120,53 +91,7 @@ def run_record(bundle: Bundle | Draft, record: EngineRecord) -> Runner:
     )
 
 
-def loaded(bundle: Bundle | Draft, record: EngineRecord) -> tuple[Any, Any, Contexts]:
-    """The runtime, the engine that it must outlive, and its contexts, on the GPU that this thread uses.
-
-    Raises EngineError where the runtime does not take it.
-    """
-    backend = next(backend for backend in backends() if backend.name == record.backend)
-    data = bundle.read(record.file)
-    reason = validity(data, backend)
-    if reason is not None:
-        raise EngineError(f"{record.file} cannot run here: {reason}; build it again with `exporter build`")
-    runtime, engine = deserialize(data, backend)
-    return runtime, engine, contexts_of(import_runtime(backend), engine)
-
-
-def graph_of(manifest: Manifest, precision: str, part: str = "") -> tuple[str, str]:
-    """The ONNX file of that precision, or of a part of its split, and its hash.
-
-    Raises EngineError where the bundle has none.
-    """
-    if part:
-        parts = [p for split in manifest.splits if split.precision == precision for p in split.parts]
-        found = next((p for p in parts if p.name == part), None)
-        if found is None:
-            raise EngineError(f"there is no part {part} of a {precision} split in the bundle; see `exporter split`")
-        return found.file, found.sha256
-    graphs: dict[str, GraphRecord] = {graph.precision: graph for graph in manifest.graphs}
-    link = next((link for link in manifest.chain if link.step == "onnx"), None)
-    if link is None:
-        raise EngineError("the draft has no ONNX model linked; link_onnx before building an engine")
-    if precision == "fp32":
-        return link.files[0], link.sha256
-    if precision not in graphs:
-        has = ", ".join(["fp32", *graphs])
-        raise EngineError(
-            f"there is no {precision} graph in the bundle, which has {has}; see `exporter build --precision`"
-        )
-    return graphs[precision].file, graphs[precision].sha256
-
-
 def _by_speed(bundle: Bundle, engine: str, precision: str) -> list[EngineRecord]:
     """The engines that were asked for, the fastest first."""
     wanted = [r for r in bundle.engines if engine in ("auto", r.backend) and precision in ("auto", r.precision)]
     return sorted(wanted, key=speed)
-
-
-def speed(record: EngineRecord) -> tuple[int, int]:
-    """The rank of an engine, the fastest first: its backend's, then its precision's."""
-    rank = {backend.name: i for i, backend in enumerate(backends())}
-    of_precision = {name: i for i, name in enumerate(FASTEST_FIRST)}
-    return rank.get(record.backend, len(rank)), of_precision.get(record.precision, len(of_precision))

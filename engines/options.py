@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from exporter.bundle import ShapeRange, TensorSpec
-from exporter.errors import EngineError
-from exporter.shapes import MAX_SIZE, Batches, Sizes
+from plainconv.exporter.bundle import ShapeRange, TensorSpec
+from plainconv.exporter.errors import EngineError
+from plainconv.exporter.source.shapes import MAX_SIZE, Batches, Sizes
 
 Profile = Mapping[str, ShapeRange]
 """What one optimization profile covers, for each input."""

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from exporter.errors import EngineError
+from plainconv.exporter.errors import EngineError
 
 from .runner import Runner
 

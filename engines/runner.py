@@ -7,8 +7,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from exporter.bundle import ShapeRange, TensorSpec
-from exporter.errors import EngineError
+from plainconv.exporter.bundle import ShapeRange, TensorSpec
+from plainconv.exporter.errors import EngineError
 
 Array = np.ndarray[Any, Any]
 Profiles = Sequence[Mapping[str, ShapeRange]]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from exporter.bundle import PartRecord, SplitRecord
+from plainconv.exporter.bundle import PartRecord, SplitRecord
 
 Place = tuple[int, int]
 """A device of the plan and a stream of it: it runs one part at a time, in the order of the split."""

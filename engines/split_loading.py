@@ -3,17 +3,18 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from exporter.bundle import Bundle, Draft, EngineRecord, ShapeRange, SplitRecord
-from exporter.errors import EngineError
+from plainconv.exporter.bundle import Bundle, Draft, EngineRecord, ShapeRange, SplitRecord
+from plainconv.exporter.errors import EngineError
 
-from .cuda import CudaRuntime
-from .gpu import gpu_count
-from .loading import loaded, speed, why_not_run
-from .onnxruntime_split import OnnxRuntimeSplitRunner
+from .choice import speed, why_not_run
+from .cuda.gpu import gpu_count
+from .cuda.runtime import CudaRuntime
+from .onnxruntime.split import OnnxRuntimeSplitRunner
 from .runner import Runner
 from .schedule import schedule_of
-from .split_lane import PartEngine
-from .tensorrt_runner import TensorRTSplitRunner
+from .tensorrt.loaded import loaded
+from .tensorrt.runner import TensorRTSplitRunner
+from .tensorrt.split_lane import PartEngine
 
 
 def load_split(

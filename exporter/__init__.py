@@ -1,14 +1,16 @@
 """From a training-time network to a bundle: reparameterize, export, simplify, verify.
 
-What needs torch is loaded on first use, so that importing `exporter.bundle` or `exporter.errors` does not import it.
+What needs torch is loaded on first use, so that importing `plainconv.exporter.bundle` does not import it.
 """
 
 from typing import TYPE_CHECKING, Any
 
+from .version import __version__
+
 if TYPE_CHECKING:
     from .reparam import affine_leaf, reparameterize
 
-__all__ = ["affine_leaf", "reparameterize"]
+__all__ = ["__version__", "affine_leaf", "reparameterize"]
 
 
 def __getattr__(name: str) -> Any:
@@ -17,3 +19,7 @@ def __getattr__(name: str) -> Any:
 
         return getattr(reparam, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

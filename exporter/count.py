@@ -21,8 +21,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from .errors import ExportError, ReparamError, first_line
+from .onnx_file.file import infer_shapes, read
 from .surgery.cost import macs_of
-from .surgery.onnx_file import infer_shapes, read
 
 aten = torch.ops.aten
 _PRODUCTS = {aten.mm, aten.addmm, aten.bmm, aten.baddbmm}

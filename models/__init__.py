@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from exporter.errors import SourceError
+from plainconv.exporter.errors import SourceError
 
 from . import parnet, repvgg, vanillanet
 from .options import Option, problems_of, whole

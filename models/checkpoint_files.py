@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from exporter.errors import CheckpointError
+from plainconv.exporter.errors import CheckpointError
 
 from .pickle_scan import scan_pickles
 

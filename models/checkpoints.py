@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from exporter.errors import CheckpointError
+from plainconv.exporter.errors import CheckpointError
 
 from . import Entry, entries, find
 from .checkpoint_files import PREFIXES, Checkpoint, read_checkpoint

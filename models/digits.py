@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from exporter.errors import PlainconvError
+from plainconv.exporter.errors import PlainconvError
 
 from . import DIGITS
 

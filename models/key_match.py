@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from exporter.errors import SourceError
+from plainconv.exporter.errors import SourceError
 
 from . import Entry, create, entries
 

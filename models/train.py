@@ -21,8 +21,8 @@ from torch import nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from exporter.errors import CheckpointError, PlainconvError
-from exporter.progress import track
+from plainconv.exporter.errors import CheckpointError, PlainconvError
+from plainconv.exporter.progress import track
 
 from . import create, entries, find
 from .checkpoint_files import read_content

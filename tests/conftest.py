@@ -1,13 +1,16 @@
-"""What all tests share: hypothesis without deadlines (machines differ), and one thread for each parallel worker."""
+"""What all tests share: the same examples each time, one thread for each parallel worker, and Ctrl-C that arrives."""
 
 import os
+import signal
 
 import torch
 from hypothesis import settings
 
-settings.register_profile("local", deadline=None)
-settings.register_profile("ci", deadline=None, derandomize=True)  # the same examples each time
-settings.load_profile("ci" if os.environ.get("CI") else "local")
+settings.register_profile("same", deadline=None, derandomize=True)
+settings.register_profile("long", deadline=None, max_examples=1000)  # drawn anew, by the seed that pytest prints
+settings.load_profile("same")
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored in a job in the background
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)

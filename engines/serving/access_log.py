@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any, TextIO
 
-from exporter.errors import EngineError
+from plainconv.exporter.errors import EngineError
 
 Facts = dict[str, Any]
 _MOST_LINES = 65536

@@ -5,7 +5,7 @@ import hmac
 import re
 from pathlib import Path
 
-from exporter.errors import EngineError
+from plainconv.exporter.errors import EngineError
 
 from .refusals import UnauthorizedError
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from exporter.bundle import Bundle
+from plainconv.exporter.bundle import Bundle
 
 from ..loading import load
 from ..runner import Array, Profiles, Runner

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from exporter.bundle import ShapeRange, TensorSpec
+from plainconv.exporter.bundle import ShapeRange, TensorSpec
 
 from ..runner import Array, Profiles, covers
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from exporter.errors import EngineError
+from plainconv.exporter.errors import EngineError
 
 from ..runner import Array
 from .backend import Backend

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from exporter.bundle import TensorSpec
+from plainconv.exporter.bundle import TensorSpec
 
 from ..runner import Array
 from .datatypes import datatype_of, datatype_of_dtype

@@ -11,12 +11,13 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from exporter.bundle import TensorSpec
+from plainconv.exporter.bundle import TensorSpec
 
-from . import grpc_codec, rest_codec
 from .datatypes import datatype_of
+from .grpc import codec as grpc_codec
 from .refusals import RefusedError, UnavailableError
 from .requests import InferRequest, InferResponse
+from .rest import codec as rest_codec
 from .service import VERSION, Service, check_version
 
 

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from exporter.bundle import Bundle, identity
-from exporter.errors import BundleError, EngineError
+from plainconv.exporter.bundle import Bundle, identity
+from plainconv.exporter.errors import BundleError, EngineError
 
 from ..bench import random_inputs
 from .backend import Loaded, Loader, load_here

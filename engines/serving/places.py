@@ -4,8 +4,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from exporter.bundle import MANIFEST
-from exporter.errors import BundleError
+from plainconv.exporter.bundle import MANIFEST
+from plainconv.exporter.errors import BundleError
 
 from .refusals import UnknownError, shown
 

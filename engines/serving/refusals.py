@@ -5,7 +5,7 @@ A sentence names what the sender sent and what the model takes; never a path, a 
 
 import reprlib
 
-from exporter.errors import PlainconvError
+from plainconv.exporter.errors import PlainconvError
 
 
 class RefusedError(PlainconvError):

@@ -16,7 +16,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from exporter.errors import CheckFailedError, EngineError
+from plainconv.exporter.errors import CheckFailedError, EngineError
 
 from .access_log import AccessLog
 from .auth import Bearer
@@ -28,7 +28,7 @@ from .service import Service
 from .store import Store, Watcher
 
 if TYPE_CHECKING:
-    from .rest_server import Route
+    from .rest.server import Route
 
     Routes = Callable[[Service], Sequence[Route]]
 
@@ -57,7 +57,9 @@ def serve(
     BundleError where a bundle does not open, CheckFailedError where requests were given up at the end.
     """
     try:
-        from . import grpc_server, page, rest_server  # noqa: F401
+        from .grpc import server as grpc_server  # noqa: F401
+        from .page import routes as page
+        from .rest import server as rest_server  # noqa: F401
     except ImportError as error:
         raise EngineError(f"the server cannot be imported ({error}); {REMEDY}") from None
     _check_tls(options)
@@ -97,8 +99,10 @@ async def _serve(
     give_up: Callable[[], None] | None,
 ) -> int:
     """How many requests were given up."""
-    from . import grpc_server, kserve_parts, rest_server
+    from . import kserve_parts
+    from .grpc import server as grpc_server
     from .metrics import Metrics
+    from .rest import server as rest_server
 
     metrics = Metrics()
     kserve_parts.register_metrics(metrics.registry)
@@ -190,7 +194,7 @@ async def _unless(stop: asyncio.Event, work: Any) -> None:
 
 
 def _listening(options: ServeOptions) -> Any:
-    from . import rest_server
+    from .rest import server as rest_server
 
     try:
         return rest_server.listening(options.host, options.http_port)

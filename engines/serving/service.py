@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from exporter.errors import EngineError
+from plainconv.exporter.errors import EngineError
 
 from ..runner import profile_for
 from . import access_log

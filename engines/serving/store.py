@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from exporter.bundle import identity
-from exporter.errors import EngineError, PlainconvError
+from plainconv.exporter.bundle import identity
+from plainconv.exporter.errors import EngineError, PlainconvError
 
 from .model import Model
 from .places import Places

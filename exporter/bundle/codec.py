@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any, TypeVar
 
-from exporter.errors import BundleError, escaped
-
+from ..errors import BundleError, escaped
 from . import strict_json
 from .manifest import (
     FORMAT,

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from exporter.errors import BundleError
-
+from ..errors import BundleError
 from .codec import manifest_of_bytes, sha256_in_manifest
 from .manifest import MANIFEST, MODEL, EngineRecord, Manifest, SplitRecord, TensorSpec
 from .rules import problems

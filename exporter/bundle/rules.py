@@ -8,8 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from exporter.errors import escaped
-
+from ..errors import escaped
 from .manifest import (
     DTYPES,
     MANIFEST,

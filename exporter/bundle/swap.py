@@ -15,8 +15,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from exporter.errors import BundleError
-
+from ..errors import BundleError
 from .reader import identity
 
 if sys.platform == "win32":

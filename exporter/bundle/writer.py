@@ -11,8 +11,7 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from exporter.errors import BundleError
-
+from ..errors import BundleError
 from . import swap
 from .codec import bytes_of_manifest, manifest_of_bytes
 from .manifest import (

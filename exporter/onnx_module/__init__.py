@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import _disable_current_modes
 
-from exporter.errors import PlainconvError, SourceError, first_line
-
+from ..errors import PlainconvError, SourceError, first_line
 from . import layout, pointwise, resize, sums, windows
 from .base import OPS, REMEDY, Step
 

@@ -6,7 +6,7 @@ from typing import Any, NoReturn, TypeVar
 
 from torch import Tensor
 
-from exporter.errors import SourceError
+from ..errors import SourceError
 
 REMEDY = "`exporter simplify FILE -o PLAIN.onnx` takes any ONNX file"
 

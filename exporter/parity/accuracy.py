@@ -5,8 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from exporter.errors import SourceError, one_line
-
+from ..errors import SourceError, one_line
 from .reference import Run, in_batches
 
 

@@ -7,8 +7,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from exporter.errors import ExportError, one_line
-
+from ..errors import ExportError, one_line
 from .reference import Run
 
 

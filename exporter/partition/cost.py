@@ -18,9 +18,8 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from exporter.errors import PlanError
-from exporter.layer_types import WEIGHTED, types_of_layers
-
+from ..errors import PlanError
+from ..precision.layer_types import WEIGHTED, types_of_layers
 from .wiring import Op, Wiring, values_read
 
 VIEWS = {"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Dropout", "Shape", "Size"} | {"DequantizeLinear"}

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from exporter.errors import CheckFailedError, PlanError, one_line
-from exporter.ir_graph import save
-
+from ..errors import CheckFailedError, PlanError, one_line
+from ..precision.ir_graph import save
 from .plan import Part, Plan
+from .problems import problems_of_plan
 from .wiring import Wiring, values_read, wiring_of
 
 Run = Callable[..., Sequence[np.ndarray]]
@@ -40,7 +40,7 @@ def parts_of_plan(model: ir.Model, plan: Plan) -> list[ir.Model]:
     Raises PlanError with all problems of the plan.
     """
     wiring = wiring_of(model)
-    problems = plan.problems(wiring)
+    problems = problems_of_plan(plan, wiring)
     if problems:
         raise PlanError(f"the plan does not fit the network: {'; '.join(problems)}")
     nodes = list(model.graph)

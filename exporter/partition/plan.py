@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from exporter.errors import PlanError
-
-from .wiring import Wiring
+from ..errors import PlanError
 
 FORMAT = "plainconv-plan"
 FORMAT_VERSION = 1
@@ -42,12 +40,6 @@ class Plan:
     parts: tuple[Part, ...]
     devices: int
     streams: int = 1
-
-    def problems(self, wiring: Wiring) -> list[str]:
-        """Everything wrong with the plan for a graph, a line each; none if and only if it runs and nothing is idle."""
-        from .problems import problems_of_plan
-
-        return problems_of_plan(self, wiring)
 
     def writer(self, value: str, reader: int) -> int | None:
         """The position of the part from which the one at `reader` gets `value`; None where none writes it before."""

@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
-from exporter.errors import PlanError
-
+from ..errors import PlanError
 from .cost import A100, LINKS, Cost, Device, Link, costs_of_nodes, sizes_of_values, works_of_model
 from .cut import plan_of_placement
 from .plan import Part, Plan
 from .predict import Machine, Prediction, predict, whole_cost, world_of
+from .problems import problems_of_plan
 from .search import EFFORT, Found, Search
 from .units import Unit, units_of_wiring
 from .wiring import Wiring, wiring_of
@@ -101,7 +101,7 @@ def propose(
     if placement not in PLACEMENTS:
         raise PlanError(f"placement {placement!r}; wanted one of {', '.join(PLACEMENTS)}")
     whole = whole_plan(network)
-    problems = whole.problems(network.wiring)
+    problems = problems_of_plan(whole, network.wiring)
     if problems:
         raise PlanError(f"the network cannot be split: {problems[0]}; simplify it first")
     if devices * streams == 1:
@@ -124,7 +124,7 @@ def propose(
 
 def judged(plan: Plan, network: Network) -> Proposal:
     """A plan that someone else made, as a proposal. Raises PlanError with everything wrong with it."""
-    problems = plan.problems(network.wiring)
+    problems = problems_of_plan(plan, network.wiring)
     if problems:
         raise PlanError(f"the plan does not fit the network: {'; '.join(problems)}; mend it, or give --devices")
     prediction = predict(plan, network.wiring, network.machine)

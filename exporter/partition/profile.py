@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from exporter.errors import PlanError, one_line
-
+from ..errors import PlanError, one_line
 from .wiring import Wiring
 
 

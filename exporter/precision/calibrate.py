@@ -15,12 +15,11 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from exporter.errors import ExportError, SourceError, one_line
-from exporter.ir_graph import save
-from exporter.layer_types import WEIGHTED
-from exporter.parity.accuracy import arrays_of_npz, check_images
-from exporter.quiet import quiet
-
+from ..errors import ExportError, SourceError, one_line
+from ..parity.accuracy import arrays_of_npz, check_images
+from ..quiet import quiet
+from .ir_graph import save
+from .layer_types import WEIGHTED
 from .quantize import quantizable
 from .run import batches, peaks_of
 

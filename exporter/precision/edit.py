@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from exporter.ir_graph import settled
-from exporter.layer_types import WEIGHTED
+from .ir_graph import settled
+from .layer_types import WEIGHTED
 
 
 def load(path: Path) -> ir.Model:

@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from exporter.ir_graph import save
-from exporter.parity import Run, run_onnx
-
+from ..parity import Run, run_onnx
 from .edit import Names
 from .emulate import emulated
+from .ir_graph import save
 
 
 def run_of(model: ir.Model) -> Run:

@@ -12,12 +12,13 @@ from torch import Tensor, fx, nn
 from ..errors import CheckFailedError
 from ..parity.widen import widened
 from .affine import AffineMap, conv_weight
+from .choices import Choice, GroupedSum, OneMap
 from .forms import Form
 from .geometry import ConvGeometry, Extend, conv_geometry
 from .graph import attribute, sizes
 from .lift import Lifter, Linear, Op, Sum
 from .numbers import Numbers, blocks
-from .plan import Choice, GroupedSum, OneMap, Planner, inputs
+from .plan import Planner, inputs
 from .replay import probes
 from .report import Region
 

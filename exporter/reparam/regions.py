@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from . import rules as rules  # registers them
+from .choices import Choices
 from .forms import IllegalError
 from .lift import Lifter, Op
-from .plan import Choices, Planner
+from .plan import Planner
 from .report import Refusal, Report
 
 

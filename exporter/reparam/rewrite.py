@@ -9,9 +9,9 @@ from torch import fx, nn
 from torch.utils._pytree import tree_structure
 
 from .build import Builder, Merged
+from .choices import Choice, GroupedSum, OneMap
 from .graph import attribute, drop_dead_code
 from .lift import Linear, Op
-from .plan import Choice, GroupedSum, OneMap
 from .regions import Planned
 from .report import Region
 

@@ -11,36 +11,43 @@ from pathlib import Path
 
 import onnx_graphsurgeon as gs
 
-from exporter.errors import ExportError
-
+from ..errors import ExportError
+from ..onnx_file.copied import copy
+from ..onnx_file.file import (
+    UnheldError,
+    check,
+    infer_shapes,
+    ops_of_file,
+    read,
+    refuse_unknown_types,
+    write,
+)
 from .base import Pass
-from .channel_layout import ChannelLayout
-from .common_subexpressions import CommonSubexpressions
-from .copied import copy
 from .cost import Work, forget_usual_sizes, suppose_usual_sizes, work_of
-from .dead_nodes import DeadNodes
-from .depthwise_into_pool import DepthwiseIntoPool
 from .edit import forget_exact, name_nodes, sort
-from .fold_constants import FoldConstants
-from .gemm_head import GemmHead
-from .global_average_pool import GlobalAveragePool
-from .kernel_algebra import KernelAlgebra
 from .mirror import sizes_of
-from .norm_before_conv import NormBeforeConv
-from .norm_into_gate import NormIntoGate
-from .onnx_file import UnheldError, check, infer_shapes, ops_of_file, read, refuse_unknown_types, write
-from .pointwise_before_shuffle import PointwiseBeforeShuffle
-from .pool_behind_shift import PoolBehindShift
-from .pool_first import PoolFirst
-from .relu_before_gate import ReluBeforeGate
-from .relu_past_maxpool import ReluPastMaxPool
-from .remove_noops import RemoveNoops
-from .reorder_channels import ReorderChannels
-from .reshape_chains import ReshapeChains
-from .scale_into_conv import ScaleIntoConv
-from .shift_into_bias import ShiftIntoBias
-from .shuffle_into_conv import ShuffleIntoConv
-from .split_concat_conv import SplitConcatConv
+from .passes.channel_layout import ChannelLayout
+from .passes.common_subexpressions import CommonSubexpressions
+from .passes.dead_nodes import DeadNodes
+from .passes.depthwise_into_pool import DepthwiseIntoPool
+from .passes.fold_constants import FoldConstants
+from .passes.gemm_head import GemmHead
+from .passes.global_average_pool import GlobalAveragePool
+from .passes.kernel_algebra import KernelAlgebra
+from .passes.norm_before_conv import NormBeforeConv
+from .passes.norm_into_gate import NormIntoGate
+from .passes.pointwise_before_shuffle import PointwiseBeforeShuffle
+from .passes.pool_behind_shift import PoolBehindShift
+from .passes.pool_first import PoolFirst
+from .passes.relu_before_gate import ReluBeforeGate
+from .passes.relu_past_maxpool import ReluPastMaxPool
+from .passes.remove_noops import RemoveNoops
+from .passes.reorder_channels import ReorderChannels
+from .passes.reshape_chains import ReshapeChains
+from .passes.scale_into_conv import ScaleIntoConv
+from .passes.shift_into_bias import ShiftIntoBias
+from .passes.shuffle_into_conv import ShuffleIntoConv
+from .passes.split_concat_conv import SplitConcatConv
 
 __all__ = ["PASSES", "Pass", "PassCount", "SurgeryReport", "Work", "run_passes", "simplify"]
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from exporter.errors import one_line
+from ..errors import one_line
 
 TOLERANCE = {"float16": 2e-2, "float32": 1e-4, "float64": 1e-10}
 """Of the error: rounding in one order of summation against another, with room for a deep network to amplify it."""

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from exporter.errors import ExportError, one_line
-
-from .onnx_file import LARGE
+from ..errors import ExportError, one_line
+from ..onnx_file.file import LARGE
 
 MAX_EXACT = 1 << 29
 """Bytes of unrounded values that are kept beside a graph; all of them for a network of 60 M parameters."""

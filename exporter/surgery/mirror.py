@@ -11,11 +11,10 @@ import onnx_graphsurgeon as gs
 import torch
 from torch import Tensor, fx, nn
 
-from exporter.errors import ExportError
-from exporter.reparam.regions import Planned
-
+from ..errors import ExportError
+from ..onnx_file.file import infer_shapes
+from ..reparam.regions import Planned
 from .edit import values64
-from .onnx_file import infer_shapes
 from .onnx_ops import TRANSLATIONS, known
 
 DTYPES = {np.dtype(np.float16): torch.float16, np.dtype(np.float32): torch.float32, np.dtype(np.float64): torch.float64}

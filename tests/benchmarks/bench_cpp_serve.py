@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from exporter.bundle import Bundle, TensorSpec, write_bundle
+from plainconv.exporter.bundle import Bundle, TensorSpec, write_bundle
 
 MEANS = """<ir_version: 10, opset_import: ["" : 20]>
 g (float[1,3,224,224] input) => (float[1,3] means) <int64[2] axes = {2, 3}> {

@@ -24,8 +24,8 @@ BARE = """
 import sys
 import onnxslim
 import torch
-import models
-from exporter.randomize import randomized
+from plainconv import models
+from plainconv.exporter.source.randomize import randomized
 
 torch.manual_seed(0)
 image = torch.randn(1, 3, 224, 224)

@@ -59,7 +59,7 @@ def measured(name: str, rounds: int) -> dict[str, float]:
     """Seconds and peak of one network, in this process."""
     import torch
 
-    from exporter import reparameterize
+    from plainconv.exporter import reparameterize
 
     image = torch.randn(1, 3, 224, 224)
     small = network(NETWORKS.get(name, "repvgg_a0"))
@@ -89,7 +89,7 @@ def network(name: str) -> Any:
         import timm
 
         return timm.create_model(name.removeprefix("timm:")).eval()
-    from models import create
+    from plainconv.models import create
 
     return create(name).eval()
 

@@ -21,9 +21,9 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-import engines
-from engines.bench import Samples, machine, random_inputs, ratio
-from exporter.bundle import Bundle, TensorSpec, write_bundle
+from plainconv import engines
+from plainconv.engines.bench import Samples, machine, random_inputs, ratio
+from plainconv.exporter.bundle import Bundle, TensorSpec, write_bundle
 
 TURN_S = 0.02
 

@@ -34,12 +34,12 @@ import numpy as np
 import onnxruntime
 from serving_client import Arrays, GrpcClient, RestClient, Server, serving
 
-import engines
-from engines.bench import Samples, machine, random_inputs
-from exporter.bundle import Bundle
-from exporter.network import Request
-from exporter.pipeline import Job, export_bundle
-from exporter.progress import be_quiet
+from plainconv import engines
+from plainconv.engines.bench import Samples, machine, random_inputs
+from plainconv.exporter.bundle import Bundle
+from plainconv.exporter.pipeline.export import Job, export_bundle
+from plainconv.exporter.progress import be_quiet
+from plainconv.exporter.source.network import Request
 
 ASSETS = Path(__file__).parents[1] / "assets"
 BATCHES = (1, 8, 32)

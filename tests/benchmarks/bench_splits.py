@@ -23,17 +23,17 @@ from typing import Any
 
 import onnxruntime
 
-import engines
-from engines.bench import machine, measure, random_inputs, ratio
-from engines.onnxruntime_split import OnnxRuntimeSplitRunner
-from engines.runner import Runner
-from engines.schedule import schedule_of
-from exporter.bundle import Bundle
-from exporter.network import Request
-from exporter.partition import Link
-from exporter.pipeline import Job, export_bundle
-from exporter.progress import be_quiet
-from exporter.split import MEASURE, SplitJob, split_bundle
+from plainconv import engines
+from plainconv.engines.bench import machine, measure, random_inputs, ratio
+from plainconv.engines.onnxruntime.split import OnnxRuntimeSplitRunner
+from plainconv.engines.runner import Runner
+from plainconv.engines.schedule import schedule_of
+from plainconv.exporter.bundle import Bundle
+from plainconv.exporter.partition import Link
+from plainconv.exporter.pipeline.export import Job, export_bundle
+from plainconv.exporter.pipeline.split import MEASURE, SplitJob, split_bundle
+from plainconv.exporter.progress import be_quiet
+from plainconv.exporter.source.network import Request
 
 NETWORKS = ("parnet_s", "parnet_l")
 MEMORY = Link(1e12, 30e-6, "shared memory")

@@ -23,7 +23,6 @@ smaller, printed, and ends its block. Ends with exit code 1 where anything faile
 
 import argparse
 import contextlib
-import importlib.util
 import itertools
 import re
 import sys
@@ -33,7 +32,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import grpc
@@ -43,7 +41,10 @@ from serving_client import GrpcClient, Server, serving
 from serving_openapi import document
 from tritonclient.grpc import service_pb2
 
-TESTS = Path(__file__).parents[1] / "engines" / "serving"
+sys.path.append(str(Path(__file__).parents[1] / "helpers"))
+import fuzz_requests as fuzz
+from serving_bundles import make_bundle
+
 SERVICE = "/inference.GRPCInferenceService"
 BLOCK = 100
 OWN_LINE = re.compile(r"exporter: (warning|error): [\x20-\x7e]*", re.IGNORECASE)
@@ -54,19 +55,6 @@ QUIET = settings(
     suppress_health_check=list(HealthCheck),
     print_blob=False,
 )
-
-
-def _module(name: str) -> ModuleType:
-    """A file of the tests' folder."""
-    spec = importlib.util.spec_from_file_location(name, TESTS / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # where its dataclasses look
-    spec.loader.exec_module(module)
-    return module
-
-
-fuzz = _module("fuzz_requests")
 
 
 @dataclass
@@ -96,9 +84,9 @@ def main() -> int:
     failures: list[str] = []
     sent = 0
     with tempfile.TemporaryDirectory() as folder:
-        conftest, store = _module("conftest"), Path(folder)
-        conftest.make_bundle(store / "open")
-        conftest.make_bundle(store / "one", batch=1, scale=2.0)
+        store = Path(folder)
+        make_bundle(store / "open")
+        make_bundle(store / "one", batch=1, scale=2.0)
         options = ("--repository-api", "--max-body", "1", "--max-batch", "8", "--threads", "1")
         with serving(store, *options) as server, grpc.insecure_channel(server.grpc) as channel:
             mib, threads = [server.usage().mib], [server.usage().threads]

@@ -35,10 +35,10 @@ from serving_client import LONG_S, Arrays, GrpcClient, RestClient, Server, Usage
 from serving_client import outputs_of as outputs_of_body
 from tritonclient.grpc import InferenceServerException
 
-import engines
-from engines.bench import random_inputs
-from engines.serving.batch_axis import batch_axis
-from exporter.bundle import Bundle
+from plainconv import engines
+from plainconv.engines.bench import random_inputs
+from plainconv.engines.serving.batch_axis import batch_axis
+from plainconv.exporter.bundle import Bundle
 
 CLOSE = 1e-3
 INPUTS = 64

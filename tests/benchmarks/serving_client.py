@@ -18,19 +18,7 @@ from typing import Any
 import numpy as np
 import tritonclient.grpc as triton
 
-COMMAND = """
-import sys
-from exporter import serve_command
-from exporter.arguments import Parser, add_command
-from exporter.errors import PlainconvError
-commands = (parser := Parser(prog="exporter")).add_subparsers(parser_class=Parser)
-serve_command.add_arguments(add_command(commands, "serve", serve_command.run, "serve"))
-try:
-    serve_command.run(parser.parse_args(["serve", *sys.argv[1:]]))
-except PlainconvError as error:
-    print(f"exporter: {error}", file=sys.stderr)
-    sys.exit(error.exit_code)
-"""
+COMMAND = "import sys; from plainconv.exporter.cli.main import main; sys.exit(main())"
 LONG_S = 120.0  # what no answer takes, nor a server's start or end
 MIB = 2**20
 _SERVING = re.compile(r"serving .* on https?://(\S+) and grpc (\S+)")

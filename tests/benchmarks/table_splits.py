@@ -15,13 +15,13 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from exporter.bundle import Bundle
-from exporter.network import Request
-from exporter.partition import LINKS, Proposal, network_of_model, propose, read_model
-from exporter.partition.picture import size
-from exporter.partition.planner import micro
-from exporter.pipeline import Job, export_bundle
-from exporter.progress import be_quiet
+from plainconv.exporter.bundle import Bundle
+from plainconv.exporter.partition import LINKS, Proposal, network_of_model, propose, read_model
+from plainconv.exporter.partition.picture import size
+from plainconv.exporter.partition.planner import micro
+from plainconv.exporter.pipeline.export import Job, export_bundle
+from plainconv.exporter.progress import be_quiet
+from plainconv.exporter.source.network import Request
 
 NETWORKS = ("parnet_s", "parnet_l", "timm:hrnet_w18")
 WAYS = [("1 device, 2 streams", None, 2), ("1 device, 3 streams", None, 3)] + [

@@ -28,13 +28,13 @@ import numpy as np
 import onnxruntime as ort
 import torch
 
-from exporter import reparameterize
-from exporter.randomize import randomized
-from exporter.surgery import run_passes, simplify
-from exporter.surgery.cost import work_of
-from exporter.surgery.onnx_file import infer_shapes, read, write
-from exporter.to_onnx import graph_from_module
-from models import create
+from plainconv.exporter import reparameterize
+from plainconv.exporter.onnx_file.file import infer_shapes, read, write
+from plainconv.exporter.source.randomize import randomized
+from plainconv.exporter.surgery import run_passes, simplify
+from plainconv.exporter.surgery.cost import work_of
+from plainconv.exporter.to_onnx.export import graph_from_module
+from plainconv.models import create
 
 NETWORKS = (
     "vanillanet_6", "vanillanet_9", "vanillanet_13",

@@ -1,18 +1,20 @@
 """Small ONNX models, and bundles that hold them."""
 
-import importlib.util
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import recording_cuda as recording_cuda_double
+import recording_tensorrt as recording_tensorrt_double
+import typed_graphs
 from onnx import TensorProto, helper, numpy_helper
 
-from engines import building, loading
-from engines.gpu import Gpu
-from exporter.bundle import GraphRecord, TensorSpec, write_bundle
-from exporter.errors import EngineError
+from plainconv.engines import building, loading
+from plainconv.engines.cuda.gpu import Gpu
+from plainconv.exporter.bundle import GraphRecord, TensorSpec, write_bundle
+from plainconv.exporter.errors import EngineError
 
 
 def make_onnx(path, batch=1, dtype=np.float32, operator="Relu"):
@@ -83,30 +85,22 @@ def make():
         onnx = staticmethod(make_onnx)
         gemm_onnx = staticmethod(make_gemm_onnx)
         bundle = staticmethod(make_bundle)
-        typed_onnx = staticmethod(_module("typed_graphs").typed_onnx)
+        typed_onnx = staticmethod(typed_graphs.typed_onnx)
         typed_bundle = staticmethod(make_typed_bundle)
 
     return Make
 
 
-def _module(name):
-    """A file of this folder that is no test. Imported once, so that its classes are the same to every test."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="session")
 def recording_cuda():
     """The double of CUDA."""
-    return _module("recording_cuda")
+    return recording_cuda_double
 
 
 @pytest.fixture(scope="session")
 def recording_tensorrt():
     """The double of TensorRT."""
-    return _module("recording_tensorrt")
+    return recording_tensorrt_double
 
 
 @pytest.fixture(scope="session")
@@ -155,7 +149,7 @@ def rtx_3090(monkeypatch):
 
 def make_typed_bundle(target):
     """A bundle with an int8 graph and an fp8 one."""
-    typed_onnx = _module("typed_graphs").typed_onnx
+    typed_onnx = typed_graphs.typed_onnx
     with write_bundle(target) as draft:
         draft.manifest.inputs = (TensorSpec("input", "float32", (1, 16, 8, 8)),)
         draft.manifest.outputs = (TensorSpec("logits", "float32", (1, 10)),)

@@ -2,13 +2,13 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from places import ROOT
 
-from engines import backend
-from engines.gpu import Gpu
-from exporter.errors import EngineError
+from plainconv.engines import backend
+from plainconv.engines.cuda.gpu import Gpu
+from plainconv.exporter.errors import EngineError
 
 
 def machine(monkeypatch, *installed, gpu=False):
@@ -79,10 +79,10 @@ def test_asking_imports_nothing_heavy():
     code = """
 import sys, engines
 engines.available()
-engines.choose("tensorrt_rtx")
+backend.choose("tensorrt_rtx")
 heavy = {"torch", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "cuda", "rich"} & set(sys.modules)
 sys.exit(", ".join(heavy) or 0)
 """
-    root = Path(__file__).parents[2]
+    root = ROOT
     run = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines import bench
-from engines.bench import Ratio, Samples, measure, ratio, stage_medians
-from engines.runner import Runner
-from exporter.bundle import ShapeRange, TensorSpec
-from exporter.errors import EngineError
+from plainconv.engines import bench
+from plainconv.engines.bench import Ratio, Samples, measure, ratio, stage_medians
+from plainconv.engines.runner import Runner
+from plainconv.exporter.bundle import ShapeRange, TensorSpec
+from plainconv.exporter.errors import EngineError
 
 times = st.floats(1e-6, 1e6)
 

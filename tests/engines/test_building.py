@@ -10,16 +10,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-import engines
-from engines import BuildOptions, building
-from exporter.bundle import (
-    Bundle,
-    ShapeRange,
-    TensorSpec,
-    update_bundle,
-    write_bundle,
-)
-from exporter.errors import BundleError, EngineError, PlainconvWarning
+from plainconv import engines
+from plainconv.engines import BuildOptions, building
+from plainconv.exporter.bundle import Bundle, ShapeRange, TensorSpec, update_bundle, write_bundle
+from plainconv.exporter.errors import BundleError, EngineError, PlainconvWarning
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="needs tensorrt-rtx")
 
@@ -97,17 +91,17 @@ def test_build_of_a_damaged_bundle(bundle):
 def test_build_into_a_draft(tmp_path, onnx_file):
     """Given a draft with its model linked -> an engine in it; without one, one line."""
     with pytest.raises(EngineError, match="no ONNX model linked"), write_bundle(tmp_path / "bundle") as draft:
-        engines.build_into(draft)
+        building.build_into(draft)
     with pytest.raises(BundleError), write_bundle(tmp_path / "bundle") as draft:
         draft.path("model.onnx").write_bytes(onnx_file.read_bytes())
         draft.link_onnx()
-        record = engines.build_into(draft, options=SM86)
+        record = building.build_into(draft, options=SM86)
         assert draft.manifest.engines == (record,) and draft.file(record.file).stat().st_size == record.size
         raise BundleError("given up")
 
 
 def test_build_engine_without_a_bundle(tmp_path, onnx_file):
-    record = engines.build_engine(onnx_file, tmp_path / "x.engine", options=SM86)
+    record = building.build_engine(onnx_file, tmp_path / "x.engine", options=SM86)
     assert (record.file, record.log) == ("x.engine", None)
     assert record.size == (tmp_path / "x.engine").stat().st_size
 
@@ -117,16 +111,16 @@ def test_build_engine_takes_names_and_leaves_no_other_file(tmp_path, onnx_file):
     out = tmp_path / "out" / "x.engine"
     out.parent.mkdir()
     out.write_bytes(b"old")
-    record = engines.build_engine(str(onnx_file), str(out), options=SM86)
+    record = building.build_engine(str(onnx_file), str(out), options=SM86)
     assert list(out.parent.iterdir()) == [out] and out.stat().st_size == record.size
 
 
 @pytest.mark.parametrize("out", ["nofolder/x.engine", "."])
 def test_build_engine_where_nothing_can_be_written(tmp_path, onnx_file, monkeypatch, out):
     """Given no folder, or a folder -> one line, before anything is built."""
-    monkeypatch.setattr("engines.building.compile_onnx", lambda *_: pytest.fail("it was built"))
+    monkeypatch.setattr("plainconv.engines.building.compile_onnx", lambda *_: pytest.fail("it was built"))
     with pytest.raises(EngineError, match="no file can be written there; name one in a folder that exists"):
-        engines.build_engine(onnx_file, tmp_path / out, options=SM86)
+        building.build_engine(onnx_file, tmp_path / out, options=SM86)
 
 
 def test_build_engine_that_cannot_be_written_keeps_the_old_file(tmp_path, onnx_file, monkeypatch):
@@ -141,7 +135,7 @@ def test_build_engine_that_cannot_be_written_keeps_the_old_file(tmp_path, onnx_f
     out.write_bytes(b"old")
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(EngineError, match=r"cannot be written .No space left on device.; choose another place"):
-        engines.build_engine(onnx_file, out, options=SM86)
+        building.build_engine(onnx_file, out, options=SM86)
     assert list(out.parent.iterdir()) == [out] and out.read_bytes() == b"old"
 
 
@@ -187,9 +181,9 @@ def test_a_second_build_writes_nothing(bundle):
 def test_an_engine_that_was_built_otherwise_is_not_taken_for_it(bundle, change):
     record = engines.build(bundle, options=SM86)
     manifest = Bundle.open(bundle).manifest
-    assert engines.built(manifest, options=SM86) == record
+    assert building.built(manifest, options=SM86) == record
     manifest.engines = (replace(record, **change),)
-    assert engines.built(manifest, options=SM86) is None
+    assert building.built(manifest, options=SM86) is None
 
 
 def test_engine_of_a_model_that_is_in_fp16_itself_says_so(tmp_path, make):
@@ -213,7 +207,7 @@ def test_builder_settings_are_on_record_and_make_engines_of_their_own(bundle):
         assert record.file != plain.file
         assert record.options == {name: value for name, value in changed.items() if name != "tf32"}
         assert record.tf32 == options.tf32
-        assert engines.built(Bundle.open(bundle).manifest, options=options) == record
+        assert building.built(Bundle.open(bundle).manifest, options=options) == record
     assert len(Bundle.open(bundle).engines) == 4
 
 
@@ -263,7 +257,7 @@ def test_a_builder_that_falls_back_to_fp32_leaves_no_engine(typed, monkeypatch, 
         engines.build(typed, precision="int8", options=SM89)
     assert Bundle.open(typed).sha256 == before
     with pytest.raises(EngineError, match="the precision did not take effect"):
-        engines.build_engine(typed / "model.int8.onnx", tmp_path / "x.engine", options=SM89)
+        building.build_engine(typed / "model.int8.onnx", tmp_path / "x.engine", options=SM89)
     assert not (tmp_path / "x.engine").exists()
 
 
@@ -284,7 +278,7 @@ def test_engine_of_a_graph_without_types_or_names(tmp_path):
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     onnx.save(model, tmp_path / "m.onnx")
-    record = engines.build_engine(tmp_path / "m.onnx", tmp_path / "x.engine", options=SM89)
+    record = building.build_engine(tmp_path / "m.onnx", tmp_path / "x.engine", options=SM89)
     assert (record.precision, record.layers) == ("fp16", {"fp16": 1, "fp32": 1})
 
 
@@ -296,9 +290,9 @@ def test_build_of_a_typed_graph(typed):
     assert record.onnx_sha256 == graph.sha256 == bundle.manifest.chain[-1].parent
     assert (record.precision, record.layers, record.file) == ("int8", {"int8": 2}, record.file)
     assert record.file == "engines/tensorrt_rtx-int8-sm89.engine"
-    assert engines.built(bundle.manifest, precision="int8", options=SM89) == record
-    assert engines.built(bundle.manifest, precision="fp8", options=SM89) is None
-    assert engines.built(bundle.manifest, options=SM89) is None
+    assert building.built(bundle.manifest, precision="int8", options=SM89) == record
+    assert building.built(bundle.manifest, precision="fp8", options=SM89) is None
+    assert building.built(bundle.manifest, options=SM89) is None
 
 
 @pytest.mark.parametrize("call", [engines.build, engines.load])
@@ -315,8 +309,8 @@ def test_a_target_that_lacks_the_precision(typed):
     with pytest.raises(EngineError, match="sm80 has no fp8, sm89 and later have"):
         engines.build(typed, precision="fp8", options=BuildOptions(targets=("sm80", "sm89")))
     with pytest.raises(EngineError, match="sm80 has no fp8"):
-        engines.check_request(options=BuildOptions(targets=("sm80",)), precision="fp8+fp16")
-    engines.check_request(options=BuildOptions(targets=("sm80",)), precision="int8+bf16")
+        building.check_request(options=BuildOptions(targets=("sm80",)), precision="fp8+fp16")
+    building.check_request(options=BuildOptions(targets=("sm80",)), precision="int8+bf16")
     record = engines.build(typed, precision="fp8")
     assert "sm89" in record.targets and not {"sm75", "sm80", "sm86"} & set(record.targets)
-    assert engines.built(Bundle.open(typed).manifest, precision="fp8") == record
+    assert building.built(Bundle.open(typed).manifest, precision="fp8") == record

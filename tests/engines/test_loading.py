@@ -7,18 +7,13 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 
-import engines
-from engines import BuildOptions, loading
-from engines.backend import backends
-from engines.tensorrt_runner import TensorRTRunner
-from exporter.bundle import (
-    Bundle,
-    EngineRecord,
-    GraphRecord,
-    ShapeRange,
-    update_bundle,
-)
-from exporter.errors import EngineError
+from plainconv import engines
+from plainconv.engines import BuildOptions, loading
+from plainconv.engines.backend import backends
+from plainconv.engines.choice import why_not_run
+from plainconv.engines.tensorrt.runner import TensorRTRunner
+from plainconv.exporter.bundle import Bundle, EngineRecord, GraphRecord, ShapeRange, update_bundle
+from plainconv.exporter.errors import EngineError
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="needs tensorrt-rtx")
 
@@ -134,7 +129,7 @@ def test_load_takes_the_engine_where_it_can_run(bundle, rtx_3090, monkeypatch):
 def test_why_not_run(bundle, rtx_3090):
     """Given an engine and a machine -> the first thing in the way, with the remedy."""
     record = engines.build(bundle, options=BuildOptions(targets=("sm86", "sm89")))
-    assert engines.why_not_run(record) is None
+    assert why_not_run(record) is None
     for other, message in (
         (replace(record, backend="tpu"), "tpu is not a runtime this program knows"),
         (replace(record, backend="tensorrt"), "tensorrt is not installed; pip install 'plainconv[tensorrt]'"),
@@ -144,11 +139,11 @@ def test_why_not_run(bundle, rtx_3090):
     ):
         if other.backend == "tensorrt" and next(b for b in backends() if b.name == "tensorrt").installed:
             continue
-        assert message in engines.why_not_run(other)
+        assert message in why_not_run(other)
 
 
 def test_why_not_run_without_a_gpu(bundle, no_gpu):
-    assert engines.why_not_run(engines.build(bundle, options=SM86)).startswith("no NVIDIA driver on this machine")
+    assert why_not_run(engines.build(bundle, options=SM86)).startswith("no NVIDIA driver on this machine")
 
 
 def test_load_where_the_runtime_objects(bundle, rtx_3090, monkeypatch):

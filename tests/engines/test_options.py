@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines.options import BuildOptions, option_problems, profile_of, profile_problems
-from exporter.bundle import ShapeRange, TensorSpec
-from exporter.errors import EngineError
+from plainconv.engines.options import BuildOptions, option_problems, profile_of, profile_problems
+from plainconv.exporter.bundle import ShapeRange, TensorSpec
+from plainconv.exporter.errors import EngineError
 
 IMAGE = TensorSpec("image", "float32", ("batch", 3, "height", "width"))
 FIXED = TensorSpec("image", "float32", (1, 3, 224, 224))

@@ -5,9 +5,9 @@ import threading
 import numpy as np
 import pytest
 
-from engines.pipelined import pipelined
-from engines.runner import Runner
-from exporter.errors import EngineError
+from plainconv.engines.pipelined import pipelined
+from plainconv.engines.runner import Runner
+from plainconv.exporter.errors import EngineError
 
 LIMIT = 60.0  # seconds that nothing here takes
 

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines.runner import InputCheck, check_inputs, check_outputs, dtype_of, on_gpu
-from exporter.bundle import ShapeRange, TensorSpec
-from exporter.errors import EngineError
+from plainconv.engines.runner import InputCheck, check_inputs, check_outputs, dtype_of, on_gpu
+from plainconv.exporter.bundle import ShapeRange, TensorSpec
+from plainconv.exporter.errors import EngineError
 
 SPECS = (TensorSpec("image", "float32", ("batch", 3, "size", "size")), TensorSpec("scale", "float32", ("batch",)))
 

@@ -12,10 +12,10 @@ import onnx
 import pytest
 from onnx import numpy_helper, parser
 
-from exporter.bundle import Bundle
-from exporter.cli import main
-from exporter.partition import Part, Plan
-from exporter.progress import be_quiet
+from plainconv.exporter.bundle import Bundle
+from plainconv.exporter.cli.main import main
+from plainconv.exporter.partition import Part, Plan
+from plainconv.exporter.progress import be_quiet
 
 BRANCHES = """
     [stem] a = Conv<pads=[1,1,1,1]>(input, w0) r = Relu(a)

@@ -8,8 +8,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from exporter.count import count_module, count_onnx
-from exporter.errors import ExportError
+from plainconv.exporter.count import count_module, count_onnx
+from plainconv.exporter.errors import ExportError
 
 LAYERS = {
     "conv": (lambda: nn.Conv2d(4, 6, 3, 2, 1), (1, 4, 9, 9), 5 * 5 * 6 * 4 * 9),

@@ -2,8 +2,8 @@
 
 import pytest
 
-from exporter import progress
-from exporter.progress import be_quiet, track
+from plainconv.exporter import progress
+from plainconv.exporter.progress import be_quiet, track
 
 
 def test_pipe_gets_one_line_at_the_end(capsys):

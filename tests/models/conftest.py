@@ -1,34 +1,20 @@
 """Shared by the tests of models/: conformance vectors, and networks whose statistics hide nothing."""
 
-import importlib.util
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 
+import conformance as conformance_helper
 import pytest
 import torch
+from places import ASSETS
 from torch import Tensor, nn
-
-ASSETS = Path(__file__).parents[1] / "assets"
-
-
-def _by_location(name: str, path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-_conformance = _by_location("plainconv_conformance", ASSETS / "vectors" / "conformance.py")
 
 
 @pytest.fixture(scope="session")
 def conformance() -> ModuleType:
-    """tests/assets/vectors/conformance.py."""
-    return _conformance
+    """The helper of that name."""
+    return conformance_helper
 
 
 @pytest.fixture(scope="session")
@@ -43,7 +29,7 @@ def drawn_state() -> Callable[[nn.Module], dict[str, Tensor]]:
 
     def draw(network: nn.Module) -> dict[str, Tensor]:
         shapes = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
-        return {key: torch.from_numpy(_conformance.weight(key, shape)) for key, shape in shapes.items()}
+        return {key: torch.from_numpy(conformance_helper.weight(key, shape)) for key, shape in shapes.items()}
 
     return draw
 
@@ -63,8 +49,10 @@ def run64() -> Callable[[nn.Module, Mapping[str, Tensor], Tensor], Tensor]:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """`vector_name` runs over every conformance vector, the large ones marked slow; `any_vector_name` marks none."""
     if "any_vector_name" in metafunc.fixturenames:
-        metafunc.parametrize("any_vector_name", _conformance.NAMES)
+        metafunc.parametrize("any_vector_name", conformance_helper.NAMES)
     if "vector_name" in metafunc.fixturenames:
-        quick = {name for name in _conformance.NAMES if _conformance.load(name).quick}
-        marked = [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in _conformance.NAMES]
+        quick = {name for name in conformance_helper.NAMES if conformance_helper.load(name).quick}
+        marked = [
+            name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in conformance_helper.NAMES
+        ]
         metafunc.parametrize("vector_name", marked)

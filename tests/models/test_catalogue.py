@@ -5,9 +5,9 @@ from types import ModuleType
 import pytest
 import torch
 
-import models
-from exporter.errors import SourceError
-from models import create, entries
+from plainconv import models
+from plainconv.exporter.errors import SourceError
+from plainconv.models import create, entries
 
 # millions of parameters, training form and plain form
 COUNTS = {

@@ -16,8 +16,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter.errors import CheckpointError
-from models.checkpoint_files import BARE, read_checkpoint
+from plainconv.exporter.errors import CheckpointError
+from plainconv.models.checkpoint_files import BARE, read_checkpoint
 
 STATE = {"conv.weight": torch.arange(6.0).view(3, 2), "bn.num_batches_tracked": torch.tensor(7)}
 AVERAGED = {key: tensor + 1 for key, tensor in STATE.items()}

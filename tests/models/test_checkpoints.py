@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from exporter.errors import CheckpointError, SourceError
-from models import create
-from models.checkpoints import load_checkpoint, load_into, read_checkpoint
-from models.deep_training import FadingActivation
+from plainconv.exporter.errors import CheckpointError, SourceError
+from plainconv.models import create
+from plainconv.models.checkpoints import load_checkpoint, load_into, read_checkpoint
+from plainconv.models.deep_training import FadingActivation
 
 Draw = Callable[[nn.Module], dict[str, Tensor]]
 NAME = "vanillanet_digits"

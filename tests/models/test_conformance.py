@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from exporter.reparam import reparameterize
-from models.checkpoints import load_checkpoint
+from plainconv.exporter.reparam import reparameterize
+from plainconv.models.checkpoints import load_checkpoint
 
 
 @pytest.mark.parametrize("form", ["training", "plain"])

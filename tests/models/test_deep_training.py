@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from models.deep_training import FadingActivation, cosine_slope, linear_slope, set_slope, slope_at
+from plainconv.models.deep_training import (
+    FadingActivation,
+    cosine_slope,
+    linear_slope,
+    set_slope,
+    slope_at,
+)
 
 
 @given(slope=st.floats(0, 1), x=st.floats(-100, 100))

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from exporter.errors import PlainconvError
-from models import entries
-from models.digits import HELD_OUT, Digits, load_digits, save_digits, shifted
+from plainconv.exporter.errors import PlainconvError
+from plainconv.models import entries
+from plainconv.models.digits import HELD_OUT, Digits, load_digits, save_digits, shifted
 
 
 def test_split_is_fixed_and_disjoint() -> None:

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from models import create, entries
-from models.key_match import FORMS, closest_network, mismatch, overlap, shapes_of
+from plainconv.models import create, entries
+from plainconv.models.key_match import FORMS, closest_network, mismatch, overlap, shapes_of
 
 
 def test_mismatch_names_what_differs() -> None:

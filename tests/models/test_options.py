@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from models.options import Option, fraction, problems_of, whole, wholes, word
+from plainconv.models.options import Option, fraction, problems_of, whole, wholes, word
 
 
 @pytest.mark.parametrize(

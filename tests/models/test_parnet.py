@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models import create
-from models.parnet import Branches, Interleave, shuffle
+from plainconv.models import create
+from plainconv.models.parnet import Branches, Interleave, shuffle
 
 Run = Callable[[nn.Module, Mapping[str, Tensor], Tensor], Tensor]
 Draw = Callable[[nn.Module], dict[str, Tensor]]

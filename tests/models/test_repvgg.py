@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models import create
-from models.repvgg import RepVGG, variant
+from plainconv.models import create
+from plainconv.models.repvgg import RepVGG, variant
 
 Run = Callable[[nn.Module, Mapping[str, Tensor], Tensor], Tensor]
 Draw = Callable[[nn.Module], dict[str, Tensor]]

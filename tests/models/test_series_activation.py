@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from models.series_activation import SeriesActivation
+from plainconv.models.series_activation import SeriesActivation
 
 
 @pytest.mark.parametrize("order", [0, 1, 3])

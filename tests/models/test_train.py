@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-import models.train
-from exporter.errors import CheckpointError
-from models.checkpoint_files import read_content
-from models.checkpoints import load_checkpoint
-from models.digits import Digits
-from models.train import INTERRUPTED, Recipe, main, save_atomically, train, warmed_cosine
+from plainconv.exporter.errors import CheckpointError
+from plainconv.models import train as train_module
+from plainconv.models.checkpoint_files import read_content
+from plainconv.models.checkpoints import load_checkpoint
+from plainconv.models.digits import Digits
+from plainconv.models.train import INTERRUPTED, Recipe, Training, main, save_atomically, train, warmed_cosine
 
 
 @pytest.fixture(autouse=True)
@@ -21,19 +21,19 @@ def few_digits(monkeypatch: pytest.MonkeyPatch) -> None:
     """60 random images in place of the digits, so that an epoch takes milliseconds."""
     draw = torch.Generator().manual_seed(0)
     digits = Digits(torch.randn(60, 1, 32, 32, generator=draw), torch.arange(60) % 10)
-    monkeypatch.setattr(models.train, "load_digits", lambda: (digits, digits))
+    monkeypatch.setattr(train_module, "load_digits", lambda: (digits, digits))
 
 
 def stop_after(epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Press Ctrl-C while the next epoch is trained."""
-    run_epoch = models.train.Training.run_epoch
+    run_epoch = train_module.Training.run_epoch
 
-    def run_or_stop(self: models.train.Training, digits: Digits) -> float:
+    def run_or_stop(self: Training, digits: Digits) -> float:
         if self.epochs_done == epochs:
             raise KeyboardInterrupt
         return run_epoch(self, digits)
 
-    monkeypatch.setattr(models.train.Training, "run_epoch", run_or_stop)
+    monkeypatch.setattr(train_module.Training, "run_epoch", run_or_stop)
 
 
 @pytest.mark.parametrize("name", ["vanillanet_digits", "parnet_digits"])

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models import create
-from models.deep_training import FadingActivation, set_slope
-from models.vanillanet import options_from_state, variant
+from plainconv.models import create
+from plainconv.models.deep_training import FadingActivation, set_slope
+from plainconv.models.vanillanet import options_from_state, variant
 
 Run = Callable[[nn.Module, Mapping[str, Tensor], Tensor], Tensor]
 Draw = Callable[[nn.Module], dict[str, Tensor]]

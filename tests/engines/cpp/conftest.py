@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from exporter.cli import main
+from plainconv.exporter.cli.main import main
 
 ROOT = Path(__file__).parents[3]
 SOURCE = ROOT / "engines" / "cpp"

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from exporter.bundle import Bundle
-from exporter.errors import BundleError
+from plainconv.exporter.bundle import Bundle
+from plainconv.exporter.errors import BundleError
 
 VALUES = [None, True, -1, 0, 2, 3, 0.5, 1e-7, "", "x", "fp32", "a\\'\"é\x1b\x9b\u202e", "0" * 64, "model.onnx", [], {}]
 VALUES += [["x"], {"x": 1}, [[1]], {"x": None}, 2**62, 2**63, -(2**63) - 1, 10**30, 1e300]

@@ -8,10 +8,10 @@ import numpy as np
 import onnx
 import pytest
 
-from engines.onnxruntime import OnnxRuntimeRunner
-from engines.onnxruntime_split import OnnxRuntimeSplitRunner
-from exporter.bundle import Bundle, TensorSpec, write_bundle
-from exporter.cli import main
+from plainconv.engines.onnxruntime.runner import OnnxRuntimeRunner
+from plainconv.engines.onnxruntime.split import OnnxRuntimeSplitRunner
+from plainconv.exporter.bundle import Bundle, TensorSpec, write_bundle
+from plainconv.exporter.cli.main import main
 
 ASSETS = Path(__file__).parents[2] / "assets"
 

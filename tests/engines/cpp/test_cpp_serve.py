@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engines.onnxruntime import OnnxRuntimeRunner
-from engines.onnxruntime_split import OnnxRuntimeSplitRunner
-from exporter.bundle import Bundle
+from plainconv.engines.onnxruntime.runner import OnnxRuntimeRunner
+from plainconv.engines.onnxruntime.split import OnnxRuntimeSplitRunner
+from plainconv.exporter.bundle import Bundle
 
 SHARED = Path(__file__).parents[1] / "serving"
 ASSETS = Path(__file__).parents[2] / "assets"

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-import engines
-from engines.serving import http_guard
-from engines.serving.auth import token_of_file
-from exporter import serve_command
-from exporter.arguments import Parser
+from plainconv import engines
+from plainconv.engines.serving.auth import token_of_file
+from plainconv.engines.serving.rest import guard as http_guard
+from plainconv.exporter.cli import serve as serve_command
+from plainconv.exporter.cli.arguments import Parser
 
 yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
 

@@ -15,21 +15,17 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnx
 import pytest
-from onnx import numpy_helper
+import serving_cases
+from serving_bundles import make_bundle
 
-from exporter.bundle import TensorSpec, write_bundle
-
-MAIN = "import sys; from exporter.cli import main; sys.exit(main())"
+MAIN = "import sys; from plainconv.exporter.cli.main import main; sys.exit(main())"
 HELD = """
 import os, sys, time
 from pathlib import Path
 gate = Path(sys.argv.pop(1))
-from exporter.cli import main
-from exporter.rooms import room
-backend = room("engines.serving.backend")
+from plainconv.engines.serving import backend
+from plainconv.exporter.cli.main import main
 load_here = backend.load_here
 class Held:
     def __init__(self, real):
@@ -50,32 +46,6 @@ sys.exit(main())
 """
 LONG_S = 60.0  # what nothing takes: a wait of so long is a failure
 ANSWERS = re.compile(r"serving (.*) on (https?)://(\S+?)(?: and grpc (\S+))?$")
-
-
-def make_bundle(target: Path, batch: int | str = "N", scale: float = 1.0, slow: int = 0, force: bool = False) -> Path:
-    """A bundle that gives the sums of rows: x [batch, 4] to y [batch, 2], scaled; `slow` is work beside it."""
-    text = f"(float[{batch},4] x) => (float[{batch},2] y) {{ a = MatMul(x, w) y = Identity(a) }}"
-    if slow:
-        text = (
-            f"(float[{batch},4] x) => (float[{batch},2] y) {{ a = MatMul(x, w) "
-            + "".join(f"b{i + 1} = MatMul(b{i}, v) " for i in range(slow))
-            + f"z = ReduceMean<keepdims=0>(b{slow}) zero = Mul(z, none) y = Add(a, zero) }}"
-        )
-    model = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 20]> g {text}')
-    w = np.array([[1, 0], [1, 0], [0, 1], [0, 1]], np.float32) * np.float32(scale)
-    arrays = {"w": w}
-    if slow:
-        arrays |= {"v": np.eye(512, dtype=np.float32), "b0": np.ones((512, 512), np.float32)}
-        arrays["none"] = np.array(0, np.float32)
-    model.graph.initializer.extend(numpy_helper.from_array(a, n) for n, a in arrays.items())
-    with write_bundle(target, force=force) as draft:
-        draft.manifest.name = target.name
-        draft.manifest.inputs = (TensorSpec("x", "float32", (batch, 4)),)
-        draft.manifest.outputs = (TensorSpec("y", "float32", (batch, 2)),)
-        onnx.save(model, draft.path("model.onnx"))
-        draft.link("checkpoint", sha256="c" * 64)
-        draft.link_onnx()
-    return target
 
 
 @dataclass
@@ -157,12 +127,8 @@ def running(*arguments: object, gate: Path | None = None) -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def cases() -> Any:
-    """The module `cases.py` beside this file."""
-    spec = importlib.util.spec_from_file_location("serving_cases", Path(__file__).parent / "cases.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """The helper of that name."""
+    return serving_cases
 
 
 @pytest.fixture(scope="session")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from engines.serving import access_log
-from engines.serving.access_log import AccessLog, facts, note
-from exporter.errors import EngineError
+from plainconv.engines.serving import access_log
+from plainconv.engines.serving.access_log import AccessLog, facts, note
+from plainconv.exporter.errors import EngineError
 
 LONG_S = 60.0
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from engines.serving.auth import Bearer, token_of_file
-from engines.serving.refusals import UnauthorizedError
-from exporter.errors import EngineError
+from plainconv.engines.serving.auth import Bearer, token_of_file
+from plainconv.engines.serving.refusals import UnauthorizedError
+from plainconv.exporter.errors import EngineError
 
 TOKEN = "0123456789abcdef"
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from engines.serving.batch_axis import Covering, batch_axis
-from exporter.bundle import ShapeRange, TensorSpec
+from plainconv.engines.serving.batch_axis import Covering, batch_axis
+from plainconv.exporter.bundle import ShapeRange, TensorSpec
 
 Shape = tuple[int | str, ...]
 

@@ -9,10 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engines.serving import batcher as module
-from engines.serving.batch_axis import Covering
-from engines.serving.batcher import Answer, Batcher, BatchRules
-from engines.serving.refusals import DeadlineError, FailedError, TooManyError, UnavailableError
+from plainconv.engines.serving import batcher as module
+from plainconv.engines.serving.batch_axis import Covering
+from plainconv.engines.serving.batcher import Answer, Batcher, BatchRules
+from plainconv.engines.serving.refusals import (
+    DeadlineError,
+    FailedError,
+    TooManyError,
+    UnavailableError,
+)
 
 LONG_S = 60.0
 OPEN = BatchRules(Covering(("x",), 4), max_delay_s=0.0, max_queue=8)

@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engines.serving.checks import check_inputs, wanted_outputs
-from engines.serving.refusals import BadRequestError
-from engines.serving.requests import InferRequest, WantedOutput
-from exporter.bundle import TensorSpec
+from plainconv.engines.serving.checks import check_inputs, wanted_outputs
+from plainconv.engines.serving.refusals import BadRequestError
+from plainconv.engines.serving.requests import InferRequest, WantedOutput
+from plainconv.exporter.bundle import TensorSpec
 
 SPECS = (TensorSpec("x", "float32", ("N", 3)), TensorSpec("m", "bool", ("N",)))
 OUTPUTS = (TensorSpec("y", "float32", ("N", 2)), TensorSpec("z", "float32", ("N",)))

@@ -4,8 +4,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from engines.serving.datatypes import datatype_of, datatype_of_dtype, dtype_of_datatype
-from engines.serving.refusals import BadRequestError
+from plainconv.engines.serving.datatypes import datatype_of, datatype_of_dtype, dtype_of_datatype
+from plainconv.engines.serving.refusals import BadRequestError
 
 NAMES = {
     "BOOL": np.bool_,

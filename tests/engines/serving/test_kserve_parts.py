@@ -13,19 +13,20 @@ PROGRAM = """
 import asyncio, logging, sys
 sys.argv = ["program", "--http_port", "no number", "--unknown"]
 handlers = list(logging.getLogger().handlers)
-from engines.serving import kserve_parts, rest_codec
+from plainconv.engines.serving import kserve_parts
+from plainconv.engines.serving.rest import codec as rest_codec
 assert sys.argv == ["program", "--http_port", "no number", "--unknown"]
 assert logging.getLogger().handlers == handlers
 
 from dataclasses import replace
 from pathlib import Path
-from engines.serving.metrics import Metrics
-from engines.serving.model import open_model
-from engines.serving.options import ServeOptions
-from engines.serving.places import places_of
-from engines.serving.refusals import ForbiddenError, UnavailableError, UnknownError
-from engines.serving.service import Service
-from engines.serving.store import Store
+from plainconv.engines.serving.metrics import Metrics
+from plainconv.engines.serving.model import open_model
+from plainconv.engines.serving.options import ServeOptions
+from plainconv.engines.serving.places import places_of
+from plainconv.engines.serving.refusals import ForbiddenError, UnavailableError, UnknownError
+from plainconv.engines.serving.service import Service
+from plainconv.engines.serving.store import Store
 
 options = ServeOptions(engine="onnxruntime", threads=1)
 store = Store(places_of(Path("{folder}"), "b"), lambda name, folder: open_model(folder, options))

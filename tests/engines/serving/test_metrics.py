@@ -2,7 +2,7 @@
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from engines.serving.metrics import Metrics
+from plainconv.engines.serving.metrics import Metrics
 
 
 def samples(metrics: Metrics, **waiting: int) -> dict[str, float]:

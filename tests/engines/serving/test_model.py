@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engines.serving.backend import Loaded, RunnerBackend, load_here
-from engines.serving.model import Model, open_model
-from engines.serving.options import ServeOptions
-from exporter.bundle import Bundle, update_bundle
-from exporter.errors import BundleError, EngineError
+from plainconv.engines.serving.backend import Loaded, RunnerBackend, load_here
+from plainconv.engines.serving.model import Model, open_model
+from plainconv.engines.serving.options import ServeOptions
+from plainconv.exporter.bundle import Bundle, update_bundle
+from plainconv.exporter.errors import BundleError, EngineError
 
 LONG_S = 60.0
 OPTIONS = ServeOptions(engine="onnxruntime", threads=1, workers=2, max_batch=8)

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from engines.serving.places import places_of
-from engines.serving.refusals import UnknownError
-from exporter.bundle import Bundle, identity
-from exporter.errors import BundleError
+from plainconv.engines.serving.places import places_of
+from plainconv.engines.serving.refusals import UnknownError
+from plainconv.exporter.bundle import Bundle, identity
+from plainconv.exporter.errors import BundleError
 
 
 def test_one_bundle(make: Callable[..., Path], tmp_path: Path) -> None:

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from engines.serving import refusals
-from engines.serving.refusals import LeftError, RefusedError, shown
-from exporter.errors import PlainconvError
+from plainconv.engines.serving import refusals
+from plainconv.engines.serving.refusals import LeftError, RefusedError, shown
+from plainconv.exporter.errors import PlainconvError
 
 KINDS = [kind for kind in vars(refusals).values() if isinstance(kind, type) and issubclass(kind, RefusedError)]
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from engines.serving.refusals import BadRequestError
-from engines.serving.requests import checked_id, refuse_not_offered, timeout_of
+from plainconv.engines.serving.refusals import BadRequestError
+from plainconv.engines.serving.requests import checked_id, refuse_not_offered, timeout_of
 
 
 @pytest.mark.parametrize("value", [None, 0, "", False])

@@ -328,7 +328,7 @@ def test_nothing_to_serve(make: Callable[..., Path], start: Callable[..., Any], 
 
 def test_without_the_libraries(make: Callable[..., Path], tmp_path: Path) -> None:
     """Given no KServe -> exit code 2, in one line that says what to install."""
-    program = "import sys; sys.modules['kserve'] = None; from exporter.cli import main; sys.exit(main())"
+    program = "import sys; sys.modules['kserve'] = None; from plainconv.exporter.cli.main import main; sys.exit(main())"
     command = [sys.executable, "-c", program, "serve", str(make(tmp_path / "b"))]
     done = subprocess.run(command, capture_output=True, text=True, timeout=LONG_S)
     assert done.returncode == 2 and done.stderr.endswith("pip install 'plainconv[serve]'\n")

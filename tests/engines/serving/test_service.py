@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engines.serving.access_log import facts
-from engines.serving.backend import Loaded
-from engines.serving.model import open_model
-from engines.serving.options import ServeOptions
-from engines.serving.places import places_of
-from engines.serving.refusals import (
+from plainconv.engines.serving.access_log import facts
+from plainconv.engines.serving.backend import Loaded
+from plainconv.engines.serving.model import open_model
+from plainconv.engines.serving.options import ServeOptions
+from plainconv.engines.serving.places import places_of
+from plainconv.engines.serving.refusals import (
     BadRequestError,
     DeadlineError,
     FailedError,
@@ -25,10 +25,10 @@ from engines.serving.refusals import (
     TooManyError,
     UnknownError,
 )
-from engines.serving.requests import InferRequest, WantedOutput
-from engines.serving.service import Service, check_version
-from engines.serving.store import Store
-from exporter.bundle import ShapeRange
+from plainconv.engines.serving.requests import InferRequest, WantedOutput
+from plainconv.engines.serving.service import Service, check_version
+from plainconv.engines.serving.store import Store
+from plainconv.exporter.bundle import ShapeRange
 
 LONG_S = 60.0
 OPTIONS = ServeOptions(max_batch=4, max_queue=2, max_pending=100, timeout_s=LONG_S, max_delay_us=0)

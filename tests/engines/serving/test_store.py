@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engines.serving.model import Model, open_model
-from engines.serving.options import ServeOptions
-from engines.serving.places import places_of
-from engines.serving.refusals import FailedError, UnavailableError, UnknownError
-from engines.serving.store import Store, Watcher
-from exporter.bundle import Bundle, update_bundle
-from exporter.errors import EngineError
+from plainconv.engines.serving.model import Model, open_model
+from plainconv.engines.serving.options import ServeOptions
+from plainconv.engines.serving.places import places_of
+from plainconv.engines.serving.refusals import FailedError, UnavailableError, UnknownError
+from plainconv.engines.serving.store import Store, Watcher
+from plainconv.exporter.bundle import Bundle, update_bundle
+from plainconv.exporter.errors import EngineError
 
 LONG_S = 60.0
 OPTIONS = ServeOptions(engine="onnxruntime", threads=1)
@@ -139,7 +139,7 @@ def test_replaced_while_it_is_loaded(
     make: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Given a bundle that is replaced between its opening and the loading of its files -> the new one, as a whole."""
-    from engines.serving import backend as module
+    from plainconv.engines.serving import backend as module
 
     folder, real = make(tmp_path / "b"), module.load
     calls = []

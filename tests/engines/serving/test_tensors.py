@@ -8,8 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines.serving.refusals import BadRequestError
-from engines.serving.tensors import array_of_bytes, array_of_numbers, bytes_of, numbers_of, shape_of
+from plainconv.engines.serving.refusals import BadRequestError
+from plainconv.engines.serving.tensors import (
+    array_of_bytes,
+    array_of_numbers,
+    bytes_of,
+    numbers_of,
+    shape_of,
+)
 
 
 def test_bytes_are_not_copied() -> None:

@@ -3,8 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from exporter.errors import SourceError
-from exporter.parity import accuracy, correctness, read_eval_data
+from plainconv.exporter.errors import SourceError
+from plainconv.exporter.parity import accuracy, correctness, read_eval_data
 
 
 def scores_of_sum(images: np.ndarray) -> list[np.ndarray]:

@@ -5,7 +5,7 @@ import onnx
 import torch
 from torch import fx, nn
 
-from exporter.parity import first_divergence, origins_of, values_of_module, values_of_onnx
+from plainconv.exporter.parity import first_divergence, origins_of, values_of_module, values_of_onnx
 
 
 def network() -> nn.Module:

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from exporter.parity.inputs import hot_borders, test_inputs
+from plainconv.exporter.parity.inputs import hot_borders, test_inputs
 
 
 @pytest.mark.parametrize(

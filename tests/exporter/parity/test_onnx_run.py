@@ -4,8 +4,8 @@ import numpy as np
 import onnx
 import pytest
 
-from exporter.errors import ExportError
-from exporter.parity import run_onnx
+from plainconv.exporter.errors import ExportError
+from plainconv.exporter.parity import run_onnx
 
 
 def write(path: Path, op: str) -> Path:

@@ -2,7 +2,7 @@ import dataclasses
 import json
 import math
 
-from exporter.parity import Parity, not_executed
+from plainconv.exporter.parity import Parity, not_executed
 
 HELD = Parity("onnx", "logits", 1e-6, 4e-6, 2.0, 1e-6, (3, 17), "large", 1.0, "held")
 

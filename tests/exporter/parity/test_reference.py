@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from exporter.parity import Reference, reference_from_module, run_module
-from exporter.parity.reference import MULTIPLE, UNIT_ROUNDOFF, in_batches
+from plainconv.exporter.parity import Reference, reference_from_module, run_module
+from plainconv.exporter.parity.reference import MULTIPLE, UNIT_ROUNDOFF, in_batches
 
 EXAMPLE = torch.zeros(1, 3, 8, 8)
 

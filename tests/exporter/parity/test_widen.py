@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from exporter.parity.widen import depthwise, float64_outputs
+from plainconv.exporter.parity.widen import depthwise, float64_outputs
 
 
 class Functional(nn.Module):
@@ -112,7 +112,7 @@ def test_no_float64_copy_of_the_weights_is_made(name: str, monkeypatch: pytest.M
     def refuse(_: object) -> None:
         raise AssertionError("copied")
 
-    monkeypatch.setattr("exporter.parity.widen.copy.deepcopy", refuse)
+    monkeypatch.setattr("plainconv.exporter.parity.widen.copy.deepcopy", refuse)
     float64_outputs(module, (torch.randn(shape),))
 
 

@@ -9,7 +9,7 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from exporter.partition import prepared
+from plainconv.exporter.partition import prepared
 
 
 class Maker:

@@ -8,9 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.errors import PlanError
-from exporter.partition import A100, LINKS, MACS_ALONE, Device, Link, link_of_text, read_profile, wiring_of
-from exporter.partition.cost import costs_of_nodes, sizes_of_values, works_of_model
+from plainconv.exporter.errors import PlanError
+from plainconv.exporter.partition import (
+    A100,
+    LINKS,
+    MACS_ALONE,
+    Device,
+    Link,
+    link_of_text,
+    read_profile,
+    wiring_of,
+)
+from plainconv.exporter.partition.cost import costs_of_nodes, sizes_of_values, works_of_model
 
 CONVS = """(float[b,3,8,8] x) => (float[b,10] y) {
     c = Conv<pads=[1,1,1,1], strides=[2,2]>(x, w)
@@ -87,7 +96,7 @@ def test_half_precision_values_are_half_the_bytes(made):
 
 def test_roofline():
     """Given products and bytes → the longer of the two, with the kernel's own time on top; busy has none of that."""
-    from exporter.partition.cost import Work
+    from plainconv.exporter.partition.cost import Work
 
     costs = costs_of_nodes({"a": Work(2000, 1000.0, 10, True), "b": Work(2000, 8000.0, 10, True)}, PLAIN)
     assert costs["a"].alone == pytest.approx(3e-6) and costs["a"].busy == pytest.approx(2e-6)
@@ -96,7 +105,7 @@ def test_roofline():
 
 def test_small_map_leaves_the_device_idle():
     """Given a quarter as many elements as the device has lanes → four times the time alone, the same of the device."""
-    from exporter.partition.cost import Work
+    from plainconv.exporter.partition.cost import Work
 
     wide = Device("wide", {"fp32": 1e9}, bandwidth=math.inf, lanes=400)
     cost = costs_of_nodes({"a": Work(1000, 0.0, 100, True)}, wide)["a"]

@@ -5,8 +5,8 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from exporter.errors import CheckFailedError, PlanError
-from exporter.partition import (
+from plainconv.exporter.errors import CheckFailedError, PlanError
+from plainconv.exporter.partition import (
     Device,
     Part,
     Plan,

@@ -1,6 +1,6 @@
 """The plan in a terminal."""
 
-from exporter.partition import LINKS, Device, Link, network_of_model, picture, propose
+from plainconv.exporter.partition import LINKS, Device, Link, network_of_model, picture, propose
 
 SLOW = Device("slow", {"fp32": 1e9}, 1e12, part=1e-6, event=1e-6, lanes=1 << 20)
 

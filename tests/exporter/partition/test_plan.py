@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.errors import PlanError
-from exporter.partition import Part, Plan, plan_of_json, read_plan
+from plainconv.exporter.errors import PlanError
+from plainconv.exporter.partition import Part, Plan, plan_of_json, read_plan
 
 names = st.text(min_size=1, max_size=8)
 values = st.lists(names, max_size=3).map(tuple)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter.errors import PlanError
-from exporter.partition import (
+from plainconv.exporter.errors import PlanError
+from plainconv.exporter.partition import (
     LINKS,
     MACS_ALONE,
     Device,
@@ -22,6 +22,7 @@ from exporter.partition import (
     propose,
     whole_plan,
 )
+from plainconv.exporter.partition.problems import problems_of_plan
 
 SLOW = Device("slow", {"fp32": 1e9}, 1e12, kernel=1e-6, part=1e-6, event=1e-6)
 IDLE = Device("idle", {"fp32": 1e9}, 1e12, kernel=1e-6, part=1e-6, event=1e-6, lanes=1 << 20)
@@ -37,7 +38,7 @@ def test_each_branch_on_a_device_of_its_own(nets, placement):
     net = network(nets.parallel(3, 4))
     found = propose(net, devices=3, placement=placement)
     assert found.refusal is None and found.plan.devices == 3
-    assert found.plan.problems(net.wiring) == []
+    assert problems_of_plan(found.plan, net.wiring) == []
     assert found.prediction.speedup > 2
     assert found.prediction.bound >= found.prediction.speedup
     assert (found.prediction.work > 1) == (placement != "transfer")
@@ -75,7 +76,7 @@ def test_split_that_loses_is_refused_unless_forced(nets):
     assert "it pays from" in found.refusal and "\n" not in found.refusal
     with pytest.raises(PlanError, match="it pays from"):
         found.accepted()
-    assert found.accepted(force=True).problems(net.wiring) == []
+    assert problems_of_plan(found.accepted(force=True), net.wiring) == []
 
 
 def test_streams_take_what_one_kernel_leaves_idle(nets):
@@ -115,7 +116,7 @@ def test_networks_whose_branches_meet_again_and_again(nets, name):
     model = nets.hrnet(2, size=32) if name == "hrnet" else nets.inception(4)
     net = network(model)
     found = propose(net, devices=2)
-    assert found.plan.problems(net.wiring) == []
+    assert problems_of_plan(found.plan, net.wiring) == []
     assert found.refusal is None and found.prediction.speedup > 1.3
 
 
@@ -124,7 +125,7 @@ def test_thousand_nodes_within_the_effort(nets):
     net = network(nets.hrnet(8, size=32))
     assert len(net.wiring.ops) > 900
     found = propose(net, devices=2, effort=10_000)
-    assert found.plan.problems(net.wiring) == [] and found.prediction.speedup > 1.2
+    assert problems_of_plan(found.plan, net.wiring) == [] and found.prediction.speedup > 1.2
 
 
 def test_random_value_is_computed_once(made):
@@ -139,7 +140,7 @@ def test_random_value_is_computed_once(made):
 
     net = network(made(text, w=np.ones((8, 8, 3, 3), np.float32)))
     found = propose(net, devices=2)
-    assert found.plan is not None and found.plan.problems(net.wiring) == []
+    assert found.plan is not None and problems_of_plan(found.plan, net.wiring) == []
 
 
 def test_quantized_value_goes_as_bytes(made):
@@ -157,7 +158,7 @@ def test_quantized_value_goes_as_bytes(made):
     }}"""
     net = network(made(text, s=np.float32(0.1), z=np.int8(0), w=np.ones((8, 8, 3, 3), np.float32)))
     found = propose(net, devices=2, placement="transfer")
-    assert found.plan.problems(net.wiring) == []
+    assert problems_of_plan(found.plan, net.wiring) == []
     assert {e.bytes for e in found.prediction.edges} <= {8 * 256.0, 4 * 8 * 256.0}
     assert all(e.value in "qrtup" or e.value in "xy" for e in found.prediction.edges)
 
@@ -198,7 +199,7 @@ def test_plan_of_someone_else_with_problems(nets):
     """Given a plan with several problems → all of them in one line, forced or not: there is no proposal."""
     net = network(nets.parallel(2, 2))
     plan = Plan((Part("a", 2, 0, ("x", "nope"), net.wiring.outputs), Part("A", 0, 0, (), ("v1",))), 2)
-    problems = plan.problems(net.wiring)
+    problems = problems_of_plan(plan, net.wiring)
     assert len(problems) > 3
     with pytest.raises(PlanError) as raised:
         judged(plan, net)
@@ -212,7 +213,7 @@ def test_any_graph_is_split_soundly_or_refused(nets, data):
     """Given a random layered graph, device and link → a plan without problems that pays, or a reason in one line."""
     from onnx import TensorProto, helper
 
-    from exporter.partition import prepared
+    from plainconv.exporter.partition import prepared
 
     nodes = []
     for at in range(data.draw(st.integers(1, 14))):
@@ -232,5 +233,5 @@ def test_any_graph_is_split_soundly_or_refused(nets, data):
     if found.plan is None:
         assert found.refusal and "\n" not in found.refusal
     else:
-        assert found.plan.problems(net.wiring) == []
+        assert problems_of_plan(found.plan, net.wiring) == []
         assert (found.prediction.speedup > 1) == (found.refusal is None)

@@ -5,8 +5,8 @@ import math
 
 import pytest
 
-from exporter.bundle import plain_json
-from exporter.partition import (
+from plainconv.exporter.bundle import plain_json
+from plainconv.exporter.partition import (
     LINKS,
     MACS_ALONE,
     Device,
@@ -17,6 +17,7 @@ from exporter.partition import (
     prediction_of_json,
     whole_plan,
 )
+from plainconv.exporter.partition.problems import problems_of_plan
 
 FREE = Device("free", {"fp32": 1e9}, math.inf)
 
@@ -44,7 +45,7 @@ def branches(nets, link="pcie", device=FREE, **kwargs):
 def test_shares_and_path(nets):
     """Given two branches of equal work → the path is all but one of them, and nothing is computed again."""
     network, plan, _ = branches(nets)
-    assert plan.problems(network.wiring) == []
+    assert problems_of_plan(plan, network.wiring) == []
     found = predict(plan, network.wiring, network.machine)
     share = {part.name: part.share for part in found.parts}
     assert sum(share.values()) == pytest.approx(1) == found.work
@@ -77,7 +78,7 @@ def test_at_the_break_even_the_plan_is_as_fast_as_the_whole(nets):
 def test_stem_computed_twice_is_counted_twice(nets):
     """Given the stem on both devices → more work than the whole, the image sent in place of the stem's output."""
     network, _, again = branches(nets)
-    assert again.problems(network.wiring) == []
+    assert problems_of_plan(again, network.wiring) == []
     found = predict(again, network.wiring, network.machine)
     stem = network.machine.costs[network.wiring.ops[0].name].macs
     total = sum(cost.macs for cost in network.machine.costs.values())

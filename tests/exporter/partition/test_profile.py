@@ -3,9 +3,15 @@
 import onnx_ir as ir
 import pytest
 
-from exporter.errors import PlanError
-from exporter.partition import measured_profile, network_of_model, profile_of_wiring, read_model, wiring_of
-from exporter.partition.profile import random_inputs
+from plainconv.exporter.errors import PlanError
+from plainconv.exporter.partition import (
+    measured_profile,
+    network_of_model,
+    profile_of_wiring,
+    read_model,
+    wiring_of,
+)
+from plainconv.exporter.partition.profile import random_inputs
 
 
 def test_every_node_has_a_time(nets, tmp_path):

@@ -5,7 +5,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
-from exporter.partition import shapes_at
+from plainconv.exporter.partition import shapes_at
 
 POOLS = """(float[N,3,H,W] x) => (float[N,F] y) {
     a = Conv<pads=[1,1,1,1], strides=[2,2]>(x, w) r = Relu(a)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.partition import Link
-from exporter.partition.simulate import Task, World, simulate
+from plainconv.exporter.partition import Link
+from plainconv.exporter.partition.simulate import Task, World, simulate
 
 
 def task(device, seconds, reads, writes, stream=0, busy=None):

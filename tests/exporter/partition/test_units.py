@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.partition import wiring_of
-from exporter.partition.cost import Cost
-from exporter.partition.units import units_of_wiring
-from exporter.partition.wiring import Op, Spec, Wiring
+from plainconv.exporter.partition import wiring_of
+from plainconv.exporter.partition.cost import Cost
+from plainconv.exporter.partition.units import units_of_wiring
+from plainconv.exporter.partition.wiring import Op, Spec, Wiring
 
 FORK = "(float[2] x) => (float[2] y) { s = Relu(x) a = Exp(s) b = Neg(a) c = Abs(s) y = Add(b, c) }"
 

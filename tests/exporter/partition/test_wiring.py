@@ -5,8 +5,8 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from exporter.errors import ExportError
-from exporter.partition import prepared, read_model, wiring_of
+from plainconv.exporter.errors import ExportError
+from plainconv.exporter.partition import prepared, read_model, wiring_of
 
 
 def test_constants_are_no_reads(made):

@@ -12,14 +12,13 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 import torch
+from places import ASSETS
 
-from exporter.ir_graph import settled
-from exporter.network import Request
-from exporter.parity import Reference, reference_from_module
-from exporter.pipeline import Job, export_bundle
-from exporter.source import load_network
-
-ASSETS = Path(__file__).parents[2] / "assets"
+from plainconv.exporter.parity import Reference, reference_from_module
+from plainconv.exporter.pipeline.export import Job, export_bundle
+from plainconv.exporter.precision.ir_graph import settled
+from plainconv.exporter.source.network import Request
+from plainconv.exporter.source.resolve import load_network
 
 
 def filled(weights: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.errors import ExportError, SourceError
-from exporter.precision import calibrate, read_images
-from exporter.precision.calibrate import METHODS, ranges_of
+from plainconv.exporter.errors import ExportError, SourceError
+from plainconv.exporter.precision import calibrate, read_images
+from plainconv.exporter.precision.calibrate import METHODS, ranges_of
 
 FEW_BINS = 256
 """Entropy tries every number of bins: with fewer it takes less."""

@@ -6,7 +6,14 @@ import onnx_ir as ir
 import pytest
 from onnx import helper
 
-from exporter.precision.edit import Names, constant, drop_unused_weights, load, opset_of, weight_of
+from plainconv.exporter.precision.edit import (
+    Names,
+    constant,
+    drop_unused_weights,
+    load,
+    opset_of,
+    weight_of,
+)
 
 
 def saved(path, text, weights=()):

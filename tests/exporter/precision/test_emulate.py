@@ -8,8 +8,8 @@ import torch
 from numpy.testing import assert_array_equal
 from torch.nn.functional import conv2d
 
-from exporter.precision.emulate import emulated
-from exporter.precision.narrow import narrow
+from plainconv.exporter.precision.emulate import emulated
+from plainconv.exporter.precision.narrow import narrow
 
 TYPES = {"fp16": (ir.DataType.FLOAT16, torch.float16), "bf16": (ir.DataType.BFLOAT16, torch.bfloat16)}
 CHAIN = """(float[1,2,5,5] x) => (float[1,2,5,5] y) {

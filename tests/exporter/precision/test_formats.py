@@ -6,9 +6,9 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from exporter.errors import ExportError
-from exporter.precision import NAMES, TOLERANCES, Precision, precision_of_name
-from exporter.precision.formats import FLOATS, QUANTIZED
+from plainconv.exporter.errors import ExportError
+from plainconv.exporter.precision import NAMES, TOLERANCES, Precision, precision_of_name
+from plainconv.exporter.precision.formats import FLOATS, QUANTIZED
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.precision.keep import RANGE_LEFT, beyond_range, layers_to_keep, units_of
-from exporter.precision.run import peaks_of
+from plainconv.exporter.precision.keep import RANGE_LEFT, beyond_range, layers_to_keep, units_of
+from plainconv.exporter.precision.run import peaks_of
 
 FP16 = ir.DataType.FLOAT16
 BRANCHES = """(float[1,2] x, float[1,2] z) => (float[1,2] y) {

@@ -5,10 +5,10 @@ import onnx_ir as ir
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from exporter.precision.formats import QUANTIZED
-from exporter.precision.narrow import narrow, rounded
-from exporter.precision.quantize import quantize
-from exporter.precision.run import run_of
+from plainconv.exporter.precision.formats import QUANTIZED
+from plainconv.exporter.precision.narrow import narrow, rounded
+from plainconv.exporter.precision.quantize import quantize
+from plainconv.exporter.precision.run import run_of
 
 FLOAT, FP16, BF16 = ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16
 ULP = {FP16: 2.0**-10, BF16: 2.0**-7}

@@ -21,12 +21,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import conv2d
 
-from exporter.precision import NAMES, precision_of_name
-from exporter.precision.calibrate import ranges_of
-from exporter.precision.formats import FLOATS, QUANTIZED
-from exporter.precision.narrow import narrow
-from exporter.precision.quantize import quantize
-from exporter.precision.run import run_of
+from plainconv.exporter.precision import NAMES, precision_of_name
+from plainconv.exporter.precision.calibrate import ranges_of
+from plainconv.exporter.precision.formats import FLOATS, QUANTIZED
+from plainconv.exporter.precision.narrow import narrow
+from plainconv.exporter.precision.quantize import quantize
+from plainconv.exporter.precision.run import run_of
 
 U32 = 2.0**-24
 UNIT = {"fp32": (U32, 2.0**-150), "fp16": (2.0**-11, 2.0**-25), "bf16": (2.0**-8, 2.0**-134)}

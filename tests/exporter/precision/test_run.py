@@ -6,11 +6,11 @@ import onnx_ir as ir
 import pytest
 from numpy.testing import assert_array_equal
 
-from exporter import ir_graph
-from exporter.errors import ExportError
-from exporter.ir_graph import save
-from exporter.precision.narrow import narrow
-from exporter.precision.run import batches, peaks_of, run_of
+from plainconv.exporter.errors import ExportError
+from plainconv.exporter.precision import ir_graph
+from plainconv.exporter.precision.ir_graph import save
+from plainconv.exporter.precision.narrow import narrow
+from plainconv.exporter.precision.run import batches, peaks_of, run_of
 
 CHAIN = "(float[2,3] x) => (float[2,3] y) { a = Neg(x) b = Relu(a) c = Shape(b) y = Mul(b, k) }"
 

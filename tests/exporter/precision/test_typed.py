@@ -5,15 +5,15 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from exporter.errors import CheckFailedError, ExportError
-from exporter.ir_graph import save
-from exporter.parity.inputs import DATA, HOT, NORMAL
-from exporter.parity.reference import in_batches
-from exporter.precision import NAMES, Calibration, precision_of_name, typed_model
-from exporter.precision.edit import load
-from exporter.precision.narrow import narrow
-from exporter.precision.run import run_of
-from exporter.precision.typed import judged_by, typed_run
+from plainconv.exporter.errors import CheckFailedError, ExportError
+from plainconv.exporter.parity.inputs import DATA, HOT, NORMAL
+from plainconv.exporter.parity.reference import in_batches
+from plainconv.exporter.precision import NAMES, Calibration, precision_of_name, typed_model
+from plainconv.exporter.precision.edit import load
+from plainconv.exporter.precision.ir_graph import save
+from plainconv.exporter.precision.narrow import narrow
+from plainconv.exporter.precision.run import run_of
+from plainconv.exporter.precision.typed import judged_by, typed_run
 
 NARROW = NAMES[1:]
 AGREE = 0.99

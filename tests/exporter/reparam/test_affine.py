@@ -8,8 +8,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from exporter.reparam.affine import AffineMap, add, compose, concat, conv_weight, identity_map, regrouped
-from exporter.reparam.forms import (
+from plainconv.exporter.reparam.affine import (
+    AffineMap,
+    add,
+    compose,
+    concat,
+    conv_weight,
+    identity_map,
+    regrouped,
+)
+from plainconv.exporter.reparam.forms import (
     CIRCULAR,
     REFLECT,
     REPLICATE,
@@ -21,7 +29,7 @@ from exporter.reparam.forms import (
     settled,
     transposed_axis,
 )
-from exporter.reparam.geometry import conv_geometry
+from plainconv.exporter.reparam.geometry import conv_geometry
 
 CHANNELS = 4
 EXACT = 1e-12

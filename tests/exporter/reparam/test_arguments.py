@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from exporter.errors import CheckFailedError, PlainconvError, ReparamError
-from exporter.reparam import reparameterize
+from plainconv.exporter.errors import CheckFailedError, PlainconvError, ReparamError
+from plainconv.exporter.reparam import reparameterize
 
 X = torch.randn(1, 4, 8, 8)
 

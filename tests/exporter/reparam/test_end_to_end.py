@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from exporter.errors import CheckFailedError
-from exporter.reparam import reparameterize
-from exporter.reparam.end_to_end import check_end_to_end
+from plainconv.exporter.errors import CheckFailedError
+from plainconv.exporter.reparam import reparameterize
+from plainconv.exporter.reparam.end_to_end import check_end_to_end
 
 X = torch.randn(1, 4, 8, 8)
 OPEN = ((True, False, True, True),)

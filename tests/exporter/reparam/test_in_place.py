@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from exporter.errors import CheckFailedError
-from exporter.reparam import reparameterize
-from exporter.reparam.in_place import write_out_of_place, writes
+from plainconv.exporter.errors import CheckFailedError
+from plainconv.exporter.reparam import reparameterize
+from plainconv.exporter.reparam.in_place import write_out_of_place, writes
 
 
 class Net(nn.Module):

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from exporter.errors import ReparamError
-from exporter.randomize import randomized
-from exporter.reparam import affine_leaf, reparameterize
-from exporter.reparam.leaves import LEAVES
+from plainconv.exporter.errors import ReparamError
+from plainconv.exporter.reparam import affine_leaf, reparameterize
+from plainconv.exporter.reparam.leaves import LEAVES
+from plainconv.exporter.source.randomize import randomized
 
 
 class Opaque(nn.Module):

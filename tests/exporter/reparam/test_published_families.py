@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from exporter.errors import ReparamError
-from exporter.randomize import randomized
-from exporter.reparam import Report, reparameterize
-from exporter.to_onnx import onnx_from_module
+from plainconv.exporter.errors import ReparamError
+from plainconv.exporter.reparam import Report, reparameterize
+from plainconv.exporter.source.randomize import randomized
+from plainconv.exporter.to_onnx.export import onnx_from_module
 
 Size = tuple[int, ...]
 EVEN_AND_ODD: tuple[Size, ...] = ((8, 8), (9, 7), (10, 11), (13, 12))

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from exporter.errors import ReparamError
-from exporter.randomize import randomized
-from exporter.reparam import Report, reparameterize
+from plainconv.exporter.errors import ReparamError
+from plainconv.exporter.reparam import Report, reparameterize
+from plainconv.exporter.source.randomize import randomized
 
 LONG_RUN = int(os.environ.get("RANDOM_NETWORKS", "30"))
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from exporter.errors import ReparamError
-from exporter.randomize import randomized
-from exporter.reparam import reparameterize
+from plainconv.exporter.errors import ReparamError
+from plainconv.exporter.reparam import reparameterize
+from plainconv.exporter.source.randomize import randomized
 
 library = torch.library.Library("plainconv_tests", "DEF")
 library.define("opaque(Tensor x) -> Tensor")

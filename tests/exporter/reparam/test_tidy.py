@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from exporter.randomize import randomized
-from exporter.reparam import Report, reparameterize
+from plainconv.exporter.reparam import Report, reparameterize
+from plainconv.exporter.source.randomize import randomized
 
 
 class NormAndPad(nn.Module):

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
-from exporter.errors import ReparamError
-from exporter.reparam import reparameterize
+from plainconv.exporter.errors import ReparamError
+from plainconv.exporter.reparam import reparameterize
 
 X = torch.randn(1, 4, 8, 8)
 

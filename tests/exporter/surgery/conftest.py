@@ -11,9 +11,9 @@ import onnx_graphsurgeon as gs
 import pytest
 from onnx.reference import ReferenceEvaluator
 
-from exporter.surgery import Pass
-from exporter.surgery.edit import forget_exact, name_nodes
-from exporter.surgery.onnx_file import check, graph_from_proto, infer_shapes, read, write
+from plainconv.exporter.onnx_file.file import check, graph_from_proto, infer_shapes, read, write
+from plainconv.exporter.surgery import Pass
+from plainconv.exporter.surgery.edit import forget_exact, name_nodes
 
 Weights = Mapping[str, Any]
 """Shapes, to be filled with seeded normal numbers, or arrays."""

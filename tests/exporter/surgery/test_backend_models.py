@@ -13,7 +13,7 @@ import onnxruntime as ort
 import pytest
 from onnx import numpy_helper
 
-from exporter.surgery import simplify
+from plainconv.exporter.surgery import simplify
 
 EVERY = 12
 """Of the models, how many the quick test leaves out for each that it takes."""

@@ -5,7 +5,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from exporter.surgery.compare import compare
+from plainconv.exporter.surgery.compare import compare
 
 
 def save(path: Path, text: str, weights: dict[str, np.ndarray] | None = None) -> Path:

@@ -5,7 +5,8 @@ import numpy as np
 import onnx
 import pytest
 
-from exporter.surgery.cost import (
+from plainconv.exporter.onnx_file.file import graph_from_proto, infer_shapes
+from plainconv.exporter.surgery.cost import (
     ELEMENTS_PER_KERNEL,
     MACS_PER_ELEMENT,
     Work,
@@ -16,7 +17,6 @@ from exporter.surgery.cost import (
     suppose_usual_sizes,
     work_of,
 )
-from exporter.surgery.onnx_file import graph_from_proto, infer_shapes
 
 W = {"w": (4, 4, 3, 3), "b": (4,)}
 CONV = "Conv<pads=[1,1,1,1]>"

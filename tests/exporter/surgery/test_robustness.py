@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from exporter.errors import ExportError
-from exporter.surgery import simplify
-from exporter.surgery.onnx_file import LARGE, write
+from plainconv.exporter.errors import ExportError
+from plainconv.exporter.onnx_file.file import LARGE, write
+from plainconv.exporter.surgery import simplify
 
 
 def parsed(text: str, weights: dict[str, np.ndarray] | None = None, *, opset: int = 20, more: str = "") -> Any:
@@ -330,7 +330,7 @@ def test_what_describes_the_model_stays(tmp_path: Path) -> None:
 MEASURE = """
 import resource, sys
 from pathlib import Path
-from exporter.surgery import simplify
+from plainconv.exporter.surgery import simplify
 report = simplify(Path(sys.argv[1]), Path(sys.argv[2]))
 assert report.after == {"Conv": 8, "Relu": 8}, report.after
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from exporter.errors import ExportError
-from exporter.surgery import PASSES, run_passes, simplify
-from exporter.surgery.onnx_file import graph_from_proto, read
+from plainconv.exporter.errors import ExportError
+from plainconv.exporter.onnx_file.file import graph_from_proto, read
+from plainconv.exporter.surgery import PASSES, run_passes, simplify
 
 
 class Net:

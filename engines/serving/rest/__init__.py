@@ -1,0 +1,1 @@
+"""The Open Inference Protocol over REST, with binary tensors, and what guards its sockets."""

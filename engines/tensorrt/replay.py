@@ -1,0 +1,165 @@
+"""Calls that come again, as CUDA graphs: captured once, then replayed, each with execution contexts of its own."""
+
+import contextlib
+from collections import OrderedDict, deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Generic, NamedTuple, TypeVar
+
+from plainconv.exporter.errors import EngineError
+
+from ..cuda.runtime import Cuda
+from ..runner import Array
+from .contexts import Shape
+
+Held = TypeVar("Held")
+"""What a plan has of its own: a context, or several."""
+Asked = TypeVar("Asked")
+"""What the input shapes of a call decide: a lane's own kind of `Request`."""
+
+_MOST_PLANS, _MOST_FAILURES = 16, 3
+
+
+class Call(NamedTuple):
+    """What is enqueued: the network on inputs of these shapes, all tensors at these addresses, inputs first.
+
+    `timed` calls take the time between their stages. Equal calls are the same work.
+    """
+
+    shapes: tuple[Shape, ...]
+    addresses: tuple[int, ...]
+    timed: bool = False
+
+
+@dataclass(frozen=True)
+class Move:
+    """A tensor's way between page-locked host memory and a buffer of the lane: addresses, and a size in bytes."""
+
+    tensor: int
+    buffer: int
+    staging: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the input shapes of a call decide.
+
+    The profile that covers it, each tensor's shape, the part of the staging that it fills, and the copies in and out;
+    and `call`, what is enqueued where all of it is in the lane's own buffers.
+    """
+
+    profile: int
+    call: Call
+    shapes: Mapping[str, Shape]
+    staged: Mapping[str, Array]
+    moves_in: tuple[Move, ...]
+    moves_out: tuple[Move, ...]
+
+
+class Plan(Generic[Held]):
+    """A call's own context, or contexts, whether it has `ran`, and from then on its graph (0: none yet)."""
+
+    def __init__(self, context: Held) -> None:
+        self.context, self.ran, self.graph = context, False, 0
+
+
+class Replay(Generic[Held, Asked]):
+    """Enqueues calls by the fastest way there is: on one stream, or from one on several. For one thread at a time.
+
+    A call that comes for the first time runs on a context that takes any shape. For one that came before among the last
+    few, a context is made and run once as it is; then that is captured, and from then on replayed. The context of a
+    graph is never touched again, as TensorRT asks. The plans not used for longest make room for new ones.
+    """
+
+    def __init__(
+        self,
+        cuda: Cuda,
+        stream: int,
+        *,
+        fresh: Callable[[Call, Asked], Held],
+        sequence: Callable[[Held, Call, Asked, bool], None],
+        drop: Callable[[Held], None] | None = None,
+        why_not: str | None = None,
+    ) -> None:
+        """`fresh` makes a context bound to a call; `sequence` enqueues a call on one that is, told if it is captured.
+
+        What is captured begins on `stream` and has ended there. `drop` is told of a context that is not needed any
+        more, where letting go of it does not do. `why_not` says why nothing is to be captured, and says so later where
+        captures fail.
+        """
+        self._cuda, self._stream, self._fresh, self._sequence, self._drop = cuda, stream, fresh, sequence, drop
+        self.why_not, self._failures = why_not, 0
+        self._plans: OrderedDict[Call, Plan[Held]] = OrderedDict()
+        self._seen: deque[Call] = deque(maxlen=_MOST_PLANS)
+
+    def enqueue(self, call: Call, request: Asked) -> bool:
+        """Enqueue a call by its plan. False where it has none, and is to run on any context."""
+        plan = self._plans.get(call)
+        if plan is None:
+            if self.why_not:
+                return False
+            if call not in self._seen:
+                self._seen.append(call)
+                return False
+            plan = self._new_plan(call, request)
+            if plan is None:
+                return False
+        self._plans.move_to_end(call)
+        if plan.ran and not plan.graph and not self.why_not:
+            plan.graph = self._captured(plan.context, call, request)
+        if plan.graph:
+            self._cuda.launch(plan.graph, self._stream)
+        else:
+            self._sequence(plan.context, call, request, False)
+            plan.ran = True
+        return True
+
+    def settled(self, call: Call) -> bool:
+        """Whether the call will be enqueued the next time as it was the last."""
+        plan = self._plans.get(call)
+        return bool(self.why_not or (plan and plan.graph))
+
+    def close(self) -> None:
+        """Give graphs and contexts back, and let go of what made them."""
+        try:
+            with contextlib.ExitStack() as each:
+                while self._plans:
+                    each.callback(self._release, self._plans.popitem(last=False)[1])
+        finally:
+            del self._fresh, self._sequence, self._drop
+
+    def _new_plan(self, call: Call, request: Asked) -> Plan[Held] | None:
+        if len(self._plans) == _MOST_PLANS:
+            self._release(self._plans.popitem(last=False)[1])
+        try:
+            plan = self._plans[call] = Plan(self._fresh(call, request))
+        except EngineError as error:  # above all for want of memory, without which calls run too
+            self.why_not = str(error)
+            return None
+        return plan
+
+    def _captured(self, context: Held, call: Call, request: Asked) -> int:
+        """The graph of a call; 0 where it cannot be captured."""
+        try:
+            self._cuda.begin_capture(self._stream)
+            try:
+                self._sequence(context, call, request, True)
+            except BaseException:
+                with contextlib.suppress(EngineError):
+                    self._cuda.destroy_graph(self._cuda.end_capture(self._stream))
+                raise
+            return self._cuda.end_capture(self._stream)
+        except EngineError as error:
+            self._failures += 1  # what others do on the device breaks into one capture, not into every one
+            if self._failures == _MOST_FAILURES:
+                self.why_not = str(error)
+            return 0
+
+    def _release(self, plan: Plan[Held]) -> None:
+        try:
+            if plan.graph:
+                self._cuda.destroy_graph(plan.graph)
+        finally:
+            if self._drop is not None:
+                self._drop(plan.context)

@@ -1,0 +1,104 @@
+"""The command line: its commands, and the exit codes.
+
+A command is a module here with `SUMMARY`, `add_arguments(parser)` and `run(args)`; what it needs is imported when it
+runs.
+"""
+
+import _thread
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ..errors import PlainconvError
+from ..progress import be_quiet
+from ..version import __version__
+from . import bench, build, export, inspect, models, run, serve, simplify, split, triton, validate
+from .arguments import Parser
+
+COMMANDS = (run, export, build, validate, inspect, split, simplify, bench, triton, serve, models)
+INTERRUPTED = 130
+CLOSED = 141  # as a program that SIGPIPE ends
+INTERNAL = 70  # EX_SOFTWARE: a fault of ours
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0 done, 1 a check failed, 2 bad input, 130 interrupted."""
+    args = parser().parse_args(argv)
+    be_quiet(args.quiet or args.json)
+    try:
+        with _no_interrupt_lost():
+            args.run(args)
+        sys.stdout.flush()
+        return 0
+    except BrokenPipeError:  # the reader has seen enough, as in `exporter models | head`
+        _forget_stdout()
+        return CLOSED
+    except (Exception, KeyboardInterrupt) as error:
+        code, message = _in_one_line(error)
+        if args.debug and code != INTERRUPTED:
+            raise
+        print(f"exporter: {message}".replace("\n", " "), file=sys.stderr)
+        return code
+
+
+def _in_one_line(error: BaseException) -> tuple[int, str]:
+    """The exit code and what to say."""
+    if _is_interrupt(error):
+        return INTERRUPTED, "interrupted; nothing half-made was left behind"
+    if isinstance(error, PlainconvError):
+        return error.exit_code, str(error)
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return 1, "out of memory; close other programs, or take a smaller network or input"
+    if isinstance(error, OSError) and error.filename is None and error.errno is not None:
+        _forget_stdout()
+        return 2, f"the output cannot be written ({error.strerror}); see where it goes to"
+    return INTERNAL, f"internal error: {type(error).__name__}: {error}; --debug shows where"
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Whether a Ctrl-C is behind `error`: a library that is interrupted while it is imported raises ImportError."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+@contextlib.contextmanager
+def _no_interrupt_lost() -> Iterator[None]:
+    """Send a Ctrl-C again that met a callback of a weak reference: Python prints it there and carries on."""
+    before = sys.unraisablehook
+
+    def hook(lost: Any) -> None:
+        if lost.exc_type is KeyboardInterrupt:
+            threading.Timer(0.01, _thread.interrupt_main).start()
+        else:
+            before(lost)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+
+
+def _forget_stdout() -> None:
+    """Keep what is still buffered from failing again when Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def parser() -> Parser:
+    """What parses a command line: `parse_args(...).run` is the command's function."""
+    whole = Parser(prog="exporter", description="A training-time network in; a verified ONNX graph and engine out.")
+    whole.add_argument("--version", action="version", version=f"plainconv {__version__}")
+    commands = whole.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
+    for command in COMMANDS:
+        name, does = command.__name__.rpartition(".")[2], command.SUMMARY
+        sub = commands.add_parser(name, help=does, description=f"{does[0].upper()}{does[1:]}.")
+        sub.set_defaults(run=command.run)
+        sub.add_argument("--json", action="store_true", help="print the result as JSON")
+        sub.add_argument("--quiet", action="store_true", help="show no progress")
+        sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        command.add_arguments(sub)
+    return whole

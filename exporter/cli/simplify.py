@@ -1,0 +1,134 @@
+"""`exporter simplify`: one ONNX file in, one ONNX file out, the second checked against the first."""
+
+import argparse
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import CheckFailedError, ExportError, SourceError
+from ..progress import track
+
+if TYPE_CHECKING:
+    from ..surgery import SurgeryReport
+    from ..surgery.compare import Check
+
+
+SUMMARY = "one ONNX file to the smallest that computes it"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Set up `exporter simplify`."""
+    parser.add_argument("model", type=Path, nargs="?", metavar="MODEL.onnx")
+    parser.add_argument("-o", "--output", type=Path, metavar="PLAIN.onnx", help="the file to write")
+    parser.add_argument("--skip", action="append", default=[], metavar="PASS", help="leave a pass out; repeatable")
+    parser.add_argument("--fixed-size", action="store_true", help="allow what only holds at the file's own image size")
+    parser.add_argument("--list", action="store_true", help="list the passes in their order, and do nothing else")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Do it.
+
+    Raises:
+        SourceError: an argument is missing.
+        ExportError: MODEL.onnx is no sound ONNX file, PLAIN.onnx cannot be written, or a pass is unknown.
+        CheckFailedError: the outcome computes something else; nothing is written.
+
+    """
+    if args.list:
+        _print_passes(as_json=args.json)
+        return
+    if args.model is None or args.output is None:
+        raise SourceError("a MODEL.onnx and -o PLAIN.onnx are wanted, or --list; see exporter simplify --help")
+    report, check = simplify_file(args.model, args.output, skip=args.skip, fixed_size=args.fixed_size)
+    if args.json:
+        print(json.dumps(_as_json(args, report, check), indent=2))
+    else:
+        _print_report(args, report, check)
+
+
+def simplify_file(
+    source: Path, target: Path, *, skip: Sequence[str], fixed_size: bool
+) -> "tuple[SurgeryReport, Check]":
+    """Write the simplified `source` to `target` once it has been compared with it; the surgery's report and the check.
+
+    Raises as `run` does. An interrupted or failed run leaves `target` as it was.
+    """
+    from ..surgery import simplify
+    from ..surgery.compare import Check, compare
+
+    if not target.parent.is_dir() or target.is_dir():
+        raise ExportError(f"{target}: no file can be written there; name one in a folder that exists")
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=".simplify-", dir=target.parent))
+    except OSError as error:
+        raise ExportError(f"{target}: cannot be written ({error.strerror}); choose another place") from None
+    try:
+        with track(f"simplifying {source.name}", total=2, unit="steps") as bar:
+            bar.advance(0, "surgery")
+            report = simplify(source, folder / target.name, skip=skip, fixed_size=fixed_size)
+            bar.advance(1, "check")
+            check = compare(source, folder / target.name) if report.passes else Check("nothing changed")
+            bar.advance(1, "")
+        if check.failed:
+            raise CheckFailedError(f"{target.name} {check.status}; nothing was written: leave passes out with --skip")
+        _move(folder, target)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return report, check
+
+
+def _move(folder: Path, target: Path) -> None:
+    """Move what was written to its place, the model last: before, the file that is there is the old one."""
+    files = sorted((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p == folder / target.name)
+    try:
+        for file in files:
+            place = target.parent / file.relative_to(folder)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            file.replace(place)
+    except OSError as error:
+        raise ExportError(f"{target}: cannot be written ({error.strerror}); choose another place") from None
+
+
+# ------------------------------------------------------------------ what is shown
+
+
+def _as_json(args: argparse.Namespace, report: "SurgeryReport", check: "Check") -> dict[str, Any]:
+    def side(ops: Mapping[str, int], work: Any) -> dict[str, Any]:
+        return {"nodes": sum(ops.values()), "ops": dict(ops), **work.as_json()}
+
+    return {
+        "input": str(args.model),
+        "output": str(args.output),
+        "before": side(report.before, report.work_before),
+        "after": side(report.after, report.work_after),
+        "passes": [asdict(p) for p in report.passes],
+        "rounds": report.rounds,
+        "seconds": round(report.seconds, 3),
+        "left_alone": report.left_alone or None,
+        "check": asdict(check),
+    }
+
+
+def _print_report(args: argparse.Namespace, report: "SurgeryReport", check: "Check") -> None:
+    print(f"{args.model} → {args.output}")
+    print(report)
+    error = f", error {check.error:.1e} of {check.tolerance:.0e}" if check.error is not None else ""
+    print(f"check against {args.model.name} in ONNX Runtime: {check.status}{error}")
+
+
+def _print_passes(*, as_json: bool) -> None:
+    from ..surgery import PASSES
+
+    rows = [
+        {"name": p.name, "does": " ".join((type(p).__doc__ or "").split("\n\n")[0].split()), "fixed_size": p.fixes_size}
+        for p in PASSES
+    ]
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    for row in rows:
+        print(f"{row['name']:<26}{row['does']}{' (with --fixed-size)' if row['fixed_size'] else ''}")

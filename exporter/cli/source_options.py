@@ -1,0 +1,92 @@
+"""SOURCE and its options, which `run` and `export` share, and the job that they ask for."""
+
+import argparse
+import ast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..source.shapes import MAX_SIZE
+from .arguments import EVAL_DATA, batch_range, size_range
+
+if TYPE_CHECKING:
+    from ..pipeline.build import BuildJob
+    from ..pipeline.export import Job
+    from ..pipeline.split import SplitJob
+
+
+def source_arguments(parser: argparse.ArgumentParser) -> None:
+    """SOURCE, where the bundle goes, the weights, and what of the graph is fixed."""
+    parser.add_argument(
+        "source", metavar="SOURCE", help="catalogue name, timm:NAME, FILE.py:CALLABLE, module:CALLABLE or FILE.onnx"
+    )
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="BUNDLE", help="the bundle folder to write")
+    parser.add_argument("--force", action="store_true", help="replace the bundle that is there")
+    weights = parser.add_argument_group("weights")
+    weights.add_argument("--checkpoint", type=Path, metavar="FILE", help=".pth, .pt or .safetensors")
+    weights.add_argument("--ema", action=argparse.BooleanOptionalAction, help="take the averaged weights, or do not")
+    weights.add_argument("--layout", choices=("auto", "training", "deploy"), default="auto", help="its form")
+    weights.add_argument("--slope", type=float, metavar="S", help="deep-training slope, 0 to 1")
+    weights.add_argument("--random-init", type=int, metavar="SEED", help="random weights instead")
+    weights.add_argument(
+        "--set", action="append", default=[], type=_option, metavar="NAME=VALUE", help="network option"
+    )
+    graph = parser.add_argument_group("graph")
+    graph.add_argument("--input-shape", type=_shape, metavar="N,C,H,W", help="the shape to export at")
+    graph.add_argument("--dynamic-batch", type=batch_range, metavar="MIN:OPT:MAX", help="keep the batch size open")
+    graph.add_argument(
+        "--dynamic-size", type=size_range, metavar="MIN:OPT:MAX", help="keep height and width open: 160x120:224x224:…"
+    )
+    graph.add_argument("--opset", type=int, metavar="N", help="ONNX operator set (default 20; FILE.onnx keeps its own)")
+    parser.add_argument("--eval-data", type=Path, metavar="FILE.npz", help=EVAL_DATA)
+    parser.add_argument(
+        "--skip-end-to-end", action="store_true", help="do not compare at other sizes (huge networks); it is recorded"
+    )
+
+
+def job_of(args: argparse.Namespace, build: "BuildJob | None" = None, split: "SplitJob | None" = None) -> "Job":
+    """The export that is asked for, and what is to be built and split behind it."""
+    from ..pipeline.export import Job
+    from ..source.network import Request
+
+    request = Request(
+        checkpoint=args.checkpoint,
+        ema=args.ema,
+        layout=args.layout,
+        slope=args.slope,
+        random_init=args.random_init,
+        options=dict(args.set),
+        input_shape=args.input_shape,
+    )
+    return Job(
+        source=args.source,
+        request=request,
+        target=args.output,
+        force=args.force,
+        dynamic_batch=args.dynamic_batch,
+        dynamic_size=args.dynamic_size,
+        opset=args.opset,
+        eval_data=args.eval_data,
+        end_to_end=not args.skip_end_to_end,
+        build=build,
+        split=split,
+    )
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    try:
+        shape = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        shape = ()
+    if len(shape) < 2 or not all(1 <= size <= MAX_SIZE for size in shape):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a shape; wanted positive integers like 1,3,224,224")
+    return shape
+
+
+def _option(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise argparse.ArgumentTypeError(f"{text!r} is not an option; wanted NAME=VALUE like num_classes=10")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value

@@ -1,0 +1,221 @@
+"""What a bundle is asked to hold: graphs and engines of each precision, held to float64, and not made twice."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from plainconv.engines import building, choice, loading, split_loading
+from plainconv.engines.options import BuildOptions, profile_of
+
+from ..bundle import Bundle, Draft, EngineRecord, Manifest, SplitRecord, update_bundle
+from ..bundle.manifest import MODEL
+from ..errors import SourceError
+from ..parity import EvalData, Reference, not_executed, read_eval_data
+from ..precision import Precision, precision_of_name, read_images
+from ..source.shapes import Batches, Sizes
+from .lower_graphs import REFERENCE, Wanted, add_graph, can_be_remade, graph_in, judge_of
+from .part_options import part_options
+from .steps import Steps, onnx_run, run_of_runner
+
+
+@dataclass(frozen=True)
+class BuildJob:
+    """What to build for a bundle: a graph of each of `precisions`, and by `engine` ("none" for no) an engine of it.
+
+    `shapes` are the optimization profiles, each the batches and the sizes that it covers, None where that is fixed.
+    `calibration` is what int8 and fp8 are calibrated on, `method` how; `eval_data` what accuracy is counted on, and
+    calibrated on where there is nothing else. `tolerance`, in units of the outputs' spread, takes the place of the
+    precisions' own. The rest is for `engines.BuildOptions`.
+    """
+
+    precisions: Sequence[str] = ("fp32",)
+    engine: str = "auto"
+    targets: tuple[str, ...] = ()
+    shapes: Sequence[tuple[Batches | None, Sizes | None]] = ((None, None),)
+    tf32: bool = False
+    workspace: int | None = None
+    optimization_level: int | None = None
+    timing_cache: Path | None = None
+    calibration: Path | None = None
+    method: str = "auto"
+    tolerance: float | None = None
+    eval_data: Path | None = None
+    rebuild: bool = False
+
+    def options(self, manifest: Manifest | None) -> BuildOptions:
+        """The builder's options for a network, or for any: then without optimization profiles.
+
+        Raises EngineError where `shapes` do not suit the inputs of the network.
+        """
+        profiles = []
+        if manifest is not None:
+            profiles = [profile_of(manifest.inputs, batch, size) for batch, size in self.shapes]
+        return BuildOptions(
+            targets=self.targets,
+            profiles=tuple(profile for profile in profiles if profile),
+            tf32=self.tf32,
+            workspace=self.workspace,
+            optimization_level=self.optimization_level,
+            timing_cache=self.timing_cache,
+        )
+
+
+def check_build(job: BuildJob) -> None:
+    """Raise where `job` could not be done with any bundle: before the work that leads up to it.
+
+    EngineError where no such engine can be built here, ExportError for a precision that does not exist, SourceError for
+    calibration images that cannot be opened, and for what none of the precisions has a use for.
+    """
+    precisions = [precision_of_name(name) for name in job.precisions]
+    _refuse_unused(job, precisions)
+    if job.engine != "none":
+        for name in job.precisions:
+            building.check_request(job.engine, job.options(None), precision=name)
+    if job.calibration is not None:
+        try:
+            job.calibration.open("rb").close()
+        except OSError as error:
+            raise SourceError(f"{job.calibration}: {error.strerror}; give an .npz file with images") from None
+
+
+def _refuse_unused(job: BuildJob, precisions: Sequence[Precision]) -> None:
+    names = ", ".join(job.precisions)
+    if not any(precision.quantized for precision in precisions):
+        for option, given in (("--calibration", job.calibration), ("--calibration-method", job.method != "auto")):
+            if given:
+                raise SourceError(f"{option} given, and {names} is not calibrated; leave it out, or add int8 or fp8")
+    if job.tolerance is not None and all(precision.name == "fp32" for precision in precisions):
+        raise SourceError("--tolerance given, and fp32 has its own; leave it out, or add a lower --precision")
+
+
+def build_bundle(path: Path, job: BuildJob) -> bool:
+    """Add to the bundle at `path` the graphs and engines of `job` that it lacks; whether it lacked any.
+
+    Of a split graph an engine of each part too. What it holds of the same graph, images, options and versions is not
+    made again. Nothing is written where nothing is new, nor where any step fails.
+
+    Raises CheckFailedError where a parity or an accuracy does not hold, EngineError where an engine cannot be built,
+    SourceError for images that do not fit the network, and BundleError as `update_bundle` does.
+    """
+    check_build(job)
+    bundle = Bundle.open(path)
+    reference = Reference.load(bundle.file(REFERENCE))
+    if not job.rebuild and _is_up_to_date(bundle, job, reference):
+        return False
+    data = _eval_data(job, reference)
+    with update_bundle(path) as draft:
+        steps = Steps(reference, data, draft.manifest.parities)
+        if data is not None:
+            steps.count_base(onnx_run(draft.file(MODEL), draft.manifest.inputs))
+        for name in job.precisions:
+            add_precision(draft, job, name, steps)
+        steps.raise_failed()
+    return True
+
+
+def add_precision(draft: Draft, job: BuildJob, name: str, steps: Steps) -> None:
+    """Add the graph and the engine of one precision to a draft that has its ONNX model, linked, and its reference."""
+    if name != "fp32":
+        wanted = _wanted(job, name, steps.reference)
+        graph = graph_in(draft.manifest, wanted)
+        if graph is None or (job.rebuild and can_be_remade(graph, wanted)):
+            graph = add_graph(draft, wanted, _eval_images(job, steps), steps)
+            for same in [record for record in draft.manifest.engines if record.onnx_sha256 == graph.sha256]:
+                check_engine(draft, same, steps)
+            steps.raise_failed()
+    if job.engine != "none":
+        add_engines(draft, job, name, steps)
+
+
+def add_engines(draft: Draft, job: BuildJob, name: str, steps: Steps) -> None:
+    """Add the engine of a graph, and those of the parts of its split, where the draft lacks them."""
+    of_parts, new = [], set()
+    for asked in _asked(draft, job, name):
+        record = None if job.rebuild else building.built(draft.manifest, **asked)
+        if record is None:
+            record = building.build_into(draft, **asked)
+            new.add(record.file)
+        if "part" in asked:
+            of_parts.append(record)
+        elif record.file in new:
+            check_engine(draft, record, steps)
+    split = _split_of(draft.manifest, name)
+    if split is not None and new & {record.file for record in of_parts}:
+        check_part_engines(draft, split, of_parts, steps)
+
+
+def check_engine(draft: Draft, record: EngineRecord, steps: Steps) -> None:
+    """The engine against the reference of its graph where this machine can run it; else say why not."""
+    step = f"{record.backend} {record.precision}"
+    _check_engines(draft, step, record.onnx_sha256, [record], partial(loading.run_record, draft, record), steps)
+
+
+def check_part_engines(draft: Draft, split: SplitRecord, records: Sequence[EngineRecord], steps: Steps) -> None:
+    """The engines of all parts, which run together, as `check_engine` does one."""
+    step = f"{records[0].backend} {split.precision} parts"
+    runner = partial(split_loading.run_split, draft, split, records)
+    _check_engines(draft, step, split.onnx_sha256, records, runner, steps)
+
+
+def _check_engines(
+    draft: Draft, step: str, onnx_sha256: str, records: Sequence[EngineRecord], runner: Callable[[], Any], steps: Steps
+) -> None:
+    file = records[0].file
+    graph = next((graph for graph in draft.manifest.graphs if graph.sha256 == onnx_sha256), None)
+    steps = steps if graph is None else steps.against(judge_of(draft, graph))
+    reason = next((reason for record in records if (reason := choice.why_not_run(record))), None)
+    if reason is not None:
+        steps.forget(file)
+        for name in steps.reference.names:
+            steps.add(not_executed(step, name, reason), file=file)
+        return
+    with runner() as running:
+        tolerance = graph.tolerance if graph else None
+        steps.check(step, run_of_runner(running), file=file, tolerance=tolerance)
+
+
+def _asked(bundle: Bundle | Draft, job: BuildJob, name: str) -> Iterator[dict[str, Any]]:
+    """What `building.build_into` is asked for: the engine of the whole graph, then those of the parts of its split."""
+    options = job.options(bundle.manifest)
+    asked = {"engine": job.engine, "precision": name, "options": options}
+    yield asked
+    split = _split_of(bundle.manifest, name)
+    if split is not None:
+        for part, own in part_options(bundle, split, options):
+            yield {**asked, "options": own, "part": part}
+
+
+def _split_of(manifest: Manifest, precision: str) -> SplitRecord | None:
+    return next((split for split in manifest.splits if split.precision == precision), None)
+
+
+def _is_up_to_date(bundle: Bundle, job: BuildJob, reference: Reference) -> bool:
+    """Whether the bundle holds every graph and engine of `job` as they would be made now."""
+    for name in job.precisions:
+        if name != "fp32" and graph_in(bundle.manifest, _wanted(job, name, reference)) is None:
+            return False
+        asked = () if job.engine == "none" else _asked(bundle, job, name)
+        if any(building.built(bundle.manifest, **each) is None for each in asked):
+            return False
+    return True
+
+
+def _wanted(job: BuildJob, name: str, reference: Reference) -> Wanted:
+    precision = precision_of_name(name)
+    images = None
+    if precision.quantized and job.calibration is not None:
+        images = read_images(job.calibration, reference.inputs[0].shape[1:])
+    return Wanted(precision, images, job.method, job.tolerance, images_at_hand=job.eval_data is not None)
+
+
+def _eval_images(job: BuildJob, steps: Steps) -> np.ndarray | None:
+    """What int8 and fp8 are calibrated on where nothing else is given."""
+    return None if steps.data is None or job.eval_data is None else steps.data.images
+
+
+def _eval_data(job: BuildJob, reference: Reference) -> EvalData | None:
+    return None if job.eval_data is None else read_eval_data(job.eval_data, reference.inputs[0].shape[1:])

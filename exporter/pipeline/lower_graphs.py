@@ -1,0 +1,165 @@
+"""The graphs of lower precisions in a bundle: made, held to float64, and not made twice."""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..bundle import Draft, GraphRecord, Manifest, sha256_of_arrays
+from ..bundle.manifest import MODEL
+from ..errors import ExportError, PlainconvWarning
+from ..parity import Reference, reference_from_module
+from ..parity.inputs import DATA
+from ..precision import Calibration, Precision, judged_by, precision_of_name, typed_model, typed_run
+from ..precision.ir_graph import save
+from ..precision.layer_types import types_in_file
+from ..source.network import Request
+from ..source.resolve import load_network
+from .steps import Steps, fed
+
+REFERENCE = "reference.npz"
+MAX_DATA = 256
+"""The most of the user's images that a lower precision is held to."""
+DATA_BUDGET = 200e9
+"""Multiply-accumulates that these may take in float64: half a minute on a small CPU."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The graph of one precision: what int8 and fp8 are calibrated on, how, and the tolerance.
+
+    What is None, or "auto", is left to whoever made the graph that the bundle has; but for random images, where
+    `images_at_hand` says that there are better ones.
+    """
+
+    precision: Precision
+    images: np.ndarray | None
+    method: str
+    tolerance: float | None
+    images_at_hand: bool = False
+
+    @property
+    def sha256(self) -> str | None:
+        """Of the images."""
+        return None if self.images is None else sha256_of_arrays({"images": self.images})
+
+    def made_as(self, graph: GraphRecord) -> bool:
+        """Whether `graph` is what is wanted."""
+        made: Mapping[str, Any] = graph.calibration or {}
+        return (
+            graph.precision == self.precision.name
+            and self.tolerance in (None, graph.tolerance)
+            and self.sha256 in (None, made.get("sha256"))
+            and not (self.precision.quantized and self.images_at_hand and made.get("images") is None)
+            and (not self.precision.quantized or self.method in ("auto", made.get("method")))
+        )
+
+
+def graph_in(manifest: Manifest, wanted: Wanted) -> GraphRecord | None:
+    """The graph that the bundle holds of just this; the ONNX model that it was made from never changes in a bundle."""
+    return next((graph for graph in manifest.graphs if wanted.made_as(graph)), None)
+
+
+def can_be_remade(graph: GraphRecord, wanted: Wanted) -> bool:
+    """Whether what the graph was calibrated on is at hand."""
+    return wanted.images is not None or (graph.calibration or {}).get("images") is None
+
+
+def add_graph(draft: Draft, wanted: Wanted, eval_images: np.ndarray | None, steps: Steps) -> GraphRecord:
+    """Make the graph of a precision, measure it, and add both to the draft."""
+    precision, name = wanted.precision, wanted.precision.name
+    _refuse_lower(draft.file(MODEL), name)
+    reference, at = steps.reference, REFERENCE
+    calibration = record = None
+    if precision.quantized:
+        images = eval_images if wanted.images is None else wanted.images
+        record = {"images": None if images is None else len(images), "method": wanted.method}
+        if images is None:
+            _warn_of_random_images(name)
+            images = judged_by(reference, precision).inputs[0]
+        else:
+            record["sha256"] = sha256_of_arrays({"images": images})
+            reference, at = _reference_on(images, draft, steps.reference)
+        calibration = Calibration(images, wanted.method)
+    tolerance = precision.tolerance if wanted.tolerance is None else wanted.tolerance
+    typed = typed_model(draft.file(MODEL), precision, reference, calibration=calibration, tolerance=tolerance)
+    file = f"model.{name.replace('+', '_')}.onnx"
+    if draft.file(f"{file}.data").exists():  # of an earlier one
+        draft.remove(f"{file}.data")
+    save(typed.model, draft.path(file))
+    before = [graph.reference for graph in draft.manifest.graphs if graph.precision == name]
+    types = sorted(typed.layers.values())
+    onnx = next(link for link in draft.manifest.chain if link.step == "onnx")
+    graph = draft.add_graph(
+        GraphRecord(
+            file=file,
+            precision=name,
+            sha256="",
+            onnx_sha256=onnx.sha256,
+            layers={kind: types.count(kind) for kind in types},
+            reference=at,
+            tolerance=tolerance,
+            kept=tuple({"layer": kept.node, "type": kept.type, "reason": kept.reason} for kept in typed.kept),
+            calibration=record and {**record, "chosen": typed.method},
+        )
+    )
+    for unused in set(before) - {REFERENCE, *(graph.reference for graph in draft.manifest.graphs)}:
+        draft.remove(unused)
+    check_graph(draft, graph, steps)
+    return graph
+
+
+def check_graph(draft: Draft, graph: GraphRecord, steps: Steps) -> None:
+    """A graph of a lower precision against its reference, its roundings computed as an engine computes them."""
+    run = fed(typed_run(draft.file(graph.file)), draft.manifest.inputs)
+    step = f"ONNX {graph.precision}"
+    steps.against(judge_of(draft, graph)).check(step, run, file=graph.file, tolerance=graph.tolerance)
+
+
+def judge_of(draft: Draft, graph: GraphRecord) -> Reference:
+    """What a graph of a lower precision is held to."""
+    return judged_by(Reference.load(draft.file(graph.reference)), precision_of_name(graph.precision))
+
+
+def _warn_of_random_images(name: str) -> None:
+    warnings.warn(
+        f"{name} is calibrated on random images, as none were given, and says nothing of real ones; give --calibration",
+        PlainconvWarning,
+        stacklevel=3,
+    )
+
+
+def _refuse_lower(model: Path, name: str) -> None:
+    """Raise ExportError where the ONNX model, of a file that was given, is not fp32 itself."""
+    lower = sorted(set(types_in_file(model).values()) - {"fp32"})
+    if lower:
+        raise ExportError(
+            f"the network computes in {', '.join(lower)} as it is, {name} is made of one in fp32; export that one"
+        )
+
+
+def _reference_on(images: np.ndarray, draft: Draft, base: Reference) -> tuple[Reference, str]:
+    """The ONNX model, which parity holds to the eager network, in float64 on the user's images; and its file.
+
+    One that another precision has made of the same images is taken as it is.
+    """
+    file = f"reference.{sha256_of_arrays({'images': images})[:8]}.npz"
+    if draft.file(file).exists():
+        return Reference.load(draft.file(file)), file
+    macs = float(draft.manifest.counts.get("onnx", {}).get("macs") or 0)
+    count = min(MAX_DATA, max(2, int(DATA_BUDGET / macs) if macs else MAX_DATA))
+    network = load_network(str(draft.file(MODEL)), Request(input_shape=(base.batch, *base.inputs[0].shape[1:])))
+    reference = reference_from_module(
+        network.module,
+        network.example,
+        output_names=base.names,
+        macs=macs or None,
+        longest_sum=base.longest_sum,
+        data=images[:count],
+        max_data=count,
+    ).of_kinds((DATA,))
+    reference.save(draft.path(file))
+    return reference, file

@@ -1,0 +1,131 @@
+"""What is kept while the steps of a job are taken: parities, accuracies, seconds."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..bundle import TensorSpec
+from ..errors import CheckFailedError
+from ..parity import EvalData, Parity, Reference, Run, accuracy, correctness, run_onnx
+from ..progress import track
+
+EAGER, PLAIN, ONNX = "eager float32", "plain network", "ONNX (ONNX Runtime)"
+
+
+LOSS_ALLOWED = 0.01
+"""The share of images by which a lower precision may classify fewer correctly."""
+
+
+@dataclass
+class Steps:
+    """Parities, accuracies and seconds, as the steps are taken."""
+
+    reference: Reference
+    data: EvalData | None
+    parities: list[Any] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    right: np.ndarray | None = None
+
+    def against(self, reference: Reference) -> "Steps":
+        """The same record, for steps that are held to another reference."""
+        return replace(self, reference=reference)
+
+    def count_base(self, run: Run) -> None:
+        """Count what `run` gets right: the steps that follow are compared with it."""
+        assert self.data is not None
+        self.right = correctness(run, self.data, self.reference.batch)
+
+    def check(
+        self, step: str, run: Run, *, judged: bool = True, file: str | None = None, tolerance: float | None = None
+    ) -> None:
+        """Compare one step with the reference and, where there are labels, count what it gets right.
+
+        `file` is what was run, where a bundle holds several of the kind: what was known of it is forgotten.
+        `tolerance` is that of a lower precision, which may also cost accuracy, `LOSS_ALLOWED`.
+        """
+        counted = None
+        if self.data is not None:
+            right = correctness(run, self.data, self.reference.batch)
+            self.right = right if self.right is None else self.right
+            counted = accuracy(step, right, self.right, loss_allowed=0.0 if tolerance is None else LOSS_ALLOWED)
+        if not judged:
+            assert counted is not None
+            self.parities.append({"step": step, "status": "the reference", "accuracy": _accuracy_json(counted)})
+            return
+        if file is not None:
+            self.forget(file)
+        for parity in self.reference.judge(step, run, tolerance):
+            self.add(parity, None if counted is None else _accuracy_json(counted), file=file)
+        if counted is not None and not counted:
+            self.failed.append(str(counted))
+
+    def add(self, parity: Parity, counted: Mapping[str, Any] | None = None, *, file: str | None = None) -> None:
+        """Keep the record of one step, of the file `file` where that tells it from others."""
+        of_file = {"file": file} if file else {}
+        self.parities.append(parity.as_json() | of_file | ({"accuracy": counted} if counted else {}))
+        if parity.failed:
+            self.failed.append(str(parity))
+
+    def forget(self, file: str) -> None:
+        """Drop what was measured of `file`."""
+        self.parities[:] = [record for record in self.parities if record.get("file") != file]
+
+    def raise_failed(self) -> None:
+        """Raise CheckFailedError for the first that did not hold."""
+        if self.failed:
+            raise CheckFailedError(f"{self.failed[0]}; nothing was written")
+
+
+def _accuracy_json(counted: Any) -> dict[str, Any]:
+    return {"correct": counted.correct, "images": counted.images, "changed": counted.changed}
+
+
+class Clock:
+    """Seconds of each step."""
+
+    def __init__(self, total: int) -> None:
+        self.seconds: dict[str, float] = {}
+        self.total = total
+        self._show: Callable[[int, str], None] = lambda steps, note: None
+
+    @contextmanager
+    def running(self, what: str) -> Iterator[None]:
+        """Show how many of the steps are done."""
+        with track(what, total=self.total, unit="steps") as bar:
+            self._show = bar.advance
+            yield
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Time one step."""
+        self._show(0, name)
+        started = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+        self._show(1, "")
+
+
+def onnx_run(path: Path, inputs: Sequence[TensorSpec]) -> Run:
+    """`path` in ONNX Runtime, fed in the types of its inputs."""
+    return fed(run_onnx(path), inputs)
+
+
+def fed(run: Run, inputs: Sequence[TensorSpec]) -> Run:
+    """`run` on arrays that are cast to the types of `inputs`: the reference keeps every float input in float32."""
+    return lambda *arrays: run(*(a.astype(spec.dtype, copy=False) for a, spec in zip(arrays, inputs, strict=True)))
+
+
+def run_of_runner(runner: Any) -> Run:
+    """A runner of `engines`, fed in the types of its inputs."""
+
+    def run(*arrays: np.ndarray) -> list[np.ndarray]:
+        feeds = dict(zip((spec.name for spec in runner.inputs), arrays, strict=True))
+        outputs = runner(feeds)
+        return [outputs[spec.name] for spec in runner.outputs]
+
+    return fed(run, runner.inputs)

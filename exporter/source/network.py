@@ -1,0 +1,58 @@
+"""What a user asks for, and the network that it names, whichever kind of source it comes from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import onnx_graphsurgeon as gs
+from torch import Tensor, nn
+
+
+@dataclass
+class Given:
+    """The graph of an ONNX file. Surgery takes it over: it is changed in place."""
+
+    graph: gs.Graph
+    metadata: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for, beside SOURCE itself.
+
+    `usual_size` is the height and width to export at where neither `input_shape` nor an ONNX file says them.
+    """
+
+    checkpoint: Path | None = None
+    ema: bool | None = None
+    layout: Literal["auto", "training", "deploy"] = "auto"
+    slope: float | None = None
+    random_init: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    input_shape: tuple[int, ...] | None = None
+    usual_size: tuple[int, int] | None = None
+
+
+@dataclass
+class Network:
+    """A network ready to export. Its owner may `del network.module` to free the weights.
+
+    `provenance` goes into the bundle's manifest: the source as written, its options, the checkpoint's file name, sha256
+    and what was read from it. `weights_sha256` starts the manifest's hash chain: of the checkpoint or ONNX file where
+    there is one, else of the parameters and buffers themselves. `given` is the graph of an ONNX file.
+    """
+
+    name: str
+    module: nn.Module
+    example: Tensor
+    preprocessing: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+    weights_sha256: str
+    warnings: tuple[str, ...] = ()
+    given: Given | None = None
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Those of the file, where there is one."""
+        return ("logits",) if self.given is None else tuple(t.name for t in self.given.graph.outputs)

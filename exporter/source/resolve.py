@@ -1,0 +1,260 @@
+"""SOURCE, as a user writes it, to an nn.Module in eval mode with its weights loaded.
+
+NAME                      a network of ours, with --checkpoint or --random-init
+timm:NAME                 a timm network (pretrained unless told otherwise)
+FILE.py:CALLABLE          the user's own network: CALLABLE() returns an nn.Module
+package.module:CALLABLE   the same, imported from the working folder or the environment
+FILE.onnx                 an ONNX file; the network is its graph, evaluated node by node
+"""
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from plainconv import models
+from plainconv.models import checkpoints
+
+from ..bundle import sha256_of_arrays
+from ..errors import PlainconvError, SourceError, first_line
+from .network import Network, Request
+from .randomize import randomized
+
+DEFAULT_INPUT = (1, 3, 224, 224)
+
+
+def is_onnx(source: str) -> bool:
+    """Whether SOURCE names an ONNX file."""
+    return source.lower().endswith(".onnx") and ".py:" not in source
+
+
+def load_network(source: str, request: Request) -> Network:
+    """Resolve SOURCE. Raises SourceError, CheckpointError or, for an ONNX file, ExportError, each in one line."""
+    if is_onnx(source):
+        from .onnx_source import network_from_onnx
+
+        return network_from_onnx(source, request)
+    if request.checkpoint is not None and request.random_init is not None:
+        raise SourceError("both --checkpoint and --random-init given; wanted one of them")
+    if request.slope is not None and request.checkpoint is None:
+        raise SourceError("--slope given without --checkpoint; it tells the slope that a checkpoint was trained to")
+    kind, _, rest = source.rpartition(":") if ".py:" in source else source.partition(":")
+    if not rest and (":" in source or source.endswith(".py")):
+        wanted = "FILE.py:CALLABLE, module:CALLABLE, timm:NAME or FILE.onnx"
+        raise SourceError(f"{source} names a file alone; wanted {wanted}")
+    if not rest:
+        return _from_catalogue(source, request)
+    if request.slope is not None or request.layout != "auto":
+        raise SourceError(f"--slope and --layout are for networks of the catalogue, not {source}; leave them out")
+    if kind == "timm":
+        return _from_timm(source, rest, request)
+    return _from_callable(source, kind, rest, request)
+
+
+# ------------------------------------------------------------------ kinds of source
+
+
+def _from_catalogue(source: str, request: Request) -> Network:
+    entry = models.find(source)
+    info: dict[str, Any] = {}
+    if request.checkpoint is not None:
+        loaded = checkpoints.load_checkpoint(
+            source,
+            request.checkpoint,
+            ema=request.ema,
+            layout=request.layout,
+            slope=request.slope,
+            options=dict(request.options),
+        )
+        module, checkpoint = loaded.module, loaded.info
+        info = _checkpoint_record(checkpoint)
+        warnings = tuple(checkpoint.warnings)
+    elif request.random_init is not None:
+        torch.manual_seed(request.random_init)
+        deploy = request.layout == "deploy"
+        module = models.create(source, deploy=deploy, **request.options)
+        warnings = ()
+    else:
+        raise SourceError(
+            f"{source} has no weights; wanted --checkpoint FILE, or --random-init SEED for a network with random ones"
+        )
+    return _network(
+        source,
+        source,
+        module,
+        request,
+        entry.input_shape,
+        dict(entry.preprocessing),
+        info,
+        warnings,
+        f"it takes {entry.takes}",
+    )
+
+
+def _from_timm(source: str, name: str, request: Request) -> Network:
+    try:
+        timm = importlib.import_module("timm")
+    except ImportError as error:
+        raise SourceError(f"{source} needs timm ({error}); pip install 'plainconv[timm]'") from error
+    pretrained = request.checkpoint is None and request.random_init is None
+    try:
+        module = timm.create_model(name, pretrained=pretrained, **request.options)
+    except Exception as error:
+        remedy = "" if not pretrained else "; --checkpoint FILE or --random-init SEED does without a download"
+        raise SourceError(f"timm cannot create {name}: {first_line(error)}{remedy}") from error
+    config = getattr(module, "pretrained_cfg", {}) or {}
+    shape = (1, *config.get("input_size", DEFAULT_INPUT[1:]))
+    preprocessing = {"layout": "NCHW", "color": "RGB", "range": [0.0, 1.0]} | {
+        key: list(config[key]) for key in ("mean", "std") if key in config
+    }
+    info, warnings = _load_own_weights(module, request)
+    return _network(source, name, module, request, shape, preprocessing, info, warnings)
+
+
+def _from_callable(source: str, place: str, name: str, request: Request) -> Network:
+    build = _find_callable(source, place, name)
+    if request.random_init is not None:
+        torch.manual_seed(request.random_init)
+    try:
+        module = build(**request.options)
+    except PlainconvError:
+        raise
+    except (Exception, SystemExit) as error:
+        remedy = "; its arguments are given by --set NAME=VALUE" if isinstance(error, TypeError) else ""
+        raise SourceError(
+            f"{source} raised {type(error).__name__}: {first_line(error)}; wanted an nn.Module{remedy}"
+        ) from error
+    if not isinstance(module, nn.Module):
+        raise SourceError(f"{source} returned {type(module).__name__}; wanted an nn.Module")
+    info, warnings = _load_own_weights(module, request)
+    return _network(source, name, module, request, DEFAULT_INPUT, {}, info, warnings)
+
+
+def _find_callable(source: str, place: str, name: str) -> Callable[..., Any]:
+    """Import the user's file or module with their folder first on the path."""
+    try:
+        if place.endswith(".py"):
+            path = Path(place).resolve()
+            if not path.is_file():
+                raise SourceError(f"{place} is not a file; wanted FILE.py:CALLABLE")
+            sys.path.insert(0, str(path.parent))
+            alias = path.stem if path.stem not in sys.modules else f"plainconv_source_{path.stem}"
+            spec = importlib.util.spec_from_file_location(alias, path)
+            assert spec is not None and spec.loader is not None
+            module = sys.modules[alias] = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+        else:
+            sys.path.insert(0, str(Path.cwd()))
+            module = importlib.import_module(place)
+    except SourceError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise SourceError(
+            f"{place} cannot be imported: {type(error).__name__}: {first_line(error)}; wanted a file that imports by "
+            "itself, or a package.module:CALLABLE of the working folder"
+        ) from error
+    found: Any = module
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    if not callable(found):
+        names = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
+        raise SourceError(f"{source}: {place} has no callable {name}; it has {', '.join(names[:8]) or 'none'}")
+    return found  # type: ignore[no-any-return]
+
+
+def _load_own_weights(module: nn.Module, request: Request) -> tuple[dict[str, Any], tuple[str, ...]]:
+    if request.checkpoint is None:
+        return {}, ()
+    checkpoint = checkpoints.read_checkpoint(request.checkpoint, ema=request.ema)
+    checkpoints.load_into(module, checkpoint)
+    return _checkpoint_record(checkpoint), tuple(getattr(checkpoint, "warnings", ()))
+
+
+def _checkpoint_record(checkpoint: Any) -> dict[str, Any]:
+    keys = ("sha256", "layout", "ema", "epoch", "slope")
+    record = {key: getattr(checkpoint, key) for key in keys if getattr(checkpoint, key, None) is not None}
+    return {"file": Path(checkpoint.path).name, **record}
+
+
+# ------------------------------------------------------------------ what all kinds share
+
+
+def _network(
+    source: str,
+    name: str,
+    module: nn.Module,
+    request: Request,
+    default_shape: tuple[int, ...],
+    preprocessing: Mapping[str, Any],
+    checkpoint: Mapping[str, Any],
+    warnings: tuple[str, ...],
+    takes: str = "give one that it can",
+) -> Network:
+    module.eval()
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+    _check_weights(name, module)
+    if request.usual_size is not None and len(default_shape) == 4:
+        default_shape = (*default_shape[:2], *request.usual_size)
+    example = _checked_example(name, module, request.input_shape or default_shape, takes)
+    if request.random_init is not None:
+        randomized(module, request.random_init, example)
+    provenance: dict[str, Any] = {"source": source, "options": dict(request.options)}
+    if checkpoint:
+        provenance["checkpoint"] = dict(checkpoint)
+    if request.random_init is not None:
+        provenance["random_init"] = request.random_init
+    sha256 = checkpoint.get("sha256") or weights_sha256(module)
+    return Network(name, module, example, preprocessing, provenance, sha256, warnings)
+
+
+def _check_weights(name: str, module: nn.Module) -> None:
+    for key, parameter in module.named_parameters():
+        if parameter.device.type != "cpu" or (parameter.is_floating_point() and parameter.dtype != torch.float32):
+            found = f"{parameter.dtype} on {parameter.device}".removeprefix("torch.")
+            raise SourceError(f"{name}: {key} is {found}; wanted float32 on cpu: return network.float().cpu()")
+    for key, tensor in module.state_dict().items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            bad = int((~torch.isfinite(tensor)).sum())
+            raise SourceError(f"{key} has {bad} NaN or infinite values; wanted finite weights: take a sound checkpoint")
+
+
+def _checked_example(name: str, module: nn.Module, shape: tuple[int, ...], takes: str) -> Tensor:
+    """An input of `shape`, once the network has run on it: one that it cannot take is named before any work."""
+    sizes = ",".join(map(str, shape))
+    try:
+        example = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            output = module(example)
+    except Exception as error:
+        raise SourceError(
+            f"{name} cannot take one float32 input of shape {sizes} ({first_line(error)}); {takes}: "
+            "--input-shape N,C,H,W"
+        ) from error
+    if not isinstance(output, Tensor):
+        raise SourceError(f"{name} returns {type(output).__name__}; wanted one tensor: wrap the network to return it")
+    if not output.is_floating_point():
+        found = str(output.dtype).removeprefix("torch.")
+        raise SourceError(f"{name} returns {found} numbers; wanted float32: return the scores, before any argmax")
+    if output.numel() == 0:
+        raise SourceError(f"{name} gives an empty output for an input of shape {sizes}; give a larger --input-shape")
+    if not bool(torch.isfinite(output).all()):
+        raise SourceError(
+            f"{name} gives NaN or infinity for a normal input of shape {sizes}; wanted finite outputs: "
+            "see to its weights, or train it"
+        )
+    return example
+
+
+def weights_sha256(module: nn.Module) -> str:
+    """The hash of the state dict, as BUNDLE.md defines it for the links `initialization` and `plain`."""
+    state = {name: tensor.detach().cpu() for name, tensor in module.state_dict().items()}
+    widened = {
+        name: t.float() if t.dtype == torch.bfloat16 else t for name, t in state.items()
+    }  # NumPy has no bfloat16
+    return sha256_of_arrays({name: tensor.numpy() for name, tensor in widened.items()})

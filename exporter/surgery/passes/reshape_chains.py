@@ -1,0 +1,66 @@
+from typing import Any
+
+import onnx_graphsurgeon as gs
+
+from ..base import Pass
+from ..edit import add_node, bypass, is_same_shape, producer, sole_user
+
+VIEWS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
+"""Ops that keep every element in its place in memory."""
+
+
+class ReshapeChains(Pass):
+    """Only the last shape of a chain of views counts: view_b(view_a(x)) = view_b(x); and T_q(T_p(x)) = T_{p∘q}(x).
+
+    Given  Reshape, Flatten, Squeeze or Unsqueeze of such a one that nothing else reads; or one whose result has the
+           shape N × (all the rest), whichever way that shape was computed
+           Transpose of a Transpose
+    Result nothing where the shape is that of x, one Flatten where it is N × rest, else the last Reshape alone; one
+           Transpose
+    """
+
+    name = "reshape-chains"
+
+    def rewrite(self, graph: gs.Graph, node: Any) -> bool:  # noqa: D102
+        if node.op == "Transpose":
+            return _compose(node)
+        if node.op not in VIEWS:
+            return False
+        source = node.inputs[0]
+        first = producer(source, *VIEWS)
+        chained = first is not None and sole_user(graph, source) is node
+        x, y = (first.inputs[0] if chained else source), node.outputs[0]
+        if chained and is_same_shape(x, y) and bypass(graph, node, x):
+            return True
+        if (chained or node.op != "Flatten") and _is_flat(x, y):
+            add_node(graph, "Flatten", [x], y, name=node.name, attrs={"axis": 1})
+            return True
+        if chained and node.op == "Reshape" and _copies_no_axis(node):
+            node.inputs[0] = x
+            return True
+        return False
+
+
+def _compose(outer: Any) -> bool:
+    """Read what the Transpose before `outer` reads, by both permutations at once."""
+    inner = producer(outer.inputs[0], "Transpose")
+    if inner is None or inner.inputs[0].shape is None:
+        return False
+    backwards = list(range(len(inner.inputs[0].shape)))[::-1]
+    first, second = (list(node.attrs.get("perm", backwards)) for node in (inner, outer))
+    outer.attrs = {"perm": [first[axis] for axis in second]}
+    outer.inputs[0] = inner.inputs[0]
+    return True
+
+
+def _is_flat(x: Any, y: Any) -> bool:
+    """Whether y has the shape N × rest, of x = N × rest…; N may be a symbol, which says how long the rest is."""
+    if x.shape is None or y.shape is None or len(y.shape) != 2 or len(x.shape) < 2:
+        return False
+    return all(isinstance(d, int) for d in x.shape[1:]) and x.shape[0] is not None and x.shape[0] == y.shape[0]
+
+
+def _copies_no_axis(reshape: Any) -> bool:
+    """Whether the shape asked for takes no axis over from the input (0), which would be another after the merge."""
+    wanted = reshape.inputs[1]
+    return isinstance(wanted, gs.Constant) and (bool(reshape.attrs.get("allowzero", 0)) or 0 not in wanted.values)

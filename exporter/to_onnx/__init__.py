@@ -1,0 +1,1 @@
+"""A plain network as an ONNX graph."""
