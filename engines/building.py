@@ -192,7 +192,7 @@ def builder_of(engine: str) -> Backend:
 
 
 def _check_file(onnx: Path, compiled: Compiled) -> None:
-    from plainconv.exporter.precision.layer_types import types_in_file
+    from plainconv.exporter.onnx_file.layer_types import types_in_file
 
     check_precision(types_in_file(onnx), compiled.layers, onnx.name)
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from ..errors import PlanError
-from ..precision.layer_types import WEIGHTED, types_of_layers
+from ..onnx_file.layer_types import WEIGHTED, types_of_layers
 from .wiring import Op, Wiring, values_read
 
 VIEWS = {"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Dropout", "Shape", "Size"} | {"DequantizeLinear"}

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..errors import CheckFailedError, PlanError, one_line
-from ..precision.ir_graph import save
+from ..onnx_file.ir_graph import save
 from .plan import Part, Plan
 from .problems import problems_of_plan
 from .wiring import Wiring, values_read, wiring_of

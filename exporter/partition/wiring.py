@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from ..errors import ExportError, one_line
-from ..precision.ir_graph import settled
+from ..onnx_file.ir_graph import settled
 
 RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
 """Ops that give another result each time: no two parts may both compute one."""

@@ -11,11 +11,11 @@ import numpy as np
 from ..bundle import Draft, GraphRecord, Manifest, sha256_of_arrays
 from ..bundle.manifest import MODEL
 from ..errors import ExportError, PlainconvWarning
+from ..onnx_file.ir_graph import save
+from ..onnx_file.layer_types import types_in_file
 from ..parity import Reference, reference_from_module
 from ..parity.inputs import DATA
 from ..precision import Calibration, Precision, judged_by, precision_of_name, typed_model, typed_run
-from ..precision.ir_graph import save
-from ..precision.layer_types import types_in_file
 from ..source.network import Request
 from ..source.resolve import load_network
 from .steps import Steps, fed

@@ -24,6 +24,7 @@ from ..bundle import (
     update_bundle,
 )
 from ..errors import PlanError
+from ..onnx_file.ir_graph import save
 from ..parity import Reference
 from ..partition import (
     HOME,
@@ -51,7 +52,6 @@ from ..partition import (
     write_parts,
 )
 from ..precision.emulate import emulated
-from ..precision.ir_graph import save
 from ..progress import track
 from .lower_graphs import REFERENCE, judge_of
 from .steps import Steps, run_of_runner

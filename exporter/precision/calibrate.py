@@ -16,10 +16,10 @@ import numpy as np
 import onnx_ir as ir
 
 from ..errors import ExportError, SourceError, one_line
+from ..onnx_file.ir_graph import save
+from ..onnx_file.layer_types import WEIGHTED
 from ..parity.accuracy import arrays_of_npz, check_images
 from ..quiet import quiet
-from .ir_graph import save
-from .layer_types import WEIGHTED
 from .quantize import quantizable
 from .run import batches, peaks_of
 

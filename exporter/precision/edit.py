@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from .ir_graph import settled
-from .layer_types import WEIGHTED
+from ..onnx_file.ir_graph import settled
+from ..onnx_file.layer_types import WEIGHTED
 
 
 def load(path: Path) -> ir.Model:

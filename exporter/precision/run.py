@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from ..onnx_file.ir_graph import save
 from ..parity import Run, run_onnx
 from .edit import Names
 from .emulate import emulated
-from .ir_graph import save
 
 
 def run_of(model: ir.Model) -> Run:

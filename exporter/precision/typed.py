@@ -9,6 +9,8 @@ import onnx_ir as ir
 from onnx.helper import find_min_ir_version_for, make_opsetid
 
 from ..errors import CheckFailedError, ExportError, one_line
+from ..onnx_file.ir_graph import settled
+from ..onnx_file.layer_types import types_of_layers
 from ..parity import Reference, Run
 from ..parity.inputs import DATA, NORMAL
 from ..parity.reference import AGREEMENT
@@ -16,9 +18,7 @@ from ..progress import track
 from .calibrate import QUICK, Calibration, ranges_of
 from .edit import load, opset_of
 from .formats import FLOATS, QUANTIZED, Precision
-from .ir_graph import settled
 from .keep import Kept, beyond_range, layers_to_keep, units_of
-from .layer_types import types_of_layers
 from .narrow import narrow
 from .quantize import quantize
 from .run import peaks_of, run_of

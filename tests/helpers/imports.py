@@ -1,6 +1,7 @@
 """Who imports whom, read from the sources: no module is imported for it."""
 
 import ast
+import functools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from places import ROOT
 TOPS = ("exporter", "engines", "models")
 
 
+@functools.cache
 def files() -> dict[str, Path]:
     """Every module of the package by its name without `plainconv.`, and its file."""
     found = {}
@@ -19,8 +21,10 @@ def files() -> dict[str, Path]:
     return found
 
 
-def imports(modules: Mapping[str, Path]) -> dict[str, set[str]]:
-    """What each module imports, at its top and within its functions: modules of `modules`, else a foreign top name."""
+@functools.cache
+def imports() -> dict[str, set[str]]:
+    """What each module imports, at its top and within its functions: other modules, else a foreign top name."""
+    modules = files()
     return {name: {_known(found, modules) for found in _named(name, path)} for name, path in modules.items()}
 
 

@@ -10,11 +10,11 @@ import pytest
 from plainconv.engines import backend as backend_module
 from plainconv.engines.options import BuildOptions
 from plainconv.engines.tensorrt import build as tensorrt
+from plainconv.exporter.onnx_file.ir_graph import save
 from plainconv.exporter.precision import NAMES, precision_of_name
 from plainconv.exporter.precision.calibrate import ranges_of
 from plainconv.exporter.precision.edit import settled
 from plainconv.exporter.precision.formats import FLOATS, QUANTIZED
-from plainconv.exporter.precision.ir_graph import save
 from plainconv.exporter.precision.narrow import narrow
 from plainconv.exporter.precision.quantize import quantize
 

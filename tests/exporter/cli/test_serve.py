@@ -195,6 +195,7 @@ def test_the_log(served: list[Any], bundle: Path, capsys: pytest.CaptureFixture[
 def test_importing_is_cheap() -> None:
     """Given the command's module -> no server's library, torch or ONNX Runtime is imported with it."""
     heavy = "{'torch', 'kserve', 'fastapi', 'grpc', 'uvicorn', 'onnxruntime', 'prometheus_client', 'PIL'}"
-    program = f"import sys, exporter.serve_command, engines.serving; print(sorted({heavy} & set(sys.modules)))"
+    modules = "from plainconv.exporter.cli import main, serve; from plainconv.engines import serving"
+    program = f"import sys; {modules}; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

@@ -19,13 +19,13 @@ from plainconv.engines.onnxruntime.split import OnnxRuntimeSplitRunner
 from plainconv.exporter.bundle import Bundle, update_bundle
 from plainconv.exporter.cli.main import main
 from plainconv.exporter.errors import CheckFailedError, EngineError, PlainconvWarning
+from plainconv.exporter.onnx_file import ir_graph
 from plainconv.exporter.parity import Reference
 from plainconv.exporter.partition import Part, Plan
 from plainconv.exporter.pipeline import lower_graphs
 from plainconv.exporter.pipeline.build import BuildJob, build_bundle
 from plainconv.exporter.pipeline.export import validate_bundle
 from plainconv.exporter.pipeline.split import SplitJob, split_bundle
-from plainconv.exporter.precision import ir_graph
 from plainconv.exporter.progress import be_quiet
 
 needs_rtx = pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="needs tensorrt-rtx")

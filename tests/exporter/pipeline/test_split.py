@@ -15,6 +15,7 @@ import pytest
 
 from plainconv.exporter.bundle import Bundle, update_bundle
 from plainconv.exporter.errors import CheckFailedError, EngineError, PlanError
+from plainconv.exporter.onnx_file import ir_graph
 from plainconv.exporter.partition import (
     LINKS,
     Link,
@@ -33,7 +34,6 @@ from plainconv.exporter.pipeline.split import (
     proposal_of_split,
     split_bundle,
 )
-from plainconv.exporter.precision import ir_graph
 from plainconv.exporter.progress import be_quiet
 
 TYPED = ("fp16", "bf16", "int8", "int8+fp16", "fp8+bf16")

@@ -14,9 +14,9 @@ import pytest
 import torch
 from places import ASSETS
 
+from plainconv.exporter.onnx_file.ir_graph import settled
 from plainconv.exporter.parity import Reference, reference_from_module
 from plainconv.exporter.pipeline.export import Job, export_bundle
-from plainconv.exporter.precision.ir_graph import settled
 from plainconv.exporter.source.network import Request
 from plainconv.exporter.source.resolve import load_network
 

@@ -7,8 +7,8 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from plainconv.exporter.errors import ExportError
-from plainconv.exporter.precision import ir_graph
-from plainconv.exporter.precision.ir_graph import save
+from plainconv.exporter.onnx_file import ir_graph
+from plainconv.exporter.onnx_file.ir_graph import save
 from plainconv.exporter.precision.narrow import narrow
 from plainconv.exporter.precision.run import batches, peaks_of, run_of
 

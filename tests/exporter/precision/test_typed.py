@@ -6,11 +6,11 @@ import onnx_ir as ir
 import pytest
 
 from plainconv.exporter.errors import CheckFailedError, ExportError
+from plainconv.exporter.onnx_file.ir_graph import save
 from plainconv.exporter.parity.inputs import DATA, HOT, NORMAL
 from plainconv.exporter.parity.reference import in_batches
 from plainconv.exporter.precision import NAMES, Calibration, precision_of_name, typed_model
 from plainconv.exporter.precision.edit import load
-from plainconv.exporter.precision.ir_graph import save
 from plainconv.exporter.precision.narrow import narrow
 from plainconv.exporter.precision.run import run_of
 from plainconv.exporter.precision.typed import judged_by, typed_run

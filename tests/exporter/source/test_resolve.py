@@ -177,7 +177,7 @@ def test_users_packages_of_our_names_are_theirs(user):
         network = load_network(f"{user / 'net.py'}:build", Request(input_shape=SHAPE))
         assert network.module.owners == ("user of models", "user of engines")
         ours = load_network("vanillanet_digits", Request(random_init=0))
-        assert type(ours.module).__module__ == "plainconv_models.vanillanet"
+        assert type(ours.module).__module__ == "plainconv.models.vanillanet"
     finally:
         sys.modules.update(hidden)
 

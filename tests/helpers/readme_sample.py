@@ -1,0 +1,24 @@
+"""Puts what `exporter inspect out/digits` prints into the README: `make run` first, then this file."""
+
+import re
+import subprocess
+import sys
+
+from places import ROOT
+
+README = ROOT / "README.md"
+SAMPLE = re.compile(r"(<!-- sample: .*? -->\n```\n)(.*?)(```\n)", re.DOTALL)
+WIDEST = 118
+
+
+def sample() -> str:
+    """The output, its lines cut to the README's width."""
+    command = [sys.executable, "-m", "plainconv.exporter", "inspect", "out/digits"]
+    text = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    lines = [line.rstrip() for line in text.splitlines()]
+    return "".join(f"{line if len(line) <= WIDEST else line[: WIDEST - 1] + '…'}\n" for line in lines)
+
+
+if __name__ == "__main__":
+    old = README.read_text(encoding="utf-8")
+    README.write_text(SAMPLE.sub(lambda found: found[1] + sample() + found[3], old), encoding="utf-8")
