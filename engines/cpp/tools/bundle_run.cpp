@@ -22,9 +22,9 @@
 #include <system_error>
 #include <vector>
 
+#include "bundle/reader.hpp"
 #include "npy.hpp"
 #include "plainconv/bundle.hpp"
-#include "reader.hpp"
 #include "text.hpp"
 
 namespace {
