@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
-#include <unordered_set>
 
+#include "bundle/json_tree.hpp"
 #include "text.hpp"
 
 namespace plainconv::json {
@@ -12,70 +12,48 @@ namespace {
 /// Takes nlohmann's events, and builds a value from them.
 class Builder {
  public:
-  bool null() { return put(Value(nullptr)); }
-  bool boolean(bool value) { return put(Value(value)); }
-  bool number_integer(std::int64_t value) { return put(Value(value)); }
-  bool number_unsigned(std::uint64_t value) {
-    if (value > static_cast<std::uint64_t>(INT64_MAX)) {
-      return put(Value(BigInteger{std::to_string(value)}));
-    }
-    return put(Value(static_cast<std::int64_t>(value)));
-  }
-  bool number_float(double value, const std::string& digits) {
-    const bool is_integer = digits.find_first_of(".eE") == std::string::npos;
-    return put(is_integer ? Value(BigInteger{digits}) : Value(value));
-  }
-  bool string(std::string& value) { return put(Value(std::move(value))); }
+  bool null() { return add(Value(nullptr)); }
+  bool boolean(bool value) { return add(Value(value)); }
+  bool number_integer(std::int64_t value) { return add(Value(value)); }
+  bool number_unsigned(std::uint64_t value) { return add(value_of(value)); }
+  bool number_float(double value, const std::string& digits) { return add(value_of(value, digits)); }
+  bool string(std::string& value) { return add(Value(std::move(value))); }
   static bool binary(std::vector<std::uint8_t>& /*none in JSON*/) { return false; }
   bool start_object(std::size_t /*unknown*/) { return start(Value(Object{})); }
   bool start_array(std::size_t /*unknown*/) { return start(Value(Array{})); }
-  bool end_array() { return end(); }
   bool key(std::string& name) {
-    std::get<Object>(open_.back()).push_back({std::move(name), Value(nullptr)});
+    tree_.key(std::move(name));
+    return true;
+  }
+  bool end_array() {
+    tree_.close();
     return true;
   }
   bool end_object() {
-    std::unordered_set<std::string_view> seen;
-    for (const Member& member : std::get<Object>(open_.back())) {
-      if (!seen.insert(member.key).second) {
-        throw SyntaxError("a key appears twice in one object");
-      }
-    }
-    return end();
+    tree_.check_keys();
+    return end_array();
   }
   static bool parse_error(std::size_t at, const std::string& /*token*/, const nlohmann::json::exception& error) {
     constexpr int overflow = 406;
     throw SyntaxError(error.id == overflow ? "a number beyond float64" : text("wrong at byte ", at));
   }
 
-  Value taken() { return std::move(root_); }
+  Value taken() { return tree_.taken(); }
 
  private:
-  bool start(Value value) {
-    if (open_.size() == most_levels) {
-      throw SyntaxError(text("nested more than ", most_levels, " levels deep"));
-    }
-    open_.push_back(std::move(value));
+  bool add(Value value) {
+    tree_.add(std::move(value));
     return true;
   }
-  bool end() {
-    Value value = std::move(open_.back());
-    open_.pop_back();
-    return put(std::move(value));
-  }
-  bool put(Value value) {
-    if (open_.empty()) {
-      root_ = std::move(value);
-    } else if (auto* array = std::get_if<Array>(&open_.back())) {
-      array->push_back(std::move(value));
-    } else {
-      std::get<Object>(open_.back()).back().value = std::move(value);
+  bool start(Value empty) {
+    if (tree_.levels().size() == most_levels) {
+      throw SyntaxError(text("nested more than ", most_levels, " levels deep"));
     }
+    tree_.open(std::move(empty));
     return true;
   }
 
-  std::vector<Value> open_;
-  Value root_;
+  Tree tree_;
 };
 
 void show(std::string& all, const Value& value, std::size_t most);
