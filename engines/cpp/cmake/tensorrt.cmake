@@ -7,8 +7,11 @@ target_sources(
           src/tensorrt/context.cpp
           src/tensorrt/lane.cpp
           src/tensorrt/log.cpp
+          src/tensorrt/profiles.cpp
           src/tensorrt/program.cpp
+          src/tensorrt/ready.cpp
           src/tensorrt/replay.cpp
+          src/tensorrt/resources.cpp
           src/tensorrt/runner.cpp
           src/tensorrt/waits.cpp)
 target_link_libraries(plainconv PRIVATE ${CMAKE_DL_LIBS})
@@ -29,8 +32,14 @@ endif()
 if(TARGET plainconv-tests)
   target_sources(
     plainconv-tests
-    PRIVATE tests/cuda/test_cuda_driver.cpp tests/tensorrt/test_choice.cpp tests/tensorrt/test_log.cpp
-            tests/tensorrt/test_program.cpp tests/tensorrt/test_runner.cpp)
+    PRIVATE tests/cuda/test_cuda_driver.cpp
+            tests/tensorrt/test_choice.cpp
+            tests/tensorrt/test_lane.cpp
+            tests/tensorrt/test_log.cpp
+            tests/tensorrt/test_program.cpp
+            tests/tensorrt/test_replay.cpp
+            tests/tensorrt/test_runner.cpp
+            tests/tensorrt/test_waits.cpp)
   if(TensorRT_FOUND)
     target_sources(plainconv-tests PRIVATE tests/tensorrt/test_runtime.cpp)
   endif()

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <functional>
 #include <numeric>
 
 #include "text.hpp"
@@ -11,27 +10,10 @@ namespace plainconv {
 namespace {
 
 constexpr std::size_t most_shapes = 256;
+
 std::size_t bytes_of(const Shape& shape, const TensorSpec& spec) {
   return std::accumulate(shape.begin(), shape.end(), size_of(spec.dtype),
                          [](std::size_t bytes, std::int64_t size) { return bytes * static_cast<std::size_t>(size); });
-}
-
-Shape fixed_shape(const TensorSpec& spec) {
-  Shape shape;
-  for (const Axis& axis : spec.shape) {
-    const auto* size = std::get_if<std::int64_t>(&axis);
-    if (size == nullptr) {
-      throw EngineError(
-          text(text_of(spec), " has a free axis and the engine no optimization profile for it; build it again"));
-    }
-    shape.push_back(*size);
-  }
-  return shape;
-}
-
-bool covers(const ShapeRange& range, std::span<const std::int64_t> shape) {
-  return std::ranges::equal(range.min, shape, std::ranges::less_equal{}) &&
-         std::ranges::equal(shape, range.max, std::ranges::less_equal{});
 }
 
 }  // namespace
@@ -51,7 +33,12 @@ std::unique_ptr<Lane> Lane::make(LaneShared& shared) {
 }
 
 Lane::Lane(LaneShared& shared)
-    : shared_(shared), cuda_(*shared.cuda), layout_(*shared.layout), used_(layout_.home()), specs_(shared.inputs) {
+    : shared_(shared),
+      cuda_(*shared.cuda),
+      layout_(*shared.layout),
+      held_(cuda_, layout_.home()),
+      specs_(shared.inputs),
+      programs_(layout_, held_) {
   for (const Step& step : shared.schedule.steps) {
     std::ranges::move(specs_of(step.part->outputs), std::back_inserter(specs_));
   }
@@ -61,14 +48,14 @@ Lane::~Lane() = default;
 
 void Lane::acquire() {
   const auto& parts = shared_.parts;
-  home_stream_ = stream(layout_.home_track());
+  home_stream_ = held_.stream(layout_.home_track());
   for (std::size_t at = 0; at < parts.size(); ++at) {
     auto& size = scratch_[layout_.track(at)].second;
     size = std::max(size, parts[at].engine->scratch());
   }
   for (auto& [track, scratch] : scratch_) {
     if (scratch.second != 0) {
-      scratch.first = allocated(track.device, scratch.second);
+      scratch.first = held_.allocated(track.device, scratch.second);
     }
   }
   for (std::size_t profile = 0; profile < std::max<std::size_t>(shared_.profiles.size(), 1); ++profile) {
@@ -78,13 +65,12 @@ void Lane::acquire() {
   const Program program = program_of(layout_, std::vector<bool>(ends));
   const std::vector<std::size_t> sizes = largest();
   for (const Slot& slot : program.slots) {  // where the caller's tensors are in GPU memory, no others are needed
-    addresses_[slot] = allocated(slot.memory, std::max<std::size_t>(sizes[slot.value], 1));
+    programs_.place(slot, held_.allocated(slot.memory, std::max<std::size_t>(sizes[slot.value], 1)));
   }
   for (const std::size_t end : program.ends) {
-    staged_.push_back(addresses_.at(program.slots[end]));
+    staged_.push_back(programs_.place_of(program.slots[end]));
   }
   call_.addresses.resize(ends);
-  on_gpu_.resize(ends);
   Sequencer& self = *this;
   replay_ = std::make_unique<Replay>(cuda_, layout_.home(), home_stream_, self, why_no_captures());
 }
@@ -99,7 +85,7 @@ std::string Lane::why_no_captures() const {
 }
 
 std::vector<Shape> Lane::shapes_of_outputs(std::span<const ConstTensor> inputs) {
-  used_ = layout_.home();
+  held_.assume(layout_.home());
   const ShapesOfCall& shapes = shapes_of(inputs);
   std::vector<Shape> of_outputs;
   for (const Source& from : shared_.schedule.results) {
@@ -109,7 +95,7 @@ std::vector<Shape> Lane::shapes_of_outputs(std::span<const ConstTensor> inputs) 
 }
 
 void Lane::run(std::span<const ConstTensor> inputs, std::span<const Tensor> outputs) {
-  used_ = layout_.home();
+  held_.assume(layout_.home());
   try {
     const ShapesOfCall& shapes = shapes_of(inputs);
     for (std::size_t i = 0; i < outputs.size(); ++i) {
@@ -126,7 +112,7 @@ void Lane::run(std::span<const ConstTensor> inputs, std::span<const Tensor> outp
       }
     }
     enqueue(inputs, outputs, shapes);
-    use(layout_.home());
+    held_.use(layout_.home());
     wait({&home_stream_, 1});
   } catch (const LostError&) {
     throw;
@@ -154,7 +140,7 @@ const ShapesOfCall& Lane::shapes_of(std::span<const ConstTensor> inputs) {
     shapes_.clear();
   }
   ShapesOfCall shapes;
-  shapes.profile = profile_for(inputs);
+  shapes.profile = profile_for(shared_.profiles, shared_.inputs, inputs);
   std::vector<Shape> of_inputs;
   for (const ConstTensor& input : inputs) {
     of_inputs.emplace_back(input.shape.begin(), input.shape.end());
@@ -166,40 +152,6 @@ const ShapesOfCall& Lane::shapes_of(std::span<const ConstTensor> inputs) {
   return shapes_.emplace(call_.sizes, std::move(shapes)).first->second;
 }
 
-std::size_t Lane::profile_for(std::span<const ConstTensor> inputs) const {
-  const auto& profiles = shared_.profiles;
-  for (std::size_t at = 0; at < profiles.size(); ++at) {
-    bool all = true;
-    for (std::size_t i = 0; i < inputs.size(); ++i) {
-      all = all && (!profiles[at][i] || covers(*profiles[at][i], inputs[i].shape));
-    }
-    if (all) {
-      return at;
-    }
-  }
-  if (profiles.empty()) {
-    return 0;
-  }
-  std::vector<std::string> found;
-  std::vector<std::string> ranges;
-  for (std::size_t i = 0; i < inputs.size(); ++i) {
-    if (std::ranges::any_of(profiles, [&](const Profile& profile) { return profile[i].has_value(); })) {
-      found.push_back(text(shared_.inputs[i].name, " ", shown(inputs[i].shape)));
-    }
-  }
-  for (std::size_t at = 0; at < profiles.size(); ++at) {
-    std::vector<std::string> each;
-    for (std::size_t i = 0; i < inputs.size(); ++i) {
-      if (const auto& range = profiles[at][i]) {
-        each.push_back(text(shared_.inputs[i].name, " ", shown(range->min), " to ", shown(range->max)));
-      }
-    }
-    ranges.push_back(text("profile ", at, ": ", joined(each, ", ")));
-  }
-  throw EngineError(text(joined(found, ", "), " is in no optimization profile of the engine (", joined(ranges, "; "),
-                         "); split it, or build the engine for it"));
-}
-
 /// Parts say the shapes of what they make, in order.
 std::vector<Shape> Lane::known_shapes(std::size_t profile, std::vector<Shape> inputs) {
   std::vector<Shape> known = std::move(inputs);
@@ -207,7 +159,7 @@ std::vector<Shape> Lane::known_shapes(std::size_t profile, std::vector<Shape> in
     const PartEngine& part = shared_.parts[at];
     const auto& sources = shared_.schedule.steps[at].sources;
     Context& context = contexts_[profile][at];
-    use(part.device);
+    held_.use(part.device);
     try {
       for (std::size_t i = 0; i < sources.size(); ++i) {
         context.set_shape(i, known[layout_.value_of(sources[i])]);
@@ -219,7 +171,7 @@ std::vector<Shape> Lane::known_shapes(std::size_t profile, std::vector<Shape> in
       throw part.named(error);
     }
   }
-  use(layout_.home());
+  held_.use(layout_.home());
   return known;
 }
 
@@ -227,12 +179,7 @@ std::vector<Shape> Lane::known_shapes(std::size_t profile, std::vector<Shape> in
 std::vector<std::size_t> Lane::largest() {
   std::vector<std::size_t> sizes(specs_.size());
   for (std::size_t profile = 0; profile < contexts_.size(); ++profile) {
-    std::vector<Shape> inputs;
-    for (std::size_t i = 0; i < shared_.inputs.size(); ++i) {
-      const bool is_fixed = shared_.profiles.empty() || !shared_.profiles[profile][i];
-      inputs.push_back(is_fixed ? fixed_shape(shared_.inputs[i]) : shared_.profiles[profile][i]->max);
-    }
-    const std::vector<Shape> shapes = known_shapes(profile, std::move(inputs));
+    const std::vector<Shape> shapes = known_shapes(profile, largest_of(shared_.profiles, profile, shared_.inputs));
     for (std::size_t value = 0; value < sizes.size(); ++value) {
       sizes[value] = std::max(sizes[value], bytes_of(shapes[value], specs_[value]));
     }
@@ -256,8 +203,9 @@ void Lane::enqueue(std::span<const ConstTensor> inputs, std::span<const Tensor> 
 
 /// Enqueue the program of a call. A part that refuses is named.
 void Lane::sequence(Contexts& contexts, const Call& call, const ShapesOfCall& shapes, bool captured) {
-  const Ready& ready = ready_for(call);
+  const Ready& ready = programs_.ready_for(call);
   const auto& slots = ready.program.slots;
+  const auto& placed = programs_.placed();
   for (std::size_t at = 0; at < ready.program.works.size(); ++at) {
     const Work& work = ready.program.works[at];
     for (const std::size_t other : work.after) {
@@ -265,7 +213,7 @@ void Lane::sequence(Contexts& contexts, const Call& call, const ShapesOfCall& sh
     }
     if (work.step) {
       const PartEngine& part = shared_.parts[*work.step];
-      use(part.device);
+      held_.use(part.device);
       try {
         contexts[*work.step].enqueue(ready.streams[at]);
       } catch (const EngineError& error) {
@@ -273,7 +221,7 @@ void Lane::sequence(Contexts& contexts, const Call& call, const ShapesOfCall& sh
       }
     } else if (work.copy) {
       const auto [source, target] = *work.copy;
-      cuda_.copy(placed_[target], slots[target].memory, placed_[source], slots[source].memory,
+      cuda_.copy(placed[target], slots[target].memory, placed[source], slots[source].memory,
                  shapes.bytes[slots[source].value], ready.streams[at]);
     }
     if (work.marked) {
@@ -286,51 +234,18 @@ void Lane::sequence(Contexts& contexts, const Call& call, const ShapesOfCall& sh
   }
 }
 
-const Lane::Ready& Lane::ready_for(const Call& call) {
-  for (std::size_t i = 0; i < on_gpu_.size(); ++i) {
-    on_gpu_[i] = call.addresses[i] != 0;
-  }
-  auto found = ready_.find(on_gpu_);
-  if (found == ready_.end()) {
-    found = ready_.emplace(on_gpu_, new_ready(on_gpu_)).first;
-  }
-  const Ready& ready = found->second;
-  placed_.assign(ready.addresses.begin(), ready.addresses.end());
-  for (std::size_t i = 0; i < call.addresses.size(); ++i) {
-    if (call.addresses[i] != 0) {
-      placed_[ready.program.ends[i]] = call.addresses[i];
-    }
-  }
-  return ready;
-}
-
-Lane::Ready Lane::new_ready(const std::vector<bool>& on_gpu) {
-  Ready ready{.program = program_of(layout_, on_gpu), .streams = {}, .events = {}, .addresses = {}};
-  std::map<Track, std::size_t> counts;
-  for (const Work& work : ready.program.works) {
-    ready.streams.push_back(stream(work.track));
-    ready.events.push_back(work.marked ? event(work.track, ++counts[work.track]) : 0);
-  }
-  for (const Slot& slot : ready.program.slots) {
-    const auto found = addresses_.find(slot);
-    ready.addresses.push_back(found == addresses_.end() ? 0 : found->second);
-  }
-  use(layout_.home());
-  return ready;
-}
-
 void Lane::bind(Contexts& contexts, const Call& call, const ShapesOfCall& shapes) {
-  const Ready& ready = ready_for(call);
+  const Ready& ready = programs_.ready_for(call);
   for (std::size_t at = 0; at < shared_.parts.size(); ++at) {
     const PartEngine& part = shared_.parts[at];
     const auto& sources = shared_.schedule.steps[at].sources;
-    use(part.device);
+    held_.use(part.device);
     try {
       for (std::size_t i = 0; i < sources.size(); ++i) {
         contexts[at].set_shape(i, shapes.shapes[layout_.value_of(sources[i])]);
       }
       for (std::size_t i = 0; i < part.tensors.size(); ++i) {
-        contexts[at].set_address(i, placed_[ready.program.bound[at][i]]);
+        contexts[at].set_address(i, programs_.placed()[ready.program.bound[at][i]]);
       }
     } catch (const EngineError& error) {
       throw part.named(error);
@@ -339,13 +254,13 @@ void Lane::bind(Contexts& contexts, const Call& call, const ShapesOfCall& shapes
 }
 
 Contexts Lane::fresh(const Call& call, const ShapesOfCall& shapes) {
-  used_.reset();  // contexts may just have gone, each while its own device was in use
+  held_.forget_device();  // contexts may just have gone, each while its own device was in use
   try {
     Contexts contexts = new_contexts(shapes.profile);
     bind(contexts, call, shapes);
     return contexts;
   } catch (...) {
-    used_.reset();
+    held_.forget_device();
     throw;
   }
 }
@@ -358,11 +273,11 @@ Contexts Lane::new_contexts(std::size_t profile) {
       const PartEngine& part = shared_.parts[at];
       const Track track = layout_.track(at);
       const auto& [address, size] = scratch_.at(track);
-      use(part.device);
+      held_.use(part.device);
       try {
         Context& context = made->emplace_back(cuda_, part, shared_.one_at_a_time);
         if (part.profiles != 0) {
-          context.use_profile(static_cast<int>(profile), stream(track));
+          context.use_profile(static_cast<int>(profile), held_.stream(track));
         }
         if (part.engine->scratch() != 0) {
           context.use_scratch(address, size);
@@ -385,46 +300,6 @@ Contexts Lane::new_contexts(std::size_t profile) {
     throw;
   }
   return std::move(*made);
-}
-
-void Lane::use(int device) {
-  if (used_ != device) {
-    used_.reset();
-    cuda_.use_device(device);
-    used_ = device;
-  }
-}
-
-Address Lane::allocated(int memory, std::size_t size) {
-  memory_.reserve(memory_.size() + 1);
-  if (memory == host_memory) {
-    memory_.emplace_back(cuda_, memory, cuda_.allocate_host(size), &Cuda::free_host);
-  } else {
-    use(memory);
-    memory_.emplace_back(cuda_, memory, cuda_.allocate(size), &Cuda::free);
-  }
-  return memory_.back().value();
-}
-
-Address Lane::stream(const Track& track) {
-  const auto found = std::ranges::find(streams_, track, &std::pair<Track, Handle>::first);
-  if (found != streams_.end()) {
-    return found->second.value();
-  }
-  use(track.device);
-  streams_.reserve(streams_.size() + 1);
-  stream_list_.reserve(stream_list_.size() + 1);
-  streams_.emplace_back(track, Handle(cuda_, track.device, cuda_.create_stream(), &Cuda::destroy_stream));
-  return stream_list_.emplace_back(streams_.back().second.value());
-}
-
-Address Lane::event(const Track& track, std::size_t count) {
-  Handle& event = events_[{track, count}];
-  if (event.value() == 0) {
-    use(track.device);
-    event = Handle(cuda_, track.device, cuda_.create_event(), &Cuda::destroy_event);
-  }
-  return event.value();
 }
 
 }  // namespace plainconv

@@ -17,15 +17,15 @@
 #include <utility>
 #include <vector>
 
+#include "tensorrt/profiles.hpp"
 #include "tensorrt/program.hpp"
+#include "tensorrt/ready.hpp"
 #include "tensorrt/replay.hpp"
+#include "tensorrt/resources.hpp"
 
 namespace plainconv {
 
 class Lane;
-
-/// The shapes that one optimization profile covers, of each input of the network; nothing where it is fixed.
-using Profile = std::vector<std::optional<ShapeRange>>;
 
 /// What the lanes of a runner share; `split` is what `schedule`, and that what `layout`, refers to.
 ///
@@ -88,21 +88,11 @@ class Lane : private Sequencer {
  private:
   using Clock = std::chrono::steady_clock;
 
-  /// A program on a lane: the stream of each work, its event, 0 where it is not marked, and the memory of each slot, 0
-  /// where it is the caller's.
-  struct Ready {
-    Program program;
-    std::vector<Address> streams;
-    std::vector<Address> events;
-    std::vector<Address> addresses;
-  };
-
   explicit Lane(LaneShared& shared);
   void acquire();
   [[nodiscard]] std::string why_no_captures() const;
 
   [[nodiscard]] const ShapesOfCall& shapes_of(std::span<const ConstTensor> inputs);
-  [[nodiscard]] std::size_t profile_for(std::span<const ConstTensor> inputs) const;
   [[nodiscard]] std::vector<Shape> known_shapes(std::size_t profile, std::vector<Shape> inputs);
   [[nodiscard]] std::vector<std::size_t> largest();
 
@@ -111,9 +101,6 @@ class Lane : private Sequencer {
   void sequence(Contexts& contexts, const Call& call, const ShapesOfCall& shapes, bool captured) override;
   void bind(Contexts& contexts, const Call& call, const ShapesOfCall& shapes);
   [[nodiscard]] Contexts new_contexts(std::size_t profile);
-  /// Of a call; `placed_` has the address of each of its slots then.
-  [[nodiscard]] const Ready& ready_for(const Call& call);
-  [[nodiscard]] Ready new_ready(const std::vector<bool>& on_gpu);
 
   void wait_for_all();
   void wait(std::span<const Address> streams);
@@ -122,31 +109,19 @@ class Lane : private Sequencer {
   [[nodiscard]] std::vector<std::string> late() const;
   [[nodiscard]] std::string failed(const EngineError& error) const;
 
-  void use(int device);
-  [[nodiscard]] Address allocated(int memory, std::size_t size);
-  [[nodiscard]] Address stream(const Track& track);
-  [[nodiscard]] Address event(const Track& track, std::size_t count);
-
   // What is given back goes from the last to the first.
   LaneShared& shared_;
   Cuda& cuda_;
   const Layout& layout_;
-  std::optional<int> used_;        // the device that this thread uses, where that is known
+  Resources held_;
   std::vector<TensorSpec> specs_;  // of each value
-  std::vector<std::pair<Track, Handle>> streams_;
-  std::vector<Address> stream_list_;
-  std::map<std::pair<Track, std::size_t>, Handle> events_;
-  std::vector<Handle> memory_;
-  std::map<Slot, Address> addresses_;
+  ReadyPrograms programs_;
   std::map<Track, std::pair<Address, std::size_t>> scratch_;
   std::vector<Address> staged_;  // page-locked, of each input, then of each output
   std::vector<Contexts> contexts_;
-  std::map<std::vector<bool>, Ready> ready_;
   std::map<std::vector<std::int64_t>, ShapesOfCall> shapes_;
   Address home_stream_ = 0;
-  Call call_;  // of the last `run`, as are those that follow
-  std::vector<bool> on_gpu_;
-  std::vector<Address> placed_;
+  Call call_;                        // of the last `run`, as are those that follow
   const Ready* enqueued_ = nullptr;  // how much of which program, where it is no graph
   std::size_t count_ = 0;
   std::unique_ptr<Replay> replay_;

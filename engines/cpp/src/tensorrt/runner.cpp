@@ -74,16 +74,6 @@ std::set<Way> reached(Cuda& cuda, const std::set<Way>& ways) {
   return found;
 }
 
-Profile profile_of(const std::vector<std::pair<std::string, ShapeRange>>& covered,
-                   const std::vector<TensorSpec>& inputs) {
-  Profile profile;
-  for (const TensorSpec& spec : inputs) {
-    const auto found = std::ranges::find(covered, spec.name, &std::pair<std::string, ShapeRange>::first);
-    profile.push_back(found == covered.end() ? std::nullopt : std::optional(found->second));
-  }
-  return profile;
-}
-
 }  // namespace
 
 TensorRTRunner::TensorRTRunner(std::shared_ptr<Cuda> cuda, const Manifest& manifest, SplitRecord split,

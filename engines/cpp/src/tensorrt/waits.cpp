@@ -42,7 +42,7 @@ bool Lane::ended(std::chrono::duration<double> patience) noexcept {
     }
   };
   const auto deadline = Clock::now() + std::chrono::duration_cast<Clock::duration>(std::min(patience, most_patience));
-  while (std::ranges::any_of(stream_list_, under_way)) {
+  while (std::ranges::any_of(held_.streams(), under_way)) {
     if (Clock::now() > deadline) {
       return false;
     }
@@ -51,7 +51,7 @@ bool Lane::ended(std::chrono::duration<double> patience) noexcept {
   return true;
 }
 
-void Lane::wait_for_all() { wait(stream_list_); }
+void Lane::wait_for_all() { wait(held_.streams()); }
 
 /// Wait until streams have nothing left. Throws LostError where that takes too long, and where CUDA fails.
 void Lane::wait(std::span<const Address> streams) {
@@ -70,7 +70,7 @@ void Lane::wait(std::span<const Address> streams) {
           throw LostError(overdue());
         }
         if (now > next_look) {
-          for (const Address other : stream_list_) {
+          for (const Address other : held_.streams()) {
             (void)cuda_.idle(other);
           }
           next_look = now + look;
@@ -90,7 +90,7 @@ void Lane::wait(std::span<const Address> streams) {
 
 /// Wait for what was enqueued before an error, as the lane is to be used again.
 void Lane::clear_up(const std::string& error) {
-  used_.reset();
+  held_.forget_device();
   try {
     wait_for_all();
   } catch (const LostError& lost) {
@@ -141,7 +141,7 @@ std::vector<std::string> Lane::late() const {
 /// Which GPUs fail, and what runs there.
 std::string Lane::failed(const EngineError& error) const {
   std::vector<int> lost;
-  for (const auto& [track, stream] : streams_) {
+  for (const auto& [track, stream] : held_.streams_of_tracks()) {
     try {
       (void)cuda_.idle(stream.value());
     } catch (const EngineError&) {
