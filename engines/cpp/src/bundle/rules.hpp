@@ -1,5 +1,5 @@
-// What must hold between the records of a manifest: all that chain.hpp and the rules of a kind beside this have, in order.
-// Pure: no file is read here.
+// What must hold between the records of a manifest: all that chain.hpp and the rules of one kind have, in order. Pure:
+// no file is read here.
 #pragma once
 
 #include <string_view>
