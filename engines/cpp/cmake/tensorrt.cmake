@@ -2,20 +2,23 @@
 # libraries only where FindTensorRT.cmake finds them.
 target_sources(
   plainconv
-  PRIVATE src/cuda_driver.cpp
-          src/tensorrt_choice.cpp
-          src/tensorrt_context.cpp
-          src/tensorrt_lane.cpp
-          src/tensorrt_log.cpp
-          src/tensorrt_program.cpp
-          src/tensorrt_replay.cpp
-          src/tensorrt_runner.cpp
-          src/tensorrt_waits.cpp)
+  PRIVATE src/cuda/cuda_driver.cpp
+          src/tensorrt/choice.cpp
+          src/tensorrt/context.cpp
+          src/tensorrt/lane.cpp
+          src/tensorrt/log.cpp
+          src/tensorrt/profiles.cpp
+          src/tensorrt/program.cpp
+          src/tensorrt/ready.cpp
+          src/tensorrt/replay.cpp
+          src/tensorrt/resources.cpp
+          src/tensorrt/runner.cpp
+          src/tensorrt/waits.cpp)
 target_link_libraries(plainconv PRIVATE ${CMAKE_DL_LIBS})
 
 find_package(TensorRT)
 if(TensorRT_FOUND)
-  target_sources(plainconv PRIVATE src/cuda_runtime.cpp src/tensorrt_backend.cpp src/tensorrt_runtime.cpp)
+  target_sources(plainconv PRIVATE src/cuda/cuda_runtime.cpp src/tensorrt/backend.cpp src/tensorrt/runtime.cpp)
   target_compile_definitions(plainconv PRIVATE PLAINCONV_TENSORRT)
   target_link_libraries(plainconv PRIVATE TensorRT::TensorRT)
   if(TensorRT_IS_RTX)
@@ -29,9 +32,15 @@ endif()
 if(TARGET plainconv-tests)
   target_sources(
     plainconv-tests
-    PRIVATE tests/test_cuda.cpp tests/test_tensorrt_choice.cpp tests/test_tensorrt_log.cpp
-            tests/test_tensorrt_program.cpp tests/test_tensorrt_runner.cpp)
+    PRIVATE tests/cuda/test_cuda_driver.cpp
+            tests/tensorrt/test_choice.cpp
+            tests/tensorrt/test_lane.cpp
+            tests/tensorrt/test_log.cpp
+            tests/tensorrt/test_program.cpp
+            tests/tensorrt/test_replay.cpp
+            tests/tensorrt/test_runner.cpp
+            tests/tensorrt/test_waits.cpp)
   if(TensorRT_FOUND)
-    target_sources(plainconv-tests PRIVATE tests/test_tensorrt_runtime.cpp)
+    target_sources(plainconv-tests PRIVATE tests/tensorrt/test_runtime.cpp)
   endif()
 endif()

@@ -4,9 +4,9 @@
 #include <cstdint>
 #include <string>
 
-#include "codec.hpp"
-#include "rules.hpp"
-#include "sha256.hpp"
+#include "bundle/codec.hpp"
+#include "bundle/rules.hpp"
+#include "bundle/sha256.hpp"
 
 namespace {
 

@@ -5,8 +5,8 @@
 #include <fstream>
 #include <system_error>
 
+#include "bundle/sha256.hpp"
 #include "refusals.hpp"
-#include "sha256.hpp"
 #include "text.hpp"
 
 namespace plainconv::serve {

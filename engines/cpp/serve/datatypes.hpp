@@ -8,7 +8,7 @@
 #include <string>
 #include <string_view>
 
-#include "json.hpp"
+#include "bundle/json.hpp"
 #include "plainconv/bundle.hpp"
 
 namespace plainconv::serve {

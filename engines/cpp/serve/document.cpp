@@ -2,15 +2,14 @@
 
 #include <memory>
 #include <nlohmann/json.hpp>
-#include <unordered_set>
 
+#include "bundle/json_tree.hpp"
 #include "text.hpp"
 
 namespace plainconv::serve {
 namespace {
 
 using json::Array;
-using json::BigInteger;
 using json::Object;
 using json::SyntaxError;
 using json::Value;
@@ -25,14 +24,10 @@ class Builder {
     if (value <= static_cast<std::uint64_t>(INT64_MAX)) {
       return number_integer(static_cast<std::int64_t>(value));
     }
-    return is_in_data() ? number(value) : put(Value(BigInteger{std::to_string(value)}));
+    return is_in_data() ? number(value) : put(json::value_of(value));
   }
   bool number_float(double value, const std::string& digits) {
-    if (is_in_data()) {
-      return number(value);
-    }
-    const bool is_integer = digits.find_first_of(".eE") == std::string::npos;
-    return put(is_integer ? Value(BigInteger{digits}) : Value(value));
+    return is_in_data() ? number(value) : put(json::value_of(value, digits));
   }
   bool string(std::string& value) { return is_in_data() ? other() : put(Value(std::move(value))); }
   static bool binary(std::vector<std::uint8_t>& /*none in JSON*/) { return false; }
@@ -47,7 +42,7 @@ class Builder {
   }
   bool start_array(std::size_t /*unknown*/) {
     if (is_data()) {
-      const std::size_t index = std::get<Array>(open_[1]).size();
+      const std::size_t index = std::get<Array>(tree_.levels()[1]).size();
       document_.data.resize(index + 1);
       numbers_ = std::addressof(document_.data.back().emplace());
     }
@@ -72,7 +67,7 @@ class Builder {
       return true;
     }
     numbers_->end_list();
-    if (levels_ == open_.size()) {
+    if (levels_ == tree_.levels().size()) {
       numbers_ = nullptr;
       return put(Value(Array{}));
     }
@@ -80,7 +75,7 @@ class Builder {
   }
   bool key(std::string& name) {
     if (!is_in_data()) {
-      std::get<Object>(open_.back()).push_back({std::move(name), Value(nullptr)});
+      tree_.key(std::move(name));
     }
     return true;
   }
@@ -90,12 +85,7 @@ class Builder {
       --passed_;
       return true;
     }
-    std::unordered_set<std::string_view> seen;
-    for (const json::Member& member : std::get<Object>(open_.back())) {
-      if (!seen.insert(member.key).second) {
-        throw SyntaxError("a key appears twice in one object");
-      }
-    }
+    tree_.check_keys();
     return end();
   }
   static bool parse_error(std::size_t at, const std::string& /*token*/, const nlohmann::json::exception& error) {
@@ -104,7 +94,7 @@ class Builder {
   }
 
   Document taken() {
-    document_.root = std::move(root_);
+    document_.root = tree_.taken();
     return std::move(document_);
   }
 
@@ -113,12 +103,13 @@ class Builder {
 
   /// Whether the value that begins is root.inputs[i].data.
   [[nodiscard]] bool is_data() const {
-    if (is_in_data() || open_.size() != 3) {
+    const auto& open = tree_.levels();
+    if (is_in_data() || open.size() != 3) {
       return false;
     }
-    const auto* root = std::get_if<Object>(open_.data());
-    const auto* tensor = std::get_if<Object>(&open_[2]);
-    return root != nullptr && tensor != nullptr && std::holds_alternative<Array>(open_[1]) &&
+    const auto* root = std::get_if<Object>(open.data());
+    const auto* tensor = std::get_if<Object>(&open[2]);
+    return root != nullptr && tensor != nullptr && std::holds_alternative<Array>(open[1]) &&
            root->back().key == "inputs" && tensor->back().key == "data";
   }
 
@@ -143,31 +134,27 @@ class Builder {
   }
   bool start(Value value) {
     deepen();
-    open_.push_back(std::move(value));
+    tree_.open(std::move(value));
     return true;
   }
   bool end() {
     --levels_;
-    Value value = std::move(open_.back());
-    open_.pop_back();
-    return put(std::move(value));
+    count();
+    tree_.close();
+    return true;
   }
   bool put(Value value) {
+    count();
+    tree_.add(std::move(value));
+    return true;
+  }
+  void count() {
     if (++values_ > most_values) {
       throw SyntaxError(text("more than ", most_values, " values beside its numbers"));
     }
-    if (open_.empty()) {
-      root_ = std::move(value);
-    } else if (auto* array = std::get_if<Array>(&open_.back())) {
-      array->push_back(std::move(value));
-    } else {
-      std::get<Object>(open_.back()).back().value = std::move(value);
-    }
-    return true;
   }
 
-  std::vector<Value> open_;
-  Value root_;
+  json::Tree tree_;
   Document document_;
   Numbers* numbers_ = nullptr;  // of the data that is being read
   std::size_t levels_ = 0;      // that are open, those within data as well

@@ -5,7 +5,7 @@
 #include <string_view>
 #include <vector>
 
-#include "json.hpp"
+#include "bundle/json.hpp"
 #include "numbers.hpp"
 
 namespace plainconv::serve {

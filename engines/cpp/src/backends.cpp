@@ -1,12 +1,12 @@
 // The backends that this library was built with. CMake says which: what it did not find is not here.
 #include <array>
 
-#include "runner.hpp"
+#include "backends.hpp"
 #ifdef PLAINCONV_ONNXRUNTIME
-#include "onnxruntime_backend.hpp"
+#include "onnxruntime/backend.hpp"
 #endif
 #ifdef PLAINCONV_TENSORRT
-#include "tensorrt_backend.hpp"
+#include "tensorrt/backend.hpp"
 #endif
 
 namespace plainconv {

@@ -4,9 +4,9 @@
 #include <optional>
 #include <utility>
 
+#include "backends.hpp"
 #include "checks.hpp"
 #include "plainconv/bundle.hpp"
-#include "runner.hpp"
 #include "text.hpp"
 
 namespace plainconv {
@@ -92,7 +92,8 @@ const Backend& chosen(const std::string& name) {
   const auto found = name == "auto" ? built.begin() : std::ranges::find(built, name, &Backend::name);
   if (found == built.end()) {
     std::vector<std::string> names = {"auto"};
-    std::ranges::transform(built, std::back_inserter(names), [](const Backend& each) { return std::string(each.name); });
+    std::ranges::transform(built, std::back_inserter(names),
+                           [](const Backend& each) { return std::string(each.name); });
     throw EngineError(text("unknown backend ", repr(name), "; wanted one of ", joined(names, ", ")));
   }
   return *found;

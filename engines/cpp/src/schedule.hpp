@@ -5,7 +5,7 @@
 #include <optional>
 #include <vector>
 
-#include "manifest.hpp"
+#include "bundle/manifest.hpp"
 
 namespace plainconv {
 

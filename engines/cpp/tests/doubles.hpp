@@ -5,8 +5,8 @@
 #include <optional>
 #include <string>
 
-#include "reader.hpp"
-#include "runner.hpp"
+#include "backends.hpp"
+#include "bundle/reader.hpp"
 
 /// What `act` throws of type E; empty where it throws nothing.
 template <class E, class F>

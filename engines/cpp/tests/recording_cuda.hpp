@@ -21,7 +21,7 @@
 #include <unordered_set>
 #include <vector>
 
-#include "cuda.hpp"
+#include "cuda/cuda.hpp"
 #include "text.hpp"
 
 /// Bytes from an address on.

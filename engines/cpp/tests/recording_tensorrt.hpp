@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "recording_cuda.hpp"
-#include "tensorrt_runner.hpp"
+#include "tensorrt/runner.hpp"
 
 inline constexpr std::int64_t row = 4;  // every value is float32[batch, 4]
 

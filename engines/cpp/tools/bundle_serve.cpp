@@ -2,19 +2,17 @@
 #include <arpa/inet.h>
 #include <pthread.h>
 
-#include <algorithm>
-#include <charconv>
 #include <csignal>
+#include <cstdint>
 #include <cstdlib>
 #include <iostream>
-#include <mutex>
-#include <new>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "auth.hpp"
+#include "command.hpp"
 #include "http_server.hpp"
 #include "plainconv/bundle.hpp"
 #include "text.hpp"
@@ -24,11 +22,8 @@ namespace {
 using plainconv::Error;
 using plainconv::text;
 using plainconv::serve::ServeOptions;
-
-constexpr int done = 0;
-constexpr int failed = 1;     // requests were given up, or out of memory
-constexpr int bad_input = 2;  // one line: found, wanted, remedy
-constexpr int internal = 70;  // EX_SOFTWARE: a fault of ours
+using plainconv::tools::say;
+namespace tools = plainconv::tools;
 
 constexpr std::string_view usage = R"(usage: bundle-serve BUNDLE [options]
 
@@ -68,33 +63,20 @@ struct Arguments {
 
 template <class T>
 T number_of(std::string_view option, std::string_view given, T least, T most) {
-  T value = 0;
-  const auto [end, error] = std::from_chars(given.data(), given.data() + given.size(), value);
-  if (error != std::errc() || end != given.data() + given.size() || value < least || value > most) {
+  const auto value = tools::number_in<T>(given);
+  if (!value || *value < least || *value > most) {
     throw Error(text(option, " is ", plainconv::repr(given), ", wanted a whole number from ", least, " to ", most));
   }
-  return value;
+  return *value;
 }
 
 plainconv::serve::Seconds seconds_of(std::string_view option, std::string_view given, bool may_be_none) {
   constexpr double most = 1e9;
-  double value = 0;
-  const auto [end, error] = std::from_chars(given.data(), given.data() + given.size(), value);
-  if (error != std::errc() || end != given.data() + given.size() || !(value >= 0 && value < most) ||
-      (value == 0 && !may_be_none)) {
+  const auto value = tools::number_in<double>(given);
+  if (!value || !(*value >= 0 && *value < most) || (*value == 0 && !may_be_none)) {
     throw Error(text(option, " is ", plainconv::repr(given), ", wanted seconds, as in 0.5 or 30"));
   }
-  return plainconv::serve::Seconds(value);
-}
-
-std::vector<int> devices_of(std::string_view option, std::string_view given) {
-  std::vector<int> numbers;
-  for (std::size_t start = 0; start <= given.size();) {
-    const std::size_t end = std::min(given.find(',', start), given.size());
-    numbers.push_back(number_of(option, given.substr(start, end - start), 0, INT32_MAX));
-    start = end + 1;
-  }
-  return numbers;
+  return plainconv::serve::Seconds(*value);
 }
 
 /// Takes one option with its value. False where there is no such option.
@@ -138,7 +120,8 @@ bool take(Arguments& arguments, std::string_view option, const std::string& valu
   } else if (option == "--threads") {
     options.network.threads = count(0);
   } else if (option == "--devices") {
-    options.network.devices = devices_of(option, value);
+    options.network.devices =
+        tools::numbers_in(value, [&](std::string_view each) { return number_of(option, each, 0, INT32_MAX); });
   } else if (option == "--device") {
     options.network.device = count(0);
   } else {
@@ -175,13 +158,6 @@ Arguments arguments_of(std::span<const std::string> given) {
     arguments.options.token = plainconv::serve::token_of_file(arguments.token_file);
   }
   return arguments;
-}
-
-/// One line on stderr, whole, from any thread.
-void say(std::string_view line) {
-  static std::mutex mutex;
-  const std::scoped_lock lock(mutex);
-  std::cerr << text(plainconv::printable(line), "\n") << std::flush;
 }
 
 bool is_loopback(const std::string& host) {
@@ -235,41 +211,20 @@ int serve(const Arguments& arguments) {
   if (unanswered != 0) {
     log.close();
     say(text("bundle-serve: ", unanswered, " requests were not answered within the grace time; give a longer --grace"));
-    std::_Exit(failed);  // a run that goes on cannot be ended
+    std::_Exit(tools::failed);  // a run that goes on cannot be ended
   }
-  return done;
+  return tools::done;
 }
 
-int complain_of(std::string_view message, int code) {
-  say(text("bundle-serve: ", message));
-  return code;
-}
-
-int guarded_main(std::span<const std::string> given) {
-  try {
-    const Arguments arguments = arguments_of(given);
-    if (arguments.help) {
-      std::cout << usage << std::flush;
-      return std::cout ? done : complain_of("the output cannot be written; see where it goes to", bad_input);
-    }
-    return serve(arguments);
-  } catch (const Error& error) {
-    return complain_of(error.what(), bad_input);
-  } catch (const std::bad_alloc&) {
-    return complain_of("out of memory; close other programs, or take a smaller network", failed);
-  } catch (const std::exception& error) {
-    return complain_of(text("internal error: ", error.what()), internal);
+int run_on(std::span<const std::string> given) {
+  const Arguments arguments = arguments_of(given);
+  if (arguments.help) {
+    std::cout << usage;
+    return tools::done;
   }
+  return serve(arguments);
 }
 
 }  // namespace
 
-int main(int argc, char** argv) {
-  try {
-    const std::span words(argv, static_cast<std::size_t>(argc));
-    const std::vector<std::string> given(words.begin() + (words.empty() ? 0 : 1), words.end());
-    return guarded_main(given);
-  } catch (...) {
-    return failed;
-  }
-}
+int main(int argc, char** argv) { return tools::run({"bundle-serve", "network", run_on}, argc, argv); }

@@ -16,11 +16,18 @@ from plainconv.exporter.cli.main import main
 ROOT = Path(__file__).parents[3]
 SOURCE = ROOT / "engines" / "cpp"
 ASSETS = ROOT / "tests" / "assets"
+PROGRAMS = {"bundle-serve": "libcpp-httplib-dev", "plainconv-tests": "doctest-dev", "serve-tests": "doctest-dev"}
+"""What is built only where a package is there, besides what all needs."""
+
+
+def not_here(reason):
+    """Skip the test; where CI is set, where nothing may be left out, fail it."""
+    (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
 
 
 def why_not_built():
     """Why engines/cpp cannot be built here; None where it can."""
-    missing = [tool for tool in ("cmake", "c++") if shutil.which(tool) is None]
+    missing = [tool for tool in ("cmake", "make", "c++") if shutil.which(tool) is None]
     if missing:
         return f"{missing[0]} is not installed"
     for header, package in {"nlohmann/json.hpp": "nlohmann-json3-dev", "openssl/evp.h": "libssl-dev"}.items():
@@ -52,12 +59,24 @@ def build():
         return Path(os.environ["PLAINCONV_CPP_BUILD"])
     reason = why_not_built()
     if reason:
-        pytest.skip(reason)
+        not_here(reason)
     name = hashlib.sha256(f"{SOURCE} {sys.executable} {os.getuid()}".encode()).hexdigest()[:12]
     folder = Path(tempfile.gettempdir()) / f"plainconv-cpp-{name}"
     with Path(f"{folder}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         return built(folder)
+
+
+@pytest.fixture(scope="session")
+def program(build):
+    """The file of a program of the build, as a function of its name."""
+
+    def find(name):
+        if not (build / name).is_file():
+            not_here(f"{name} is not built: {PROGRAMS[name]} is not installed")
+        return build / name
+
+    return find
 
 
 @pytest.fixture(scope="session")

@@ -118,13 +118,12 @@ def test_vanillanet_5(tool, tmp_path):
     assert found.tobytes() == wanted.tobytes()
 
 
-def test_the_tests_of_the_library_pass(build, digits):
-    """Given the digits bundles -> the tests in C++ pass; without doctest there are none."""
-    tests = build / "plainconv-tests"
-    if not tests.is_file():
-        pytest.skip("doctest is not installed")
+def test_the_tests_of_the_library_pass(program, digits):
+    """Given the digits bundles -> the tests in C++ pass."""
     environment = os.environ | {"PLAINCONV_TEST_BUNDLES": str(digits)}
-    done = subprocess.run([tests], env=environment, capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(
+        [program("plainconv-tests")], env=environment, capture_output=True, text=True, check=False, timeout=300
+    )
     assert done.returncode == 0, done.stdout[-4000:]
     assert "0 failed" in done.stdout and "test cases: 0" not in done.stdout
 

@@ -3,7 +3,6 @@
 import contextlib
 import importlib.util
 import json
-import os
 import re
 import signal
 import socket
@@ -65,10 +64,8 @@ def read(response):
 
 
 @contextlib.contextmanager
-def running(build, *arguments):
-    if not (build / "bundle-serve").is_file():
-        pytest.skip("bundle-serve is not built: libcpp-httplib-dev is not installed")
-    command = [build / "bundle-serve", *arguments, "--port", "0", "--threads", "1"]
+def running(program, *arguments):
+    command = [program("bundle-serve"), *arguments, "--port", "0", "--threads", "1"]
     process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True)
     server = Server(process)
     try:
@@ -84,8 +81,6 @@ def running(build, *arguments):
 @pytest.fixture(scope="module")
 def cases():
     """The module beside the list."""
-    if not (SHARED / "cases.json").is_file():
-        pytest.skip("the list of cases is not there")
     spec = importlib.util.spec_from_file_location("serving_cases", SHARED / "cases.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -98,10 +93,10 @@ def bundle(cases, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def tiny(build, bundle, cases):
+def tiny(program, bundle, cases):
     """A server of the list's model, as the list wants it."""
     options = [word for key, value in cases.OPTIONS.items() for word in (f"--{key}", value)]
-    with running(build, bundle, *options, "--access-log", "none") as server:
+    with running(program, bundle, *options, "--access-log", "none") as server:
         assert server.port, server.lines
         yield server
 
@@ -173,7 +168,8 @@ def test_what_headers_tell(tiny):
 
 def test_tritons_client(tiny):
     """Given Triton's client -> binary and JSON, metadata, health and its exceptions."""
-    http = pytest.importorskip("tritonclient.http")
+    from tritonclient import http
+
     x, k = np.arange(24, dtype=np.float32).reshape(2, 3, 2, 2), np.array([[1, 2], [3, 4]], np.int64)
     with http.InferenceServerClient(f"127.0.0.1:{tiny.port}", network_timeout=LONG_S) as client:
         assert client.is_server_live() and client.is_server_ready() and client.is_model_ready("tiny")
@@ -236,11 +232,11 @@ def runner_of(bundle, in_parts):
 
 
 @pytest.mark.parametrize(("name", "in_parts"), [("whole", False), ("split", False), ("split", True)])
-def test_the_bits_of_python(build, digits, images, name, in_parts):
+def test_the_bits_of_python(program, digits, images, name, in_parts):
     """Given the digits networks, whole and in parts -> what Python's runner computes, bit for bit."""
     bundle = Bundle.open(digits / name)
     options = ("--devices", ",".join(["0"] * bundle.splits[0].devices)) if in_parts else ()
-    with running(build, digits / name, "--name", "d", "--max-delay-us", 0, *options) as server:
+    with running(program, digits / name, "--name", "d", "--max-delay-us", 0, *options) as server:
         assert server.port, server.lines
         status, headers, body = server.ask("POST", "/v2/models/d/infer", *request_of(images[:1]))
     with runner_of(bundle, in_parts) as runner:
@@ -248,10 +244,10 @@ def test_the_bits_of_python(build, digits, images, name, in_parts):
     assert status == 200 and logits_of(headers, body).tobytes() == wanted.tobytes()
 
 
-def test_32_clients_share_runs(build, digits, images, wanted):
+def test_32_clients_share_runs(program, digits, images, wanted):
     """Given 32 clients at once -> each gets what belongs to its image, runs are shared, idle ones starve none."""
     wrong = []
-    with running(build, digits / "whole", "--name", "d", "--max-batch", 8, "--max-delay-us", 50_000) as server:
+    with running(program, digits / "whole", "--name", "d", "--max-batch", 8, "--max-delay-us", 50_000) as server:
         idle = [socket.create_connection(("127.0.0.1", server.port), timeout=LONG_S) for _ in range(64)]
 
         def client(own):
@@ -278,10 +274,10 @@ def test_32_clients_share_runs(build, digits, images, wanted):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_under_load(build, digits, images, wanted, number):
+def test_a_signal_under_load(program, digits, images, wanted, number):
     """Given SIGTERM while clients send -> all that was accepted is answered rightly, exit code 0."""
     outcomes, ready = [], threading.Barrier(9)
-    with running(build, digits / "whole", "--name", "d", "--access-log", "none") as server:
+    with running(program, digits / "whole", "--name", "d", "--access-log", "none") as server:
 
         def client(own):
             connection = server.connect()
@@ -315,11 +311,11 @@ def test_a_signal_under_load(build, digits, images, wanted, number):
     assert code == 0 and set(outcomes) == {"right"}, (code, lines, set(outcomes))
 
 
-def test_the_token(build, bundle, tmp_path):
+def test_the_token(program, bundle, tmp_path):
     """Given a token -> nothing without it but the health."""
     token = tmp_path / "token"
     token.write_text("0123456789%41abcdef\n")
-    with running(build, bundle, "--token-file", token) as server:
+    with running(program, bundle, "--token-file", token) as server:
         assert server.ask("GET", "/v2/health/live")[0] == 200
         for headers in (
             {},
@@ -344,9 +340,9 @@ def held_by(server):
         time.sleep(0.01)
 
 
-def test_limits(build, bundle):
+def test_limits(program, bundle):
     """Given bodies that do not arrive and more connections than there may be -> 408 and 503, and it goes on."""
-    with running(build, bundle, "--name", "tiny", "--timeout", "0.5", "--max-connections", 2) as server:
+    with running(program, bundle, "--name", "tiny", "--timeout", "0.5", "--max-connections", 2) as server:
         with socket.create_connection(("127.0.0.1", server.port), timeout=LONG_S) as one:
             one.sendall(b"POST /v2/models/tiny/infer HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n{")
             response = HTTPResponse(one)
@@ -362,10 +358,10 @@ def test_limits(build, bundle):
         assert server.stop()[0] == 0
 
 
-def test_the_access_log(build, bundle, cases, tmp_path):
+def test_the_access_log(program, bundle, cases, tmp_path):
     """Given requests -> a line of JSON for each."""
     log = tmp_path / "log"
-    with running(build, bundle, "--name", "tiny", "--access-log", log) as server:
+    with running(program, bundle, "--name", "tiny", "--access-log", log) as server:
         answer_to(server, cases.CASES[0], cases)
         server.ask("GET", "/nothing%0a")
         assert server.stop()[0] == 0
@@ -375,11 +371,11 @@ def test_the_access_log(build, bundle, cases, tmp_path):
     assert (second["status"], second["path"], second["client"]) == (404, "/nothing\n", "127.0.0.1")
 
 
-def test_what_is_not_answered_within_the_grace(build, bundle):
+def test_what_is_not_answered_within_the_grace(program, bundle):
     """Given a request that is not all there, and no time for it -> exit code 1, and one line that says so."""
     head = b"POST /v2/models/tiny/infer HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 9\r\n\r\n"
     with (
-        running(build, bundle, "--name", "tiny", "--grace", 0, "--access-log", "none") as server,
+        running(program, bundle, "--name", "tiny", "--grace", 0, "--access-log", "none") as server,
         socket.create_connection(("127.0.0.1", server.port), timeout=LONG_S) as connection,
     ):
         connection.sendall(head)
@@ -404,28 +400,24 @@ def test_what_is_not_answered_within_the_grace(build, bundle):
         (("BUNDLE", "--port", "0", "--name", "../a"), "'../a' is no name of a model"),
     ],
 )
-def test_bad_arguments_are_one_line_and_exit_code_2(build, bundle, arguments, message):
-    if not (build / "bundle-serve").is_file():
-        pytest.skip("bundle-serve is not built: libcpp-httplib-dev is not installed")
+def test_bad_arguments_are_one_line_and_exit_code_2(program, bundle, arguments, message):
     words = [str(bundle) if word == "BUNDLE" else word for word in arguments]
-    done = subprocess.run([build / "bundle-serve", *words], capture_output=True, text=True, check=False, timeout=LONG_S)
+    done = subprocess.run(
+        [program("bundle-serve"), *words], capture_output=True, text=True, check=False, timeout=LONG_S
+    )
     lines = [line for line in done.stderr.splitlines() if "warning" not in line]
     assert done.returncode == 2 and len(lines) == 1 and message in lines[0]
 
 
-def test_a_port_that_is_taken(build, bundle, tiny):
-    command = [build / "bundle-serve", bundle, "--port", str(tiny.port)]
+def test_a_port_that_is_taken(program, bundle, tiny):
+    command = [program("bundle-serve"), bundle, "--port", str(tiny.port)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LONG_S)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert f"HTTP cannot listen on 127.0.0.1:{tiny.port} (Address already in use)" in done.stderr
 
 
-def test_the_tests_of_the_server_pass(build):
-    """Given the build -> its tests in C++ pass; without doctest there are none."""
-    tests = build / "serve" / "serve-tests"
-    tests = tests if tests.is_file() else build / "serve-tests"
-    if not tests.is_file():
-        pytest.skip("doctest is not installed")
-    done = subprocess.run([tests], env=dict(os.environ), capture_output=True, text=True, check=False, timeout=300)
+def test_the_tests_of_the_server_pass(program):
+    """Given the build -> its tests in C++ pass."""
+    done = subprocess.run([program("serve-tests")], capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stdout[-4000:]
     assert "0 failed" in done.stdout and "test cases: 0" not in done.stdout

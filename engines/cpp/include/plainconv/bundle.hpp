@@ -192,7 +192,7 @@ class Network {
   [[nodiscard]] const std::string& backend() const noexcept;
   [[nodiscard]] const std::string& precision() const noexcept;
 
-  /// For backends of one's own and tests: a network of `bundle` that `runner` runs. See src/runner.hpp.
+  /// For backends of one's own and tests: a network of `bundle` that `runner` runs. See src/backends.hpp.
   Network(const Bundle& bundle, std::string backend, std::string precision, std::unique_ptr<Runner> runner);
 
  private:

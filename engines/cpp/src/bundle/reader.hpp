@@ -1,0 +1,28 @@
+// Opening a bundle: nothing of it is handed out before every byte of it has been checked. See exporter/BUNDLE.md.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <string_view>
+
+#include "bundle/manifest.hpp"
+
+namespace plainconv {
+
+/// A bundle on disk, verified and read-only.
+struct Bundle {
+  std::filesystem::path folder;
+  Manifest manifest;
+  std::string sha256;  // the manifest's: the identity of everything in the bundle
+
+  /// Verify the bundle in a folder. Throws BundleError, in one line, where anything of the specification does not hold.
+  [[nodiscard]] static Bundle open(const std::filesystem::path& folder);
+
+  /// The graph of a precision, by the name of its file. Throws EngineError where the bundle has none.
+  [[nodiscard]] std::string graph_of(std::string_view precision) const;
+};
+
+/// A path as Python shows it: without "." and doubled or trailing slashes.
+[[nodiscard]] std::string shown_path(const std::filesystem::path& path);
+
+}  // namespace plainconv

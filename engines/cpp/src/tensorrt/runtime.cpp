@@ -1,0 +1,240 @@
+// Engines of TensorRT or TensorRT-RTX: one source for both. The only file that includes their headers.
+//
+// NVIDIA publishes TensorRT's headers, which TensorRT-RTX's library takes too; what only the headers of its own SDK
+// declare (a cache of what contexts compile, CUDA graphs, whether an engine is valid) is used where they are the ones.
+#include <NvInferRuntime.h>
+
+#include <algorithm>
+#include <bit>
+#include <mutex>
+#include <type_traits>
+
+#include "tensorrt/backend.hpp"
+#include "tensorrt/engine.hpp"
+#include "tensorrt/log.hpp"
+#include "text.hpp"
+
+namespace plainconv {
+namespace {
+
+#ifdef PLAINCONV_TENSORRT_RTX
+constexpr bool is_rtx = true;
+#else
+constexpr bool is_rtx = false;
+#endif
+
+/// The logger of this process: TensorRT ignores a second one. It keeps errors while something is loaded.
+class Log : public nvinfer1::ILogger {
+ public:
+  void log(Severity severity, const char* message) noexcept override {
+    if (severity != Severity::kERROR && severity != Severity::kINTERNAL_ERROR) {
+      return;
+    }
+    try {
+      const std::scoped_lock lock(mutex_);
+      if (recording_) {
+        errors_.emplace_back(message);
+      }
+    } catch (const std::exception&) {  // NOLINT(bugprone-empty-catch): for want of memory; there is no one to tell
+    }
+  }
+
+  void begin() {
+    const std::scoped_lock lock(mutex_);
+    recording_ = true;
+    errors_.clear();
+  }
+
+  [[nodiscard]] std::vector<std::string> end() {
+    const std::scoped_lock lock(mutex_);
+    recording_ = false;
+    return std::move(errors_);
+  }
+
+  /// Held by who loads: one at a time.
+  [[nodiscard]] std::unique_lock<std::mutex> turn() { return std::unique_lock(loading_); }
+
+ private:
+  std::mutex loading_;
+  std::mutex mutex_;
+  bool recording_ = false;
+  std::vector<std::string> errors_;
+};
+
+Log& the_log() {
+  static auto* const log = new Log;  // NOLINT(cppcoreguidelines-*): TensorRT talks to it until the end
+  return *log;
+}
+
+std::string library() { return text(tensorrt_name, " ", runtime_version()); }
+
+/// Why the runtime says of an engine that it cannot run here; empty where it objects to nothing, or says no such thing.
+template <class Runtime>
+std::string why_invalid(Runtime& runtime, std::string_view bytes) {
+  if constexpr (requires(std::uint64_t bits) { runtime.getEngineValidity(bytes.data(), std::int64_t{}, &bits); }) {
+    std::uint64_t causes = 0;
+    const auto validity = runtime.getEngineValidity(bytes.data(), static_cast<std::int64_t>(bytes.size()), &causes);
+    if (validity == std::remove_const_t<decltype(validity)>::kINVALID) {
+      return text(library(), " finds it invalid (causes: bits ", causes, ")");
+    }
+  }
+  return "";
+}
+
+/// What TensorRT-RTX makes contexts with: CUDA graphs of its own, as only it knows when a kernel that it compiles for a
+/// new shape replaces the one that runs meanwhile; and a cache, by which contexts share what they have compiled.
+template <class Engine>
+class ContextMaker {
+  using Config = std::remove_pointer_t<decltype(std::declval<Engine&>().createRuntimeConfig())>;
+  static constexpr bool has_cache = requires(Config & config) { config.createRuntimeCache(); };
+
+ public:
+  static constexpr bool has_graphs = has_cache;
+
+  explicit ContextMaker(Engine& engine) : engine_(engine) {
+    if constexpr (has_cache) {
+      config_.reset(engine.createRuntimeConfig());
+      if (config_ == nullptr) {
+        return;
+      }
+      using Strategy = std::remove_const_t<decltype(config_->getCudaGraphStrategy())>;
+      (void)config_->setCudaGraphStrategy(Strategy::kWHOLE_GRAPH_CAPTURE);  // else it runs without
+      cache_ = config_->createRuntimeCache();
+      if (cache_ != nullptr) {
+        (void)config_->setRuntimeCache(*cache_);
+      }
+    }
+  }
+  ContextMaker(const ContextMaker&) = delete;
+  ContextMaker& operator=(const ContextMaker&) = delete;
+  ContextMaker(ContextMaker&&) = delete;
+  ContextMaker& operator=(ContextMaker&&) = delete;
+  ~ContextMaker() {
+    if constexpr (has_cache) {
+      delete cache_;  // NOLINT(cppcoreguidelines-owning-memory): the type has a name in one kind of header only
+    }
+  }
+
+  /// In memory that it is given where it needs some of TensorRT; TensorRT-RTX has its own.
+  [[nodiscard]] nvinfer1::IExecutionContext* make() {
+    if constexpr (has_cache) {
+      if (config_ != nullptr) {
+        return engine_.createExecutionContext(config_.get());
+      }
+    }
+    using Where = nvinfer1::ExecutionContextAllocationStrategy;
+    return engine_.createExecutionContext(scratch() == 0 ? Where::kSTATIC : Where::kUSER_MANAGED);
+  }
+
+  [[nodiscard]] std::size_t scratch() const {
+    return is_rtx ? 0 : static_cast<std::size_t>(std::max<std::int64_t>(engine_.getDeviceMemorySizeV2(), 0));
+  }
+
+ private:
+  static auto no_cache() {
+    if constexpr (has_cache) {
+      return decltype(std::declval<Config&>().createRuntimeCache()){nullptr};
+    } else {
+      return nullptr;
+    }
+  }
+
+  Engine& engine_;
+  std::unique_ptr<Config> config_;
+  decltype(no_cache()) cache_ = no_cache();
+};
+
+class TensorRTContext : public ExecutionContext {
+ public:
+  explicit TensorRTContext(std::unique_ptr<nvinfer1::IExecutionContext> context) : context_(std::move(context)) {}
+
+  bool use_profile(int profile, Address stream) override {
+    return context_->setOptimizationProfileAsync(profile, std::bit_cast<cudaStream_t>(stream));
+  }
+  void use_scratch(Address address, std::size_t size) override {
+    context_->setDeviceMemoryV2(std::bit_cast<void*>(address), static_cast<std::int64_t>(size));
+  }
+  bool set_shape(const std::string& tensor, std::span<const std::int64_t> shape) override {
+    nvinfer1::Dims dims{};
+    if (shape.size() > static_cast<std::size_t>(nvinfer1::Dims::MAX_DIMS)) {
+      return false;
+    }
+    dims.nbDims = static_cast<std::int32_t>(shape.size());
+    std::ranges::copy(shape, std::begin(dims.d));
+    return context_->setInputShape(tensor.c_str(), dims);
+  }
+  bool set_address(const std::string& tensor, Address address) override {
+    return context_->setTensorAddress(tensor.c_str(), std::bit_cast<void*>(address));
+  }
+  Shape shape_of(const std::string& tensor) const override {
+    const nvinfer1::Dims dims = context_->getTensorShape(tensor.c_str());
+    const std::span sizes(dims.d);
+    return dims.nbDims < 0 ? Shape{-1} : Shape(sizes.begin(), sizes.begin() + dims.nbDims);
+  }
+  bool enqueue(Address stream) override { return context_->enqueueV3(std::bit_cast<cudaStream_t>(stream)); }
+
+ private:
+  std::unique_ptr<nvinfer1::IExecutionContext> context_;
+};
+
+class TensorRTEngine : public Engine {
+ public:
+  TensorRTEngine(std::unique_ptr<nvinfer1::IRuntime> runtime, std::unique_ptr<nvinfer1::ICudaEngine> engine)
+      : runtime_(std::move(runtime)), engine_(std::move(engine)), maker_(*engine_) {}
+
+  std::vector<std::string> tensors() const override {
+    std::vector<std::string> names;
+    names.reserve(static_cast<std::size_t>(engine_->getNbIOTensors()));
+    for (std::int32_t i = 0; i < engine_->getNbIOTensors(); ++i) {
+      names.emplace_back(engine_->getIOTensorName(i));
+    }
+    return names;
+  }
+  std::unique_ptr<ExecutionContext> new_context() override {
+    std::unique_ptr<nvinfer1::IExecutionContext> made(maker_.make());
+    return made == nullptr ? nullptr : std::make_unique<TensorRTContext>(std::move(made));
+  }
+  std::size_t scratch() const override { return maker_.scratch(); }
+  std::string_view why_not_captured() const override {
+    if (!is_rtx) {
+      return "";
+    }
+    return ContextMaker<nvinfer1::ICudaEngine>::has_graphs
+               ? "the runtime has CUDA graphs of its own"
+               : "only TensorRT-RTX can make CUDA graphs of its engines; build with its SDK's headers";
+  }
+
+ private:
+  std::unique_ptr<nvinfer1::IRuntime> runtime_;  // outlives the engine, and that what makes its contexts
+  std::unique_ptr<nvinfer1::ICudaEngine> engine_;
+  ContextMaker<nvinfer1::ICudaEngine> maker_;
+};
+
+}  // namespace
+
+std::string runtime_version() {
+  return text(getInferLibMajorVersion(), ".", getInferLibMinorVersion(), ".", getInferLibPatchVersion(), ".",
+              getInferLibBuildVersion());
+}
+
+std::unique_ptr<Engine> engine_of_bytes(std::string_view bytes, std::string_view name) {
+  Log& log = the_log();
+  const auto turn = log.turn();
+  log.begin();
+  std::unique_ptr<nvinfer1::IRuntime> runtime(nvinfer1::createInferRuntime(log));
+  if (runtime == nullptr) {
+    throw EngineError(text(library(), " does not start: ", first_error(log.end()), "; see whether nvidia-smi runs"));
+  }
+  if (const std::string reason = why_invalid(*runtime, bytes); !reason.empty()) {
+    (void)log.end();
+    throw EngineError(text(name, " cannot run here: ", reason, "; build it again with `exporter build`"));
+  }
+  std::unique_ptr<nvinfer1::ICudaEngine> engine(runtime->deserializeCudaEngine(bytes.data(), bytes.size()));
+  const auto errors = log.end();
+  if (engine == nullptr) {
+    throw EngineError(text(library(), " cannot load the engine: ", why_not_loaded(errors)));
+  }
+  return std::make_unique<TensorRTEngine>(std::move(runtime), std::move(engine));
+}
+
+}  // namespace plainconv
