@@ -10,12 +10,11 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from places import ASSETS, ROOT
 
 from plainconv.exporter.cli.main import main
 
-ROOT = Path(__file__).parents[3]
 SOURCE = ROOT / "engines" / "cpp"
-ASSETS = ROOT / "tests" / "assets"
 PROGRAMS = {"bundle-serve": "libcpp-httplib-dev", "plainconv-tests": "doctest-dev", "serve-tests": "doctest-dev"}
 """What is built only where a package is there, besides what all needs."""
 

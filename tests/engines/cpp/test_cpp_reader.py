@@ -7,10 +7,9 @@ import json
 import os
 import random
 import shutil
-from importlib import util
-from pathlib import Path
 
 import pytest
+import triton_bundles as bundles
 
 from plainconv.exporter.bundle import Bundle
 from plainconv.exporter.errors import BundleError
@@ -95,9 +94,6 @@ def changed(data, path, value):
 @pytest.fixture(scope="session")
 def full(tmp_path_factory):
     """A bundle with everything that a manifest may have: two graphs, a split, engines of both, and external data."""
-    spec = util.spec_from_file_location("triton_bundles", Path(__file__).parents[1] / "triton_bundles.py")
-    bundles = util.module_from_spec(spec)
-    spec.loader.exec_module(bundles)
     folder = tmp_path_factory.mktemp("full") / "bundle"
     bundles.make(folder, parts=bundles.FIVE, data=True, fp16=True)
     bundles.add_engines(folder)

@@ -2,18 +2,16 @@
 
 import os
 import subprocess
-from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from places import ASSETS
 
 from plainconv.engines.onnxruntime.runner import OnnxRuntimeRunner
 from plainconv.engines.onnxruntime.split import OnnxRuntimeSplitRunner
 from plainconv.exporter.bundle import Bundle, TensorSpec, write_bundle
 from plainconv.exporter.cli.main import main
-
-ASSETS = Path(__file__).parents[2] / "assets"
 
 
 @pytest.fixture(scope="module")

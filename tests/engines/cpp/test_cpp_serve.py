@@ -1,7 +1,6 @@
 """`bundle-serve` answers the list that every server of a bundle answers, and gives the bits of Python's runner."""
 
 import contextlib
-import importlib.util
 import json
 import re
 import signal
@@ -10,17 +9,16 @@ import subprocess
 import threading
 import time
 from http.client import HTTPConnection, HTTPResponse
-from pathlib import Path
 
 import numpy as np
 import pytest
+import serving_cases
+from places import ASSETS
 
 from plainconv.engines.onnxruntime.runner import OnnxRuntimeRunner
 from plainconv.engines.onnxruntime.split import OnnxRuntimeSplitRunner
 from plainconv.exporter.bundle import Bundle
 
-SHARED = Path(__file__).parents[1] / "serving"
-ASSETS = Path(__file__).parents[2] / "assets"
 LONG_S = 60.0  # what nothing takes: a wait of so long is a failure
 ANSWERS = re.compile(r"serving (\S+) on http://(\S+):(\d+)$")
 
@@ -80,11 +78,8 @@ def running(program, *arguments):
 
 @pytest.fixture(scope="module")
 def cases():
-    """The module beside the list."""
-    spec = importlib.util.spec_from_file_location("serving_cases", SHARED / "cases.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """The helper of that name."""
+    return serving_cases
 
 
 @pytest.fixture(scope="module")
