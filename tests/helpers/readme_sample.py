@@ -12,10 +12,10 @@ WIDEST = 118
 
 
 def sample() -> str:
-    """The output, its lines cut to the README's width."""
+    """The output without its seconds, its lines cut to the README's width."""
     command = [sys.executable, "-m", "plainconv.exporter", "inspect", "out/digits"]
     text = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
-    lines = [line.rstrip() for line in text.splitlines()]
+    lines = [line.rstrip() for line in text.partition("\nseconds: ")[0].splitlines()]
     return "".join(f"{line if len(line) <= WIDEST else line[: WIDEST - 1] + '…'}\n" for line in lines)
 
 
