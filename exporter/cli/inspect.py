@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from ..errors import SourceError
-from . import split
+from . import floor, split
 from .show import show
 
 SUMMARY = "print what a bundle holds, once it is verified"
@@ -15,13 +15,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", type=Path, metavar="BUNDLE")
     parser.add_argument("--plan", action="store_true", help="the parts it is split into and what to expect of them")
     parser.add_argument("--precision", metavar="P", help="of the graph of this precision (default: of all)")
+    floor.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print it. Raises SourceError for a precision of no plan."""
-    if args.precision and not args.plan:
-        raise SourceError("--precision given without --plan; give both, or neither")
-    if args.plan:
+    """Print it. Raises SourceError for a precision of neither a plan nor a floor, and for both."""
+    floor.refuse_unused(args)
+    if args.precision and not (args.plan or args.device):
+        raise SourceError("--precision given without --plan or --device; give one of them too, or leave it out")
+    if args.plan and args.device:
+        raise SourceError("both --plan and --device given; wanted one of them")
+    if args.device:
+        floor.show_floor(args)
+    elif args.plan:
         split.show_splits(args, args.precision)
     else:
         show(args, args.bundle)

@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plan", type=Path, metavar="FILE.json", help="as this plan says, see `inspect --plan --json`")
     parser.add_argument("--precision", type=names, default=(), metavar="P,…", help="which graphs (default: all)")
     parser.add_argument("--batch", type=count(1), default=1, metavar="N", help="planned for, where open (default 1)")
+    parser.add_argument("--gpu", default="a100", metavar="a100|h100|…", help="whose times to plan by (default a100)")
     parser.add_argument("--force", action="store_true", help="split even where it does not pay")
 
 
@@ -72,6 +73,7 @@ def _job_of(args: argparse.Namespace) -> "SplitJob":
         plan=args.plan,
         profile=args.profile,
         batch=args.batch,
+        gpu=args.gpu,
         force=args.force,
         precisions=args.precision,
     )
@@ -126,7 +128,7 @@ def _lines(split: "SplitRecord") -> list[str]:
     made = split.plan
     profile = made.get("profile")
     by = (
-        "the times of an A100"
+        f"the times of {'an A100' if made.get('gpu') in (None, 'a100') else made['gpu']}"
         if profile is None
         else "times measured here, one core"
         if profile == "measure"

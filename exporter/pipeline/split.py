@@ -51,6 +51,7 @@ from ..partition import (
     wiring_of,
     write_parts,
 )
+from ..partition.devices import sheet_of_name
 from ..precision.emulate import emulated
 from ..progress import track
 from .lower_graphs import REFERENCE, judge_of
@@ -69,9 +70,9 @@ class SplitJob:
     `devices` may be used, or `streams` of one; with `devices`, streams of one are tried first, which need no copies.
     `link` lies between any two devices; `placement` is one of `partition.PLACEMENTS`. `plan` is the file of a plan to
     take as it is. `profile` is a file of seconds by node, or "measure": ONNX Runtime's on one core of this machine.
-    `batch` is what it is planned for where that is open. `force` takes a plan that does not pay. `precisions` are the
-    graphs to split: by default every one of the bundle, or the fp32 one where a plan or a profile is given, which is of
-    one graph.
+    `batch` is what it is planned for where that is open, `gpu` one of `partition.devices`, whose times are planned by.
+    `force` takes a plan that does not pay. `precisions` are the graphs to split: by default every one of the bundle, or
+    the fp32 one where a plan or a profile is given, which is of one graph.
     """
 
     devices: int | None = None
@@ -81,6 +82,7 @@ class SplitJob:
     plan: Path | None = None
     profile: str | None = None
     batch: int = 1
+    gpu: str = "a100"
     force: bool = False
     precisions: Sequence[str] = ()
 
@@ -98,6 +100,7 @@ def check_split_job(job: SplitJob) -> None:
         raise PlanError(f"{count} of --devices, --streams and --plan given; wanted one of them")
     if job.plan is not None:
         read_plan(job.plan)
+    sheet_of_name(job.gpu)
     if job.profile not in (None, MEASURE):
         read_profile(Path(str(job.profile)))
 
@@ -184,7 +187,9 @@ def _add_split(draft: Draft, job: SplitJob, precision: str) -> SplitRecord:
     model = read_model(draft.file(file))
     axes = _axes(draft.manifest, job.batch)
     profile = _profile(job, draft.file(file), model, axes)
-    network = network_of_model(model, link=job.link, profile=profile, axes=axes)
+    network = network_of_model(
+        model, link=job.link, device=sheet_of_name(job.gpu).reached(), profile=profile, axes=axes
+    )
     proposal, tried = _planned(network, job)
     plan = proposal.accepted(force=job.force)
     sources = [{v: plan.writer(v, at) for v in part.reads} for at, part in enumerate(plan.parts)]
@@ -221,6 +226,7 @@ def _add_split(draft: Draft, job: SplitJob, precision: str) -> SplitRecord:
             results={value: name_at(at) for value, at in results.items()},
             plan={
                 "batch": job.batch,
+                **({} if job.gpu == "a100" else {"gpu": job.gpu}),
                 "link": plain_json(job.link),
                 "placement": job.placement,
                 "prediction": plain_json(proposal.prediction),

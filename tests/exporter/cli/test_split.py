@@ -274,7 +274,10 @@ def test_no_bundle_is_one_line(tmp_path, capsys, command):
         (("--plan",), "b has no split (it has none); make one with `exporter split`"),
         (("--plan", "--json"), "b has no split (it has none); make one with `exporter split`"),
         (("--plan", "--precision", "fp16"), "b has no split of precision fp16 (it has none); make one with"),
-        (("--precision", "fp32"), "--precision given without --plan; give both, or neither"),
+        (
+            ("--precision", "fp32"),
+            "--precision given without --plan or --device; give one of them too, or leave it out",
+        ),
     ],
 )
 def test_inspect_without_a_split_is_one_line(bundle, said_once, options, says):
@@ -341,3 +344,27 @@ def test_links_by_name(branches, bundle, capsys):
     for name, link in LINKS.items():
         out(capsys, "split", bundle, "--plan", branches.plan, "--force", "--link", name)
         assert Bundle.open(bundle).splits[0].plan["link"] == dataclasses.asdict(link)
+
+
+def test_floor_of_a_bundle(bundle, capsys):
+    """Given a device → each graph's floor and what it is made of, as a table and as JSON; unknown ones in one line."""
+    assert main(["inspect", str(bundle), "--device", "h100", "--latency", "1"]) == 0
+    assert "H100" in (out := capsys.readouterr().out) and "measured / floor" in out
+    assert main(["inspect", str(bundle), "--device", "a100", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    floor = found["graphs"]["fp32"]
+    layers = sum(layer["us"] for layer in floor["layers"])
+    assert floor["floor_ms"] * 1e3 == pytest.approx(layers + floor["launches_ms"] * 1e3) and floor["depth"] > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--device", "tpu"), "no device is called 'tpu'; wanted one of a100"),
+        (("--device", "a100", "--precision", "int4"), "has no int4 graph (it has fp32"),
+        (("--latency", "1"), "--latency given without --device"),
+        (("--device", "a100", "--plan"), "both --plan and --device given"),
+    ],
+)
+def test_floor_that_cannot_be_is_one_line(bundle, said_once, options, says):
+    assert says in said_once(bundle, "inspect", bundle, *options)

@@ -134,7 +134,7 @@ def text_model(text: str, opset: int = 18, **weights: np.ndarray) -> ir.Model:
 @pytest.fixture(scope="session")
 def nets() -> SimpleNamespace:
     """The makers above by their names."""
-    return SimpleNamespace(hrnet=hrnet, inception=inception, chain=chain, parallel=parallel)
+    return SimpleNamespace(Maker=Maker, hrnet=hrnet, inception=inception, chain=chain, parallel=parallel)
 
 
 @pytest.fixture(scope="session")
