@@ -20,7 +20,7 @@ WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoin
 WEIGHT_NORM = {"_g": "original0", "_v": "original1"}
 SPECTRAL_NORM = {"_orig": "original", "_u": "0._u", "_v": "0._v"}
 
-COUNTERS = frozenset({"total_ops", "total_params", "n_averaged", "_extra_state"})
+COUNTERS = frozenset({"total_ops", "total_params", "n_averaged", "num_updates", "steps", "step", "decay", "initted"})
 LOSSES = frozenset({"criterion", "criterions", "criteria", "loss", "losses", "loss_fn", "loss_func", "loss_function"})
 AVERAGES = frozenset({"ema", "swa", "averaged", "average", "shadow"})
 WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
@@ -82,9 +82,10 @@ def common_prefix(keys: Collection[str]) -> str:
     return "".join(shared)
 
 
-def is_counter(name: str) -> bool:
-    """Whether training or a profiler counted it there: it is no weight of any network."""
-    return name.rpartition(".")[2] in COUNTERS
+def is_counter(name: str, tensor: Tensor) -> bool:
+    """Whether training or a profiler counts there, or keeps what is no weight of any network."""
+    last = name.rpartition(".")[2]
+    return last == "_extra_state" or (last in COUNTERS and tensor.numel() <= 1)
 
 
 def is_loss(name: str) -> bool:

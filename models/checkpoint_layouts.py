@@ -90,7 +90,7 @@ class _Found:
             short = name.removeprefix(prefix)
             if not name.startswith(prefix):
                 beside.append(name)
-            elif short not in state and (is_counter(short) or is_loss(short)):
+            elif short not in state and (is_counter(short, tensor) or is_loss(short)):
                 aside.append(name)
             else:
                 state[short] = tensor

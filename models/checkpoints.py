@@ -108,7 +108,9 @@ def _reading_of(
             explained = _explain(problem, entry, form, networks, weights.state, told)
     if not fitting:
         raise CheckpointError(f"{checkpoint.path.name}: {explained}")
-    return tried[settle(checkpoint, fitting, ema).name]
+    chosen = settle(checkpoint, fitting, ema)
+    _, form, told = tried[chosen.name]
+    return chosen, form, told
 
 
 def _mismatch(network: nn.Module, state: Mapping[str, Tensor]) -> Mismatch:

@@ -2,6 +2,7 @@
 
 import io
 import pickletools
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,9 +12,6 @@ from .checkpoint_types import HARMLESS, TORCHS_OWN
 
 PICKLES_IN_LEGACY_FILE = 5  # torch.save before 1.6: magic number, protocol, system, the object, storage keys
 DEEPEST = 100  # containers in containers; a training script's own stay below 20, and deeper ones can crash Python
-
-# Modules of Python 2, which protocol 2 writes still.
-RENAMED = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 
 
 @dataclass(frozen=True)
@@ -147,7 +145,8 @@ class _Machine:
         return deepest, argument
 
     def _named(self, module: str, name: str = "") -> str:
-        full = f"{RENAMED.get(module, module)}.{name}"
+        """Note a name, one of Python 2 by its name of today: protocol 2 writes those still."""
+        full = ".".join(NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name)))
         self.names[full] = None
         return full
 
