@@ -17,7 +17,7 @@ from .checkpoint_keys import without_wrappers
 from .checkpoint_types import Array
 
 DEEPEST = 8  # entries in entries that are looked through for tensors
-MOST = 5_000_000  # entries that are looked at
+MOST = 1_000_000  # entries that are looked at
 
 
 @dataclass(frozen=True)

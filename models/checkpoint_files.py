@@ -87,7 +87,12 @@ def _torch_content(path: Path, head: bytes) -> Any:
     zipped = head.startswith(ZIP_MAGIC)
     mapped = _checked_archive(path).mappable if zipped else False
     if not zipped:
-        _check_pickle(path, scan_pickles(path), head)
+        scan = scan_pickles(path)
+        _check_pickle(path, scan, head)
+        if scan.whole and not scan.names:
+            raise CheckpointError(
+                f"{path.name}: is a pickle without tensors; wanted a checkpoint that torch.save wrote"
+            )
     try:
         with torch.serialization.safe_globals(stand_ins()), warnings.catch_warnings(action="ignore"):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
@@ -140,8 +145,6 @@ def _check_pickle(path: Path, scan: PickleScan, head: bytes) -> None:
         )
     if scan.foreign:
         raise CheckpointError(f"{path.name}: {_refused(scan.foreign)}")
-    if scan.whole and not scan.names:
-        raise CheckpointError(f"{path.name}: is a pickle without tensors; wanted a checkpoint that torch.save wrote")
 
 
 def _refused(names: tuple[str, ...]) -> str:

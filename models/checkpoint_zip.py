@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-ALIGNMENT = 16  # bytes, of the largest element, a complex128
+ALIGNMENT = 64  # bytes, torch.save's own: no smaller shift of a record can go unseen
+DESCRIPTOR = 24  # bytes that may stand between a record and the next
 LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 LOCAL_MAGIC, ENCRYPTED = b"PK\x03\x04", 1
 UNKNOWN_SIZES = (0, 0xFFFFFFFF)  # before a record whose size follows it, or is too large for 32 bits
@@ -63,6 +64,7 @@ def archive_at(path: Path) -> Archive:
             names.add(record.filename)
             if record.header_offset < end or (not end and record.header_offset):
                 raise ArchiveError(f"has {record.filename} where another record lies")
+            mappable &= record.header_offset - end <= DESCRIPTOR
             start = _start_of(record, file)
             end = start + record.compress_size
             if end > archive.start_dir:
@@ -72,6 +74,7 @@ def archive_at(path: Path) -> Archive:
                 raise ArchiveError(f"has two sizes for {record.filename}")
             is_tensor = "/data/" in record.filename
             mappable &= stored and not (is_tensor and start % ALIGNMENT)
+        mappable &= archive.start_dir - end <= DESCRIPTOR
         if not mappable and (damaged := archive.testzip()):
             raise ArchiveError(f"has another checksum than its record {damaged}")
         return Archive({record.filename: record.file_size for record in records}, mappable)
