@@ -159,6 +159,11 @@ def _torch_problem(message: str) -> str:
     """Say in one line what torch.load said in many."""
     if named := re.search(r"GLOBAL ([\w.]+)", message):
         return _refused((named[1],))
+    if "Unsupported operand" in message:
+        return (
+            "is pickled by a protocol that is not read; wanted the one that torch.save takes by itself: leave "
+            f"pickle_protocol out; {OWN_LOADER}"
+        )
     return _damaged("torch.save", message)
 
 

@@ -66,8 +66,7 @@ def load_checkpoint(
     entry = find(name)
     empty_network(name, "training", options)  # a wrong option is told before a large file is read
     checkpoint = read_checkpoint(path, key=key, drop=drop)
-    reading, form, options = _reading_of(entry, checkpoint, ema, layout, options)
-    network = empty_network(entry.name, form, options)
+    reading, form, network = _reading_of(entry, checkpoint, ema, layout, options)
     check_values(checkpoint, reading)
     fill(network, reading.state)
     asked = options.get("slope") if slope is None else slope
@@ -82,26 +81,27 @@ def _reading_of(
     ema: bool | None,
     layout: Literal["auto", "training", "deploy"],
     options: Mapping[str, Any],
-) -> tuple[Weights, Form, dict[str, Any]]:
-    """Find the weights, the form that they are of, and the options that they tell beside those given.
+) -> tuple[Weights, Form, nn.Module]:
+    """Find the weights, the form that they are of, and the network of the options that they tell beside those given.
 
     Raises:
         CheckpointError: nothing in the file fits, or several things do and differ.
     """
+    as_given = {form: empty_network(entry.name, form, options) for form in FORMS}
     names = [
-        {name: name for name in empty_network(entry.name, form, options).state_dict() if not name.endswith(OPTIONAL)}
-        for form in FORMS
+        {name: name for name in network.state_dict() if not name.endswith(OPTIONAL)} for network in as_given.values()
     ]
     found = {weights.name: weights for needed in names for weights in readings(checkpoint, needed)}
     fitting = []
     tried = {}
     explained = ""
-    closest = max((nearest(checkpoint, needed) for needed in names), key=lambda near: len(near.state))
-    for weights in found.values() or [closest]:
+    near = [] if found else [nearest(checkpoint, needed) for needed in names]
+    for weights in found.values() or [max(near, key=lambda weights: len(weights.state))]:
         told = {**entry.options_from_state(weights.state), **options}
-        networks = {form: empty_network(entry.name, form, told) for form in FORMS}
+        known = told == dict(options)
+        networks = as_given if known else {form: empty_network(entry.name, form, told) for form in FORMS}
         form = _form_of(weights.state, networks) if layout == "auto" else layout
-        tried[weights.name] = weights, form, told
+        tried[weights.name] = form, networks[form]
         if not (problem := _mismatch(networks[form], weights.state)):
             fitting.append(weights)
         elif not explained:
@@ -109,8 +109,7 @@ def _reading_of(
     if not fitting:
         raise CheckpointError(f"{checkpoint.path.name}: {explained}")
     chosen = settle(checkpoint, fitting, ema)
-    _, form, told = tried[chosen.name]
-    return chosen, form, told
+    return chosen, *tried[chosen.name]
 
 
 def _mismatch(network: nn.Module, state: Mapping[str, Tensor]) -> Mismatch:
