@@ -1,41 +1,23 @@
 """Published checkpoints, into the networks of the catalogue or into a user's own."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from plainconv.exporter.errors import CheckpointError
 
 from . import Entry, entries, find
-from .checkpoint_files import PREFIXES, Checkpoint, read_checkpoint
+from .checkpoint_content import Checkpoint, read_checkpoint
+from .checkpoint_layouts import Weights, left_out, nearest, readings, settle
+from .checkpoint_loading import CheckpointInfo, check_values, fill, info_of, load_into
 from .deep_training import FadingActivation, Schedule, set_slope, slope_at
-from .key_match import FORMS, Form, Mismatch, closest_network, empty_network, mismatch, shapes_of
+from .key_match import FORMS, OPTIONAL, Form, Mismatch, closest_network, empty_network, mismatch, shapes_of
 
 __all__ = ["Checkpoint", "CheckpointInfo", "Loaded", "load_checkpoint", "load_into", "read_checkpoint"]
-
-
-@dataclass(frozen=True)
-class CheckpointInfo:
-    """What was loaded, for a report and a manifest.
-
-    `weights` names where in the file the weights were, `others` what else --ema or --no-ema could have chosen.
-    `slope` is that of the deep-training activation, None where the network has none.
-    """
-
-    path: Path
-    sha256: str
-    layout: Form
-    ema: bool
-    epoch: int | None
-    slope: float | None
-    warnings: tuple[str, ...]
-    weights: str
-    others: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -54,6 +36,8 @@ def load_checkpoint(
     layout: Literal["auto", "training", "deploy"] = "auto",
     slope: float | None = None,
     options: Mapping[str, Any] = MappingProxyType({}),
+    key: str | None = None,
+    drop: Sequence[str] = (),
 ) -> Loaded:
     """Load a published checkpoint into the network it belongs to.
 
@@ -71,6 +55,8 @@ def load_checkpoint(
         layout: the form that the file must have; "auto" takes what its keys say.
         slope: overrides the slope, from 0 to 1.
         options: of the network, see `create`.
+        key: the entry that holds the weights, see `read_checkpoint`.
+        drop: patterns of keys to leave out, see `read_checkpoint`.
 
     Raises:
         SourceError: the name or an option is wrong, see `create`.
@@ -79,60 +65,51 @@ def load_checkpoint(
     """
     entry = find(name)
     empty_network(name, "training", options)  # a wrong option is told before a large file is read
-    checkpoint = read_checkpoint(path, ema=ema)
-    options = {**entry.options_from_state(checkpoint.state), **options}
-    networks = {form: empty_network(name, form, options) for form in FORMS}
-    form = _form_of(checkpoint.state, networks) if layout == "auto" else layout
-    network = networks[form]
-    if problem := _mismatch(network, checkpoint.state):
-        raise CheckpointError(
-            f"{checkpoint.path.name}: {_explain(problem, entry, form, networks, checkpoint, options)}"
-        )
-    load_into(network, checkpoint)
+    checkpoint = read_checkpoint(path, key=key, drop=drop)
+    reading, form, network = _reading_of(entry, checkpoint, ema, layout, options)
+    check_values(checkpoint, reading)
+    fill(network, reading.state)
     asked = options.get("slope") if slope is None else slope
     slope, warnings = _settle_slope(network, checkpoint, asked)
-    info = CheckpointInfo(
-        path=checkpoint.path,
-        sha256=checkpoint.sha256,
-        layout=form,
-        ema=checkpoint.ema,
-        epoch=checkpoint.epoch,
-        slope=slope,
-        warnings=(*_name_warnings(entry, checkpoint), *warnings),
-        weights=checkpoint.weights,
-        others=checkpoint.others,
-    )
-    return Loaded(network.eval(), info)
+    warnings = (*_name_warnings(entry, checkpoint), *left_out(checkpoint, reading), *warnings)
+    return Loaded(network.eval(), info_of(checkpoint, reading, warnings, layout=form, slope=slope))
 
 
-def load_into(module: nn.Module, checkpoint: Checkpoint) -> None:
-    """Load a checkpoint's weights into any network, all keys and shapes exactly as the network has them.
-
-    `num_batches_tracked` may be missing. Weights take the network's dtypes. A network built on the meta device takes
-    the checkpoint's tensors themselves, with no copy; any other is written to in place.
+def _reading_of(
+    entry: Entry,
+    checkpoint: Checkpoint,
+    ema: bool | None,
+    layout: Literal["auto", "training", "deploy"],
+    options: Mapping[str, Any],
+) -> tuple[Weights, Form, nn.Module]:
+    """Find the weights, the form that they are of, and the network of the options that they tell beside those given.
 
     Raises:
-        CheckpointError: keys are missing or unexpected, or shapes differ.
+        CheckpointError: nothing in the file fits, or several things do and differ.
     """
-    wanted = {key: tensor for key, tensor in module.state_dict().items() if isinstance(tensor, Tensor)}
-    state = _with_prefix_of(wanted, checkpoint.state)
-    if problem := mismatch(shapes_of(state), shapes_of(wanted)):
-        raise CheckpointError(
-            f"{checkpoint.path.name}: {problem}, of the {len(wanted)} that {type(module).__name__} takes; "
-            "build the network with the options it was trained with, or give its own checkpoint"
-        )
-    fitting = {key: state[key].to(wanted[key].dtype).contiguous() for key in wanted if key in state}
-    absent = {key: torch.zeros_like(wanted[key], device="cpu") for key in wanted if key not in state}
-    on_meta = any(tensor.is_meta for tensor in wanted.values())
-    module.load_state_dict({**fitting, **absent}, strict=False, assign=on_meta)
-
-
-def _with_prefix_of(wanted: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Put back the `module.` that reading took off, for a network that is wrapped itself."""
-    for prefix in PREFIXES:
-        if wanted and all(key.startswith(prefix) for key in wanted):
-            return {prefix + key: tensor for key, tensor in state.items()}
-    return state
+    as_given = {form: empty_network(entry.name, form, options) for form in FORMS}
+    names = [
+        {name: name for name in network.state_dict() if not name.endswith(OPTIONAL)} for network in as_given.values()
+    ]
+    found = {weights.name: weights for needed in names for weights in readings(checkpoint, needed)}
+    fitting = []
+    tried = {}
+    explained = ""
+    near = [] if found else [nearest(checkpoint, needed) for needed in names]
+    for weights in found.values() or [max(near, key=lambda weights: len(weights.state))]:
+        told = {**entry.options_from_state(weights.state), **options}
+        known = told == dict(options)
+        networks = as_given if known else {form: empty_network(entry.name, form, told) for form in FORMS}
+        form = _form_of(weights.state, networks) if layout == "auto" else layout
+        tried[weights.name] = form, networks[form]
+        if not (problem := _mismatch(networks[form], weights.state)):
+            fitting.append(weights)
+        elif not explained:
+            explained = _explain(problem, entry, form, networks, weights.state, told)
+    if not fitting:
+        raise CheckpointError(f"{checkpoint.path.name}: {explained}")
+    chosen = settle(checkpoint, fitting, ema)
+    return chosen, *tried[chosen.name]
 
 
 def _mismatch(network: nn.Module, state: Mapping[str, Tensor]) -> Mismatch:
@@ -154,11 +131,10 @@ def _explain(
     entry: Entry,
     form: Form,
     networks: Mapping[Form, nn.Module],
-    checkpoint: Checkpoint,
+    state: Mapping[str, Tensor],
     options: Mapping[str, Any],
 ) -> str:
     """Say in one line what does not fit, and what would."""
-    state = checkpoint.state
     other = FORMS[1 - FORMS.index(form)]
     if not _mismatch(networks[other], state):
         return f"has the {other} layout of {entry.name}, wanted the {form} layout; leave --layout out, or give {other}"

@@ -59,13 +59,19 @@ def mismatch(found: Shapes, wanted: Shapes) -> Mismatch:
     """Compare what a file has with what a network takes."""
     return Mismatch(
         missing=tuple(key for key in wanted if key not in found and not key.endswith(OPTIONAL)),
-        unexpected=tuple(key for key in found if key not in wanted),
+        unexpected=tuple(key for key in found if key not in wanted and not key.endswith(OPTIONAL)),
         reshaped=tuple(
             f"{key} is {_times(found[key])}, wanted {_times(shape)}"
             for key, shape in wanted.items()
-            if key in found and found[key] != shape
+            if key in found and not same_numbers(found[key], shape)
         ),
     )
+
+
+def same_numbers(found: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    """Whether two shapes differ in axes of length 1 at the end alone: a matrix [O, I] and a kernel [O, I, 1, 1]."""
+    shorter, longer = sorted((found, wanted), key=len)
+    return longer[: len(shorter)] == shorter and all(size == 1 for size in longer[len(shorter) :])
 
 
 def overlap(found: Shapes, wanted: Shapes) -> float:

@@ -24,6 +24,8 @@ def source_arguments(parser: argparse.ArgumentParser) -> None:
     weights = parser.add_argument_group("weights")
     weights.add_argument("--checkpoint", type=Path, metavar="FILE", help=".pth, .pt or .safetensors")
     weights.add_argument("--ema", action=argparse.BooleanOptionalAction, help="take the averaged weights, or do not")
+    weights.add_argument("--key", metavar="NAME", help="the entry of the file, or the prefix of keys, with the weights")
+    weights.add_argument("--drop", action="append", default=[], metavar="PATTERN", help="leave out keys: 'head.*'")
     weights.add_argument("--layout", choices=("auto", "training", "deploy"), default="auto", help="its form")
     weights.add_argument("--slope", type=float, metavar="S", help="deep-training slope, 0 to 1")
     weights.add_argument("--random-init", type=int, metavar="SEED", help="random weights instead")
@@ -51,6 +53,8 @@ def job_of(args: argparse.Namespace, build: "BuildJob | None" = None, split: "Sp
     request = Request(
         checkpoint=args.checkpoint,
         ema=args.ema,
+        key=args.key,
+        drop=tuple(args.drop),
         layout=args.layout,
         slope=args.slope,
         random_init=args.random_init,

@@ -21,11 +21,14 @@ class Given:
 class Request:
     """What the user asked for, beside SOURCE itself.
 
+    `key` and `drop` say where in the checkpoint the weights are, and which keys of it are left out.
     `usual_size` is the height and width to export at where neither `input_shape` nor an ONNX file says them.
     """
 
     checkpoint: Path | None = None
     ema: bool | None = None
+    key: str | None = None
+    drop: tuple[str, ...] = ()
     layout: Literal["auto", "training", "deploy"] = "auto"
     slope: float | None = None
     random_init: int | None = None

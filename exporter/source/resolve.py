@@ -35,6 +35,8 @@ def is_onnx(source: str) -> bool:
 
 def load_network(source: str, request: Request) -> Network:
     """Resolve SOURCE. Raises SourceError, CheckpointError or, for an ONNX file, ExportError, each in one line."""
+    if request.checkpoint is None and (request.key is not None or request.drop):
+        raise SourceError("--key or --drop given without --checkpoint; they tell what of a checkpoint to take")
     if is_onnx(source):
         from .onnx_source import network_from_onnx
 
@@ -70,6 +72,8 @@ def _from_catalogue(source: str, request: Request) -> Network:
             layout=request.layout,
             slope=request.slope,
             options=dict(request.options),
+            key=request.key,
+            drop=request.drop,
         )
         module, checkpoint = loaded.module, loaded.info
         info = _checkpoint_record(checkpoint)
@@ -170,15 +174,15 @@ def _find_callable(source: str, place: str, name: str) -> Callable[..., Any]:
 def _load_own_weights(module: nn.Module, request: Request) -> tuple[dict[str, Any], tuple[str, ...]]:
     if request.checkpoint is None:
         return {}, ()
-    checkpoint = checkpoints.read_checkpoint(request.checkpoint, ema=request.ema)
-    checkpoints.load_into(module, checkpoint)
-    return _checkpoint_record(checkpoint), tuple(getattr(checkpoint, "warnings", ()))
+    checkpoint = checkpoints.read_checkpoint(request.checkpoint, key=request.key, drop=request.drop)
+    info = checkpoints.load_into(module, checkpoint, ema=request.ema)
+    return _checkpoint_record(info), info.warnings
 
 
-def _checkpoint_record(checkpoint: Any) -> dict[str, Any]:
-    keys = ("sha256", "layout", "ema", "epoch", "slope")
-    record = {key: getattr(checkpoint, key) for key in keys if getattr(checkpoint, key, None) is not None}
-    return {"file": Path(checkpoint.path).name, **record}
+def _checkpoint_record(info: checkpoints.CheckpointInfo) -> dict[str, Any]:
+    keys = ("sha256", "weights", "layout", "ema", "epoch", "slope")
+    record = {key: getattr(info, key) for key in keys if getattr(info, key) is not None}
+    return {"file": info.path.name, **record}
 
 
 # ------------------------------------------------------------------ what all kinds share

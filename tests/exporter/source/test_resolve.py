@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from plainconv.exporter.errors import SourceError
+from plainconv.exporter.errors import CheckpointError, SourceError
 from plainconv.exporter.source.network import Request
 from plainconv.exporter.source.resolve import load_network
 
@@ -206,3 +206,35 @@ def test_own_checkpoint_is_loaded(user):
     network = load(user, "mlp", (1, 16), checkpoint=user / "c.pth")
     assert torch.equal(network.module[0].weight, state["0.weight"])
     assert network.provenance["checkpoint"]["file"] == "c.pth"
+
+
+@pytest.mark.parametrize(("key", "index"), [("best", 1), ("model", 0)])
+def test_key_chooses_and_is_recorded(user, key, index):
+    states = [nn.Sequential(nn.Linear(16, 4)).state_dict() for _ in range(2)]
+    torch.save({"model": states[0], "best": {f"module.{k}": v for k, v in states[1].items()}}, user / "c.pth")
+    network = load(user, "mlp", (1, 16), checkpoint=user / "c.pth", key=key)
+    assert torch.equal(network.module[0].weight, states[index]["0.weight"])
+    assert network.provenance["checkpoint"]["weights"] == key
+    with pytest.raises(CheckpointError, match="model and best both fit and differ; say which: --key model or --key"):
+        load(user, "mlp", (1, 16), checkpoint=user / "c.pth")
+
+
+def test_what_a_checkpoint_has_beside_the_weights_is_warned_of(user):
+    state = nn.Sequential(nn.Linear(16, 4)).state_dict()
+    torch.save({**state, "n_averaged": torch.tensor(3), "aux.weight": torch.ones(2)}, user / "c.pth")
+    network = load(user, "mlp", (1, 16), checkpoint=user / "c.pth", drop=("aux.*",))
+    assert network.warnings == ("c.pth: left out what is no weight: n_averaged",)
+
+
+@pytest.mark.parametrize("given", [{"key": "model"}, {"drop": ("aux.*",)}])
+def test_key_and_drop_need_a_checkpoint(user, given):
+    with pytest.raises(SourceError, match="--key or --drop given without --checkpoint"):
+        load(user, "mlp", (1, 16), **given)
+
+
+def test_checkpoint_of_a_timm_network_as_its_trainer_wrapped_it(user):
+    timm = pytest.importorskip("timm")
+    state = timm.create_model("test_vgg", pretrained=False).state_dict()
+    torch.save({"state_dict": {f"model._orig_mod.{k}": v for k, v in state.items()}}, user / "c.pth")
+    network = load_network("timm:test_vgg", Request(checkpoint=user / "c.pth", input_shape=(1, 3, 96, 96)))
+    assert all(torch.equal(tensor, state[key]) for key, tensor in network.module.state_dict().items())
