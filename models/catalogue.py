@@ -124,15 +124,20 @@ def create(name: str, *, deploy: bool = False, **options: Any) -> "nn.Module":
         raise SourceError(f"{name}: {error}") from error
 
 
+_DETECTED = "heights and widths that are multiples of 32"
+_UNIT: Mapping[str, Any] = MappingProxyType({**IMAGENET, "mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]})
+_WIDE, _SQUARE = (1, 3, 800, 1280), (1, 3, 640, 640)
 _FAMILIES = {  # by how a name begins
+    "retinanet": Entry("", "RetinaNet", "detection.retinanet", _DETECTED, ("", ""), _WIDE),
+    "mask_rcnn": Entry("", "Mask R-CNN", "detection.mask_rcnn", _DETECTED, ("", ""), _WIDE),
+    "parnet_xl_yolo": Entry("", "ParNet YOLO", "detection.parnet_yolo", _DETECTED, ("", ""), _SQUARE, _UNIT),
+    "parnet_xl_csp_yolo": Entry("", "ParNet YOLO", "detection.parnet_yolo", _DETECTED, ("", ""), _SQUARE, _UNIT),
     "vanillanet": Entry(
         "", "VanillaNet", "vanillanet", "heights and widths from 32 on", ("cls2.0.weight", "cls.2.weight")
     ),
     "parnet": Entry("", "ParNet", "parnet", "heights and widths that are multiples of 32", ("head.fc.weight",) * 2),
     "resnet": Entry("", "ResNet", "resnet", "any height and width", ("fc.weight",) * 2),
-    "alexnet": Entry(
-        "", "AlexNet", "alexnet", "heights and widths from 63 on", ("classifier.6.weight",) * 2
-    ),
+    "alexnet": Entry("", "AlexNet", "alexnet", "heights and widths from 63 on", ("classifier.6.weight",) * 2),
     "repvgg": Entry("", "RepVGG", "repvgg", "any height and width", ("linear.weight",) * 2),
 }
 

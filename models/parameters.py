@@ -58,4 +58,8 @@ PARAMETERS: Mapping[str, tuple[int, int]] = {
     "repvgg_b2g4": (61_758_376, 55_777_512),
     "repvgg_b3g2": (96_911_848, 87_404_776),
     "repvgg_b3g4": (83_825_128, 75_626_728),
+    "retinanet_vanillanet_13": (123_485_428, 75_376_372),
+    "mask_rcnn_vanillanet_13": (125_260_016, 77_150_960),
+    "parnet_xl_yolo": (118_626_682, 110_413_298),
+    "parnet_xl_csp_yolo": (86_183_282, 81_100_098),
 }

@@ -176,14 +176,20 @@ class ParNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, in_channels, H, W] → logits [N, num_classes]."""
-        fused = None
+        _, last = self.fused(x)
+        return self.head(self.combine(last))  # type: ignore[no-any-return]
+
+    def fused(self, x: Tensor) -> tuple[list[Tensor], Any]:
+        """[N, in_channels, H, W] → every stream's output, and what `combine` takes: the last, and all others fused."""
+        outputs: list[Tensor] = []
+        fused: Any = None
         for i, (init, stream) in enumerate(zip(self.inits, self.streams, strict=True)):
             x = init(x)
-            y = stream(x)
-            fused = y if fused is None else (y, fused)
+            outputs.append(stream(x))
+            fused = outputs[-1] if fused is None else (outputs[-1], fused)
             if i < len(self.downsamples_2):
                 fused = self.downsamples_2[i](fused)
-        return self.head(self.combine(fused))  # type: ignore[no-any-return]
+        return outputs, fused
 
 
 class Ensemble(nn.Module):

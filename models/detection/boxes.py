@@ -32,9 +32,7 @@ class Anchors:
         base = features.new_tensor(self._base(stride))
         x = torch.arange(width, dtype=features.dtype, device=features.device) * stride
         y = torch.arange(height, dtype=features.dtype, device=features.device) * stride
-        shift = torch.stack(
-            [x[None].expand(height, width), y[:, None].expand(height, width)] * 2, dim=-1
-        )
+        shift = torch.stack([x[None].expand(height, width), y[:, None].expand(height, width)] * 2, dim=-1)
         return (shift[:, :, None] + base).reshape(-1, 4)
 
     def _base(self, stride: int) -> list[list[float]]:
@@ -100,14 +98,14 @@ def image_sizes(images: Tensor, sizes: Tensor | None) -> Tensor:
 
 
 def best(
-    boxes: Tensor, scores: Tensor, labels: Tensor, *, iou_threshold: float, most: int, form: str
+    boxes: Tensor, scores: Tensor, labels: Tensor, *, classes: int, iou_threshold: float, most: int, form: str
 ) -> dict[str, Tensor]:
     """What non-maximum suppression keeps, best first.
 
-    Given boxes [B, N, 4], scores [B, N], 0 for no candidate, labels [B, N] →
+    Given boxes [B, N, 4], scores [B, N], 0 for no candidate, labels [B, N] below `classes` →
     boxes [B, most, 4] and scores [B, most], 0 behind the last, labels [B, most], −1 behind it, and their count [B].
     """
-    keep = nms(boxes, scores, labels, iou_threshold, form)
+    keep = nms(boxes, scores, labels, iou_threshold, classes, form)
     kept = min(most, scores.shape[1])
     best_scores, index = torch.topk(torch.where(keep, scores, torch.zeros_like(scores)), kept)
     found = best_scores > 0

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 @torch.library.custom_op("plainconv::nms", mutates_args=())
-def nms(boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: float, form: str) -> Tensor:
+def nms(boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: float, classes: int, form: str) -> Tensor:
     """Non-maximum suppression by label: keep a box unless a better one of its label, itself kept, overlaps it more.
 
     "More" is IoU > threshold, strictly. Of two equal scores the first is the better. A score of 0 or less is no
@@ -17,9 +17,11 @@ def nms(boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: float, for
     Args:
         boxes: [B, N, 4], x1 y1 x2 y2.
         scores: [B, N].
-        labels: [B, N], whole numbers.
+        labels: [B, N], whole numbers below `classes`.
         iou_threshold: of the intersection over the union.
-        form: "plain" or "node", how it is expressed in ONNX; both keep the same.
+        classes: how many labels there are.
+        form: how it is expressed in ONNX, which changes nothing of what is kept: "plain", by tensor algebra and a Loop,
+            or "node", by NonMaxSuppression.
 
     Returns:
         [B, N], true where a box is kept.
@@ -34,7 +36,7 @@ def nms(boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: float, for
 
 
 @nms.register_fake
-def _(boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: float, form: str) -> Tensor:
+def _(boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: float, classes: int, form: str) -> Tensor:
     return torch.empty_like(scores, dtype=torch.bool)
 
 
@@ -72,9 +74,7 @@ def roi_align(
 
 
 @roi_align.register_fake
-def _(
-    features: Tensor, rois: Tensor, images: Tensor, size: int, scale: float, sampling: int, aligned: bool
-) -> Tensor:
+def _(features: Tensor, rois: Tensor, images: Tensor, size: int, scale: float, sampling: int, aligned: bool) -> Tensor:
     return features.new_empty(rois.shape[0], features.shape[1], size, size)
 
 

@@ -91,6 +91,7 @@ class RetinaNet(nn.Module):
         super().__init__()
         self.score_threshold, self.iou_threshold = score_threshold, iou_threshold
         self.candidates, self.detections, self.nms = candidates, detections, nms
+        self.num_classes = num_classes
         self.backbone = VanillaBackbone(dims, strides, TAPS, series_order=series_order, deploy=deploy)
         self.neck = FeaturePyramid([dims[tap + 1] for tap in TAPS], channels, extra=2)
         self.bbox_head = RetinaHead(channels, num_classes, self.anchors.at_each_place)
@@ -118,6 +119,7 @@ class RetinaNet(nn.Module):
             torch.cat(boxes, 1),
             torch.cat(scores, 1),
             torch.cat(labels, 1),
+            classes=self.num_classes,
             iou_threshold=self.iou_threshold,
             most=self.detections,
             form=self.nms,
