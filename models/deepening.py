@@ -113,8 +113,8 @@ def _deepen(module: nn.Module, *, deep: bool, series_order: int, slope: float, d
             graph.erase_node(node)
     if not hasattr(result, ADDED):
         raise SourceError(
-            f"{type(module).__name__} has no conv with an activation behind it to deepen; wanted nn.Conv2d, nn.BatchNorm2d "
-            f"or none, and a ReLU or another activation; {_BY_HAND}"
+            f"{type(module).__name__} has no conv with an activation behind it to deepen; wanted nn.Conv2d, "
+            f"nn.BatchNorm2d or none, and a ReLU or another activation; {_BY_HAND}"
         )
     result.recompile()
     return result.train(module.training)

@@ -5,6 +5,7 @@ hand fusion's layout: each block's 3×3 and 1×1 convs are one 3×3 conv with a 
 before a fusion and every gate stay.
 """
 
+import itertools
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
@@ -158,7 +159,7 @@ class ParNet(nn.Module):
             nn.Sequential(*(block(widths[level], widths[level], 1) for _ in range(blocks[level]))) for level in levels
         )
         self.downsamples_2 = nn.ModuleList()
-        for i, (level, next_level) in enumerate(zip(levels[:-1], levels[1:], strict=True)):
+        for i, (level, next_level) in enumerate(itertools.pairwise(levels)):
             lead = [] if i == 0 else fusion(widths[level], widths[level + 1], 2)
             rest = range(level + bool(lead), next_level)
             self.downsamples_2.append(_chain(lead + [block(widths[at], widths[at + 1], 2) for at in rest]))
@@ -193,7 +194,7 @@ class ParNet(nn.Module):
 
 
 class Ensemble(nn.Module):
-    """The mean of several networks' logits (Non-deep Networks, Table 9); keys `members.0.*`, `members.1.*` and so on."""
+    """The mean of several networks' logits (Non-deep Networks, Table 9); keys `members.0.*` and so on."""
 
     def __init__(self, members: Iterable[nn.Module]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Train a small VanillaNet, ParNet or ResNet on handwritten digits: a short recipe that writes the published file layouts.
+"""Train a small VanillaNet, ParNet or ResNet on handwritten digits; the file has the published layout.
 
     python -m models.train vanillanet_digits -o digits.pth
 

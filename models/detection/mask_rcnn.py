@@ -122,7 +122,7 @@ class MaskRCNN(nn.Module):
         return self.roi_head.bbox_head(regions)  # type: ignore[no-any-return,operator]
 
     def regions(self, levels: list[Tensor], rois: Tensor, size: int) -> Tensor:
-        """Regions [B, R, 4] → their features [B, R, channels, size, size]; the coarsest level is for proposals alone."""
+        """Regions [B, R, 4] → their features [B, R, channels, size, size]; the coarsest level has proposals alone."""
         return region_features(levels[:-1], LEVEL_STRIDES[:-1], rois, size, self.sampling)
 
     def _boxes(

@@ -67,7 +67,7 @@ def _hats(low: Tensor, high: Tensor, pixels: int, cells: int) -> Tensor:
 
 
 def _sampled(levels: Sequence[Tensor], strides: Sequence[int], rois: Tensor, size: int, sampling: int) -> Tensor:
-    """RoIAlign by one bilinear sampling of all levels, laid out in one map, each region's samples where its level is."""
+    """RoIAlign by one bilinear sampling of all levels, in one map, each region where its level is."""
     batch, count = rois.shape[:2]
     atlas, places = _atlas(levels)
     table = rois.new_tensor([[1.0 / stride, *place] for stride, place in zip(strides, places, strict=True)])

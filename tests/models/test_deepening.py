@@ -51,7 +51,7 @@ def test_slope_1_merges_to_the_depth_it_had(drawn_state: Draw) -> None:
     deep = deepen(network, slope=1.0).double().eval()
     deep.load_state_dict({**drawn_state(deep), **{k: v for k, v in deep.state_dict().items() if "slope" in k}})
     x = torch.randn(2, 3, 33, 30, generator=torch.Generator().manual_seed(0)).double()
-    plain, report = reparameterize(deep, x)  # raises where it is not the same function
+    _, report = reparameterize(deep, x)  # raises where it is not the same function
     assert report.counts_before["conv"] == 6
     assert (report.counts_after["conv"], report.counts_after["norm"]) == (3, 0)
     set_slope(deep, 0.5)
@@ -142,7 +142,7 @@ def test_checkpoint_without_its_slope_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "deep.pth"
     state = create("resnet_digits").state_dict()
     torch.save({key: value for key, value in state.items() if not key.endswith("slope")}, path)
-    with pytest.raises(CheckpointError, match="5 keys missing .*fade.slope"):
+    with pytest.raises(CheckpointError, match=r"5 keys missing .*fade\.slope"):
         load_checkpoint("resnet_digits", path)
 
 

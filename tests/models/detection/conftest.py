@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from plainconv.models.detection.mask_rcnn import MaskRCNN
 from plainconv.models.detection.retinanet import RetinaNet
 
-
 Detector = Callable[..., tuple[Any, conformance_helper.Parts, Tensor]]
 
 

@@ -9,7 +9,6 @@ import torch
 
 from plainconv.exporter.reparam import reparameterize
 from plainconv.models import create, entries
-from plainconv.models.checkpoints import load_checkpoint
 
 SIZES = ["retinanet_narrow", pytest.param("retinanet_vanillanet_13", marks=pytest.mark.slow)]
 
