@@ -75,13 +75,16 @@ def deep_options(*, deep: bool = False, series_order: int = 0) -> dict[str, Opti
 
 
 class Deepened(nn.Module):
-    """norm → fading activation → 1×1 conv → norm, behind a conv; without the first where the conv has one (eq. 1)."""
+    """norm → fading activation → 1×1 conv → norm, behind a conv; without the first where the conv has one (eq. 1).
 
-    def __init__(self, channels: int, *, normed: bool, slope: float) -> None:
+    The 1×1 conv has the groups of the conv before it, so that the two are one conv of the same cost.
+    """
+
+    def __init__(self, channels: int, groups: int = 1, *, normed: bool, slope: float) -> None:
         super().__init__()
         self.norm1 = nn.Identity() if normed else nn.BatchNorm2d(channels)
         self.fade = SavedFadingActivation(slope)
-        self.conv = nn.Conv2d(channels, channels, 1)
+        self.conv = nn.Conv2d(channels, channels, 1, groups=groups)
         self.norm2 = nn.BatchNorm2d(channels)
         nn.init.kaiming_normal_(self.conv.weight, nonlinearity="relu")
 
@@ -101,7 +104,8 @@ def _deepen(module: nn.Module, *, deep: bool, series_order: int, slope: float, d
         name = str(node.name)
         if deep and _is(result, conv, (nn.Conv2d,)) and len(source.users) == len(conv.users) == 1:
             assert channels is not None  # of a conv or a norm
-            result.add_submodule(f"{ADDED}.{name}", Deepened(channels, normed=normed, slope=slope))
+            groups = int(result.get_submodule(str(conv.target)).groups)  # type: ignore[arg-type]
+            result.add_submodule(f"{ADDED}.{name}", Deepened(channels, groups, normed=normed, slope=slope))
             with graph.inserting_after(source):
                 behind = graph.call_module(f"{ADDED}.{name}", (source,))
             node.replace_input_with(source, behind)
@@ -117,7 +121,9 @@ def _deepen(module: nn.Module, *, deep: bool, series_order: int, slope: float, d
             f"nn.BatchNorm2d or none, and a ReLU or another activation; {_BY_HAND}"
         )
     result.recompile()
-    return result.train(module.training)
+    result.get_submodule(ADDED).train(module.training)
+    result.training = module.training
+    return result
 
 
 def _traced(module: nn.Module) -> fx.Graph:

@@ -33,8 +33,9 @@ def fixed_point(candidate: FLOAT[...], suppresses: FLOAT[...]) -> FLOAT[...]:
     keep = op.Identity(candidate)
     changed = op.Cast(op.Constant(value_int=1), to=TensorProto.BOOL)
     while changed:
-        kept = candidate * op.Cast(op.MatMul(keep, suppresses) < 0.5, to=TensorProto.FLOAT)
-        changed = op.ReduceMax(op.Abs(kept - keep), keepdims=0) > 0.5
+        suppressed = op.Cast(op.MatMul(keep, suppresses), to=TensorProto.BOOL)  # no constants: surgery keeps none here
+        kept = candidate * op.Cast(op.Not(suppressed), to=TensorProto.FLOAT)
+        changed = op.Cast(op.ReduceMax(op.Abs(kept - keep), keepdims=0), to=TensorProto.BOOL)
         keep = op.Identity(kept)
     return keep
 

@@ -119,7 +119,7 @@ def test_importing_the_catalogue_imports_no_torch() -> None:
     code = (
         "import sys; from plainconv import models; "
         "names = [(e.name, e.family, e.params_plain, e.input_shape) for e in models.entries().values()]; "
-        "assert len(names) > 60; assert 'torch' not in sys.modules"
+        "assert len(names) > 50; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 

@@ -58,6 +58,7 @@ def test_keys_are_the_published_ones_and_tell_the_options(conformance: Any) -> N
     assert told == {"num_classes": 7, "series_order": 4}
 
 
+@pytest.mark.slow
 def test_reparameterized_it_has_no_norm(mask_rcnn: Any) -> None:
     network, _, image = mask_rcnn()
     plain, report = reparameterize(network, image)
@@ -68,7 +69,7 @@ def test_reparameterized_it_has_no_norm(mask_rcnn: Any) -> None:
     torch.testing.assert_close(found["masks"], wanted["masks"], rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("sampling", [0, 2])
+@pytest.mark.parametrize("sampling", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_traces_at_a_batch_left_open(sampling: int, mask_rcnn: Any) -> None:
     network, _, image = mask_rcnn(sampling=sampling, paste=True)
     two = torch.cat([image, image.flip(3)])

@@ -6,9 +6,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 from plainconv.exporter.reparam import reparameterize
 from plainconv.models import create, entries
+
+
+class Coarsest(nn.Module):
+    """The coarsest features alone."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone.eval()
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.backbone(x)[-1]
+
 
 SIZES = ["retinanet_narrow", pytest.param("retinanet_vanillanet_13", marks=pytest.mark.slow)]
 
@@ -47,6 +61,14 @@ def test_published_checkpoint_loads_by_name(conformance: Any, tmp_path: Path) ->
     assert told == {"num_classes": 5, "series_order": 3}
 
 
+def test_reparameterized_backbone_has_no_norm(retinanet: Any) -> None:
+    network, _, image = retinanet()
+    _, report = reparameterize(Coarsest(network.backbone), image)
+    assert report.counts_before["norm"] == 2 + 11 * 2 + 12
+    assert report.counts_after["norm"] == 0
+
+
+@pytest.mark.slow
 def test_reparameterized_it_has_no_norm_and_gives_the_same_detections(retinanet: Any) -> None:
     network, _, image = retinanet(detections=20)
     plain, report = reparameterize(network, image)
