@@ -23,7 +23,7 @@ VARIANTS: Mapping[str, dict[str, Any]] = {
     "resnet12_wide_sse": {"layers": (2, 1, 1, 1), "width": 170, "gates": True, "activation": "silu"},
     "resnet_digits": {"layers": (1, 1, 1, 1), "width": 12},
 }
-_DEEP = {"resnet_digits": {"deep": True, "series_order": 2}}
+_DEEP: Mapping[str, Any] = {"resnet_digits": {"deep": True, "series_order": 2}}
 
 
 def options_of(name: str) -> dict[str, Option]:

@@ -14,21 +14,22 @@ from typing import Any
 
 import torch
 from onnx import TensorProto
-from onnxscript import FLOAT, script
-from onnxscript import opset18 as op  # which `torch.onnx` writes, before it converts to the version asked for
+from onnxscript import FLOAT, opset18, script
 
+op: Any = opset18
+"""What `torch.onnx` writes, before it converts to the version asked for; its annotations know no Python numbers."""
 NAMESPACE = "plainconv"
 
 
 def custom_translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     """What `torch.onnx.export` takes as `custom_translation_table`: those of these operators that are registered."""
-    known = {"nms": _nms, "roi_align": _roi_align}
+    known: dict[str, Callable[..., Any]] = {"nms": _nms, "roi_align": _roi_align}
     registered = getattr(torch.ops, NAMESPACE)
     return {getattr(registered, name).default: known[name] for name in known if hasattr(registered, name)}
 
 
 @script(default_opset=op)
-def fixed_point(candidate: FLOAT[...], suppresses: FLOAT[...]) -> FLOAT[...]:
+def fixed_point(candidate: FLOAT[...], suppresses: FLOAT[...]) -> FLOAT[...]:  # type: ignore[type-arg,misc]
     """keep = candidate ∧ ¬(keep·S): candidate [B, 1, N] and S [B, N, N], 1 or 0 → [B, 1, N]."""
     keep = op.Identity(candidate)
     changed = op.Cast(op.Constant(value_int=1), to=TensorProto.BOOL)
@@ -37,7 +38,7 @@ def fixed_point(candidate: FLOAT[...], suppresses: FLOAT[...]) -> FLOAT[...]:
         kept = candidate * op.Cast(op.Not(suppressed), to=TensorProto.FLOAT)
         changed = op.Cast(op.ReduceMax(op.Abs(kept - keep), keepdims=0), to=TensorProto.BOOL)
         keep = op.Identity(kept)
-    return keep
+    return keep  # type: ignore[no-any-return]
 
 
 def _nms(boxes: Any, scores: Any, labels: Any, iou_threshold: float, classes: int, form: str) -> Any:

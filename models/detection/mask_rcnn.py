@@ -151,7 +151,7 @@ class MaskRCNN(nn.Module):
         """Of each box, the probability of its own class."""
         logits = self.roi_head.mask_head(self.regions(levels, boxes, MASK_BINS))  # type: ignore[operator]
         own = labels.clamp(min=0)[..., None, None, None].expand(-1, -1, 1, *logits.shape[-2:])
-        return torch.gather(logits, 2, own).squeeze(2).sigmoid()  # type: ignore[no-any-return]
+        return torch.gather(logits, 2, own).squeeze(2).sigmoid()
 
 
 class ProposalHead(nn.Module):
@@ -227,5 +227,5 @@ class MaskHead(nn.Module):
         x = regions.flatten(0, 1)
         for conv in self.convs:
             x = conv(x).relu()
-        x = self.conv_logits(self.upsample(x).relu())
-        return x.reshape(batch, count, *x.shape[1:])
+        logits: Tensor = self.conv_logits(self.upsample(x).relu())
+        return logits.reshape(batch, count, *logits.shape[1:])

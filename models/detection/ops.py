@@ -28,7 +28,7 @@ def nms(boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: float, cla
     """
     keep = torch.zeros_like(scores, dtype=torch.bool)
     for b in range(len(scores)):
-        for label in labels[b][scores[b] > 0].unique():
+        for label in set(labels[b][scores[b] > 0].tolist()):
             (candidates,) = torch.where((labels[b] == label) & (scores[b] > 0))
             best_first = candidates[scores[b, candidates].argsort(descending=True, stable=True)]
             keep[b, best_first] = _greedy(boxes[b, best_first], iou_threshold)
