@@ -1,19 +1,24 @@
 """Deep training (VanillaNet §3.1): two convs with an activation between them that fades away while the network trains.
 
-At slope 1 the activation is the identity and the two convs are one. The slope is a Python attribute, not a parameter:
-no state dict holds it, so it has to be set again on every network that is loaded.
+At slope 1 the activation is the identity and the two convs are one. In VanillaNet the slope is a Python attribute: no
+published state dict holds it, so it has to be set again on every network that is loaded. In what `deepen` makes, which
+has no published layout to keep, the state dict holds it.
 """
 
 import math
-from typing import Literal
+from collections.abc import MutableMapping
+from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from plainconv.exporter.errors import CheckpointError
 
 Schedule = Literal["linear", "cosine"]
 
 
-class FadingActivation(nn.Module):
+class Fading(nn.Module):
     """A'(x) = (1 − λ)·max(x, 0) + λ·x, which is a LeakyReLU of slope λ; the identity at λ = 1 (VanillaNet eq. 1).
 
     Args:
@@ -31,6 +36,36 @@ class FadingActivation(nn.Module):
     def extra_repr(self) -> str:
         """Show the slope in `print(network)`."""
         return f"slope={self.slope:g}"
+
+
+class FadingActivation(Fading):
+    """VanillaNet's own, whose slope is in no state dict."""
+
+
+class SavedFadingActivation(Fading):
+    """One whose slope is in the state dict, as a scalar beside the weights, and comes back from it."""
+
+    def _save_to_state_dict(self, destination: MutableMapping[str, Any], prefix: str, keep_vars: bool) -> None:
+        destination[prefix + "slope"] = torch.tensor(self.slope, dtype=torch.float64, device="cpu")
+
+    def _load_from_state_dict(
+        self,
+        state_dict: MutableMapping[str, Any],
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        key = prefix + "slope"
+        if key not in state_dict:
+            missing_keys.append(key)
+            return
+        slope = float(state_dict[key])
+        if not 0.0 <= slope <= 1.0:
+            raise CheckpointError(f"{key} is {slope:g}; wanted a number from 0 to 1; take a sound checkpoint")
+        self.slope = slope
 
 
 def linear_slope(epoch: float, decay_epochs: float) -> float:
@@ -64,7 +99,7 @@ def set_slope(network: nn.Module, slope: float) -> int:
     """
     if not 0.0 <= slope <= 1.0:
         raise ValueError(f"slope is {slope:g}; wanted a number from 0 (a plain ReLU) to 1 (the identity)")
-    activations = [module for module in network.modules() if isinstance(module, FadingActivation)]
+    activations = [module for module in network.modules() if isinstance(module, Fading)]
     for activation in activations:
         activation.slope = float(slope)
     return len(activations)

@@ -35,14 +35,26 @@ def word(default: str, *others: str) -> Option:
     return Option(default, " or ".join(words), lambda value: value in words)
 
 
-def wholes(default: tuple[int, ...]) -> Option:
-    """Take as many whole numbers, each from 1 on, as `default` has."""
+def flag(default: bool) -> Option:
+    """Take true or false."""
+    return Option(default, "true or false", lambda value: isinstance(value, bool))
+
+
+def wholes(default: tuple[int, ...], low: int = 1) -> Option:
+    """Take as many whole numbers, each from `low` on, as `default` has."""
 
     def accepts(values: Any) -> bool:
         right_length = isinstance(values, list | tuple) and len(values) == len(default)
-        return right_length and all(_is_whole(value, 1, None) for value in values)
+        return right_length and all(_is_whole(value, low, None) for value in values)
 
-    return Option(default, f"a list of {len(default)} whole numbers from 1 on", accepts)
+    return Option(default, f"a list of {len(default)} whole numbers from {low} on", accepts)
+
+
+def classifier_options(name: str, num_classes: int = 1000) -> dict[str, Option]:
+    """Return `num_classes` and `in_channels` of a classifier of 3 channels, or of the gray digits after its name."""
+    if name.endswith("_digits"):
+        return {"num_classes": whole(10), "in_channels": whole(1)}
+    return {"num_classes": whole(num_classes), "in_channels": whole(3)}
 
 
 def problems_of(options: Mapping[str, Any], known: Mapping[str, Option]) -> list[str]:

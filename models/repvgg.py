@@ -9,9 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .options import Option, whole
-
-OPTIONS: Mapping[str, Option] = {"num_classes": whole(1000), "in_channels": whole(3)}
+from .options import Option, classifier_options
 
 _A_BLOCKS, _B_BLOCKS = (2, 4, 14, 1), (4, 6, 16, 1)
 _WIDTHS: Mapping[str, tuple[tuple[int, ...], float, float]] = {  # blocks, a, b (RepVGG Table 2 and §3.4)
@@ -36,6 +34,16 @@ VARIANTS: Mapping[str, dict[str, Any]] = {
     **{f"repvgg_{size}": variant(size) for size in _WIDTHS},
     **{f"repvgg_{size}g{groups}": variant(size, groups) for size in ("b1", "b2", "b3") for groups in (2, 4)},
 }
+
+
+def options_of(name: str) -> dict[str, Option]:
+    """Return the options of a variant."""
+    return classifier_options(name)
+
+
+def build(name: str, *, deploy: bool = False, **options: Any) -> nn.Module:
+    """Build a variant."""
+    return RepVGG(**VARIANTS[name], **options, deploy=deploy)
 
 
 class RepVGG(nn.Module):

@@ -1,4 +1,4 @@
-"""Train a small VanillaNet or ParNet on handwritten digits: a short recipe that writes the published file layouts.
+"""Train a small VanillaNet, ParNet or ResNet on handwritten digits; the file has the published layout.
 
     python -m models.train vanillanet_digits -o digits.pth
 
@@ -37,6 +37,7 @@ INTERRUPTED = 130  # the shell's exit status for Ctrl-C
 LAYOUTS: Mapping[str, tuple[str, str]] = {
     "VanillaNet": ("model", "model_ema"),
     "ParNet": ("state_dict", "state_dict_ema"),
+    "ResNet": ("state_dict", "state_dict_ema"),
 }
 
 
@@ -170,7 +171,7 @@ def train(name: str, path: Path, recipe: Recipe, *, resume: bool = False) -> Tra
     """Train `name` on the digits, and leave a checkpoint at `path` after every epoch.
 
     Args:
-        name: vanillanet_digits or parnet_digits.
+        name: vanillanet_digits, parnet_digits or resnet_digits.
         path: of the checkpoint; replaced as a whole, never written to in place.
         recipe: how to train.
         resume: go on from the checkpoint at `path`.
@@ -280,7 +281,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.pth", help="the checkpoint")
     parser.add_argument("--epochs", type=int, default=standard.epochs, help="default %(default)s")
     parser.add_argument(
-        "--decay-epochs", type=int, help="epochs until the slope is 1 (VanillaNet); default half of all"
+        "--decay-epochs", type=int, help="epochs until the slope of deep training is 1; default half of all"
     )
     parser.add_argument("--schedule", choices=("linear", "cosine"), default=standard.schedule, help="of the slope")
     parser.add_argument("--ema", action="store_true", help=f"keep averaged weights too, decay {EMA_DECAY}")

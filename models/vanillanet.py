@@ -9,18 +9,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from .deep_training import FadingActivation
-from .options import Option, fraction, whole, wholes
+from .options import Option, classifier_options, fraction, whole, wholes
 from .series_activation import NORM_EPS, SeriesActivation
 
-OPTIONS: Mapping[str, Option] = {
-    "num_classes": whole(1000),
-    "in_channels": whole(3),
-    "series_order": whole(3, low=0, high=15),
-    "slope": fraction(1.0),
-    "drop_rate": fraction(0.0),
-}
 PUBLISHED_POOL_SIZES = (38, 19, 10)  # of the † checkpoint; the supplement's §A has (40, 20, 10)
-ADA_POOL_OPTIONS: Mapping[str, Option] = {**OPTIONS, "pool_sizes": wholes(PUBLISHED_POOL_SIZES)}
 
 CHANNELS = 512  # behind the stem, at width 1
 
@@ -43,6 +35,26 @@ VARIANTS: Mapping[str, dict[str, Any]] = {
     "vanillanet_13_x1_5_ada_pool": variant(13, width=1.5),
     "vanillanet_digits": variant(6, width=1 / 16),
 }
+
+
+def options_of(name: str) -> dict[str, Option]:
+    """Return the options of a variant."""
+    options = {
+        **classifier_options(name),
+        "series_order": whole(3, low=0, high=15),
+        "slope": fraction(1.0),
+        "drop_rate": fraction(0.0),
+    }
+    return {**options, "pool_sizes": wholes(PUBLISHED_POOL_SIZES)} if name.endswith("_ada_pool") else options
+
+
+def build(name: str, *, deploy: bool = False, **options: Any) -> nn.Module:
+    """Build a variant.
+
+    Raises:
+        ValueError: as `VanillaNet` does.
+    """
+    return VanillaNet(**VARIANTS[name], **options, deploy=deploy)
 
 
 class VanillaNet(nn.Module):
@@ -114,11 +126,11 @@ class VanillaNet(nn.Module):
 class Stage(nn.Module):
     """1×1 conv and norm → fading activation → 1×1 conv and norm → pool → series activation (VanillaNet §2, §3.1).
 
-    The deploy form has one 1×1 conv, with a bias, in place of the two.
+    The deploy form has one 1×1 conv, with a bias, in place of the two; slope None leaves the fading activation out.
     """
 
     def __init__(
-        self, dim: int, dim_out: int, pool: nn.Module, *, series_order: int, slope: float, deploy: bool
+        self, dim: int, dim_out: int, pool: nn.Module, *, series_order: int, slope: float | None, deploy: bool
     ) -> None:
         super().__init__()
         self.deploy = deploy
@@ -126,7 +138,7 @@ class Stage(nn.Module):
             self.conv = nn.Conv2d(dim, dim_out, 1)
         else:
             self.conv1 = nn.Sequential(nn.Conv2d(dim, dim, 1), _norm(dim))
-            self.fade = FadingActivation(slope)
+            self.fade = nn.Identity() if slope is None else FadingActivation(slope)
             self.conv2 = nn.Sequential(nn.Conv2d(dim, dim_out, 1), _norm(dim_out))
         self.pool = pool
         self.act = SeriesActivation(dim_out, series_order, deploy=deploy)

@@ -20,6 +20,7 @@ from ..errors import ExportError, one_line
 from ..onnx_file.file import LARGE, check, graph_from_proto, write
 from ..onnx_file.wire import STUB
 from ..quiet import quiet
+from .custom_ops import custom_translations
 from .lowering import lower, needs_lowering
 from .shuffles import gather_from_shuffles
 
@@ -109,6 +110,7 @@ def graph_from_module(
                 opset_version=opset,
                 input_names=list(input_names),
                 output_names=list(output_names),
+                custom_translation_table=custom_translations(),
             )
         except Exception as error:  # the exporter wraps whatever an operator's translation raises
             raise ExportError(_unsupported(error)) from error

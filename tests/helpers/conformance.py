@@ -18,7 +18,16 @@ from numpy.typing import NDArray
 from places import ASSETS
 
 FOLDER = ASSETS / "vectors"
-NAMES = tuple(sorted(path.stem for path in FOLDER.glob("*.json")))
+PARTS = (  # of detectors, and whole ones: many outputs, see `load_parts`
+    "mask_rcnn_narrow",
+    "mask_rcnn_vanillanet_13",
+    "nms",
+    "retinanet_narrow",
+    "retinanet_vanillanet_13",
+    "roi_align",
+    "yolor_blocks",
+)
+NAMES = tuple(sorted(path.stem for path in FOLDER.glob("*.json") if path.stem not in PARTS))
 
 _NETWORKS = {  # where the vector's name is not the network's
     "parnet_l_relu": "parnet_l",
@@ -26,6 +35,7 @@ _NETWORKS = {  # where the vector's name is not the network's
     "parnet_s_96_silu": "parnet_s_96",
     "parnet_s_released_relu": "parnet_s",
     "parnet_xl_silu": "parnet_xl",
+    "resnet50": "resnet_50",
     "vanillanet_5_slope0.5": "vanillanet_5",
 }
 _QUICK = {
@@ -69,6 +79,41 @@ def load(name: str) -> Vector:
     slope = options.pop("slope", None)
     shapes = {key: tuple(shape) for key, shape in given["state_dict"].items()}
     return Vector(name, _NETWORKS.get(name, name), options, slope, shapes, image(tuple(given["input"])), logits)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A vector of many outputs, each flattened and thinned: `outputs[name]` is `array.ravel()[:: every[name]]`."""
+
+    options: dict[str, Any]
+    shapes: dict[str, tuple[int, ...]]
+    image: NDArray[np.float32] | None
+    outputs: dict[str, NDArray[Any]]
+    every: dict[str, int]
+
+    def state(self, prefix: str = "") -> dict[str, NDArray[Any]]:
+        """Draw the weights whose keys begin with `prefix`, under what is left of their keys."""
+        return {
+            key.removeprefix(prefix): weight(key, shape) for key, shape in self.shapes.items() if key.startswith(prefix)
+        }
+
+    def error(self, name: str, found: NDArray[Any]) -> float:
+        """The largest difference of an output, relative to its largest value."""
+        wanted = self.outputs[name]
+        thin = found.ravel()[:: self.every[name]]
+        assert thin.shape == wanted.ravel().shape, (name, found.shape)
+        return float(np.abs(thin - wanted.ravel()).max() / np.abs(wanted).max())
+
+
+def load_parts(name: str) -> Parts:
+    """Read the vector called `name`, one of `PARTS`."""
+    given = json.loads((FOLDER / f"{name}.json").read_text())
+    with np.load(FOLDER / f"{name}.npz") as arrays:
+        outputs = {key: arrays[key] for key in arrays.files}
+    shapes = {key: tuple(shape) for key, shape in given.get("state_dict", {}).items()}
+    drawn = image(tuple(given["input"])) if isinstance(given.get("input"), list) else None
+    every = {key: output["every"] for key, output in given["outputs"].items()}
+    return Parts(given["options"], shapes, drawn, outputs, every)
 
 
 def weight(name: str, shape: tuple[int, ...]) -> NDArray[Any]:

@@ -1,5 +1,7 @@
 """The catalogue: names, parameter counts, options and their errors."""
 
+import subprocess
+import sys
 from types import ModuleType
 
 import pytest
@@ -8,6 +10,7 @@ import torch
 from plainconv import models
 from plainconv.exporter.errors import SourceError
 from plainconv.models import create, entries
+from plainconv.models.parameters import PARAMETERS
 
 # millions of parameters, training form and plain form
 COUNTS = {
@@ -27,6 +30,33 @@ COUNTS = {
     "parnet_m": (38.95, 35.58),
     "parnet_l": (60.18, 54.91),
     "parnet_xl": (93.18, 84.96),
+    "parnet_m_depth9": (27.58, 25.25),
+    "parnet_m_depth15": (50.32, 45.91),
+    "parnet_l_depth9": (42.42, 38.78),
+    "parnet_l_depth15": (77.94, 71.05),
+    "parnet_xl_depth9": (65.43, 59.75),
+    "parnet_xl_depth15": (120.92, 110.18),
+    "parnet_m_1stream": (39.34, 35.93),
+    "parnet_m_2streams": (39.76, 36.32),
+    "parnet_m_2streams_apart": (39.06, 35.68),
+    "parnet_m_4streams": (39.23, 35.82),
+    "parnet_ensemble_2": (78.68, 71.87),
+    "parnet_ensemble_3": (118.02, 107.80),
+    "parnet_m_no_gates": (35.60, 32.23),
+    "parnet_cifar10_32": (1.41, 1.28),
+    "parnet_cifar10_112": (17.08, 15.55),
+    "parnet_cifar10_168": (38.34, 34.92),
+    "parnet_cifar100_32": (1.43, 1.30),
+    "parnet_cifar100_112": (17.16, 15.63),
+    "parnet_cifar100_168": (38.46, 35.04),
+    "resnet_50": (25.56, 25.53),
+    "resnet12_wide": (38.99, 38.99),
+    "resnet12_wide_sse": (38.91, 38.91),
+    "alexnet": (61.10, 61.10),
+    "retinanet_vanillanet_13": (123.49, 75.38),
+    "mask_rcnn_vanillanet_13": (125.26, 77.15),
+    "parnet_xl_yolo": (118.63, 110.41),  # our reading: no count is published
+    "parnet_xl_csp_yolo": (86.18, 81.10),
     "repvgg_a0": (9.11, 8.31),
     "repvgg_a1": (14.09, 12.79),
     "repvgg_a2": (28.21, 25.50),
@@ -44,7 +74,54 @@ COUNTS = {
 
 
 def test_catalogue_holds_the_published_networks_and_the_digits() -> None:
-    assert entries().keys() == COUNTS.keys() | {"vanillanet_digits", "parnet_digits"}
+    assert entries().keys() == COUNTS.keys() | {"vanillanet_digits", "parnet_digits", "resnet_digits"}
+
+
+# millions of parameters as the papers print them, which are the plain form's
+PRINTED = {
+    "parnet_cifar10_32": 1.3,  # Non-deep Networks, Table 6
+    "parnet_cifar10_112": 15.5,
+    "parnet_cifar10_168": 35,
+    "parnet_ensemble_2": 72,  # Table 9
+    "parnet_ensemble_3": 108,
+    "parnet_m_1stream": 36,  # Table 8
+    "resnet12_wide": 39.0,
+    "resnet12_wide_sse": 39.0,
+}
+
+
+@pytest.mark.parametrize("name", PRINTED)
+def test_counts_are_those_that_the_papers_print(name: str) -> None:
+    counted = entries()[name].params_plain / 1e6
+    assert counted == pytest.approx(PRINTED[name], abs=0.5 if PRINTED[name] > 16 else 0.06)
+
+
+@pytest.mark.parametrize(
+    ("name", "series_order", "printed"),
+    [("retinanet_vanillanet_13", 3, 74.6), ("mask_rcnn_vanillanet_13", 3, 76.3)],
+)
+def test_detectors_of_the_paper_s_table_have_n_3(name: str, series_order: int, printed: float) -> None:
+    with torch.device("meta"):
+        network = create(name, deploy=True, series_order=series_order)
+    assert sum(parameter.numel() for parameter in network.parameters()) / 1e6 == pytest.approx(printed, abs=0.1)
+
+
+@pytest.mark.parametrize("name", models.entries())
+def test_parameters_as_data_are_those_of_the_code(name: str) -> None:
+    counted = []
+    for deploy in (False, True):
+        with torch.device("meta"):
+            counted.append(sum(parameter.numel() for parameter in create(name, deploy=deploy).parameters()))
+    assert PARAMETERS[name] == tuple(counted)
+
+
+def test_importing_the_catalogue_imports_no_torch() -> None:
+    code = (
+        "import sys; from plainconv import models; "
+        "names = [(e.name, e.family, e.params_plain, e.input_shape) for e in models.entries().values()]; "
+        "assert len(names) > 50; assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 @pytest.mark.parametrize("name", COUNTS)
@@ -61,11 +138,34 @@ def test_keys_and_shapes_are_those_of_the_vectors(any_vector_name: str, conforma
     assert {key: tuple(tensor.shape) for key, tensor in state.items()} == vector.shapes
 
 
+CLASSIFIERS = [name for name, entry in models.entries().items() if entry.heads[0]]
+
+
 @pytest.mark.parametrize("name", models.entries())
-def test_both_forms_take_the_input_that_the_entry_names(name: str) -> None:
+def test_preprocessing_is_of_the_input_s_channels(name: str) -> None:
     entry = entries()[name]
     assert entry.preprocessing["layout"] == "NCHW"
-    assert len(entry.preprocessing["mean"]) == entry.input_shape[1]
+    assert len(entry.preprocessing["mean"]) == len(entry.preprocessing["std"]) == entry.input_shape[1]
+
+
+@pytest.mark.parametrize("name", [name for name in models.entries() if name not in CLASSIFIERS])
+def test_detectors_give_a_fixed_number_of_detections(name: str) -> None:
+    entry = entries()[name]
+    for deploy in (False, True):
+        with torch.device("meta"):
+            network = create(name, deploy=deploy, num_classes=7, detections=30).eval()
+            found = network(torch.empty(2, *entry.input_shape[1:]))
+        assert {output: tuple(found[output].shape) for output in ("boxes", "scores", "labels", "count")} == {
+            "boxes": (2, 30, 4),
+            "scores": (2, 30),
+            "labels": (2, 30),
+            "count": (2,),
+        }
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_both_forms_take_the_input_that_the_entry_names(name: str) -> None:
+    entry = entries()[name]
     for deploy, head in zip((False, True), entry.heads, strict=True):
         with torch.device("meta"):
             network = create(name, deploy=deploy, num_classes=7).eval()
@@ -80,7 +180,7 @@ def test_unknown_name_gives_the_closest(name: str, close: str) -> None:
 
 
 def test_name_like_no_other_points_to_the_list() -> None:
-    with pytest.raises(SourceError, match=r"'xyz' is none of the 31 networks.*`exporter models` lists them"):
+    with pytest.raises(SourceError, match=r"'xyz' is none of the 59 networks.*`exporter models` lists them"):
         create("xyz")
 
 
@@ -94,7 +194,10 @@ def test_name_like_no_other_points_to_the_list() -> None:
         ("vanillanet_5", {"pool_sizes": [38, 19, 10]}, "option pool_sizes is unknown"),
         ("vanillanet_13_x1_5_ada_pool", {"pool_sizes": [38, 19]}, "wanted a list of 3 whole numbers"),
         ("parnet_s", {"activation": "swish"}, "activation is 'swish', wanted relu or silu"),
-        ("parnet_s", {"planes": [92, 192, 383, 1280]}, "make the third an even number"),
+        ("parnet_s", {"planes": [92, 192, 383, 1280]}, "make 383 an even number"),
+        ("parnet_s", {"blocks": [4, 5, 5, 0]}, "the last stream, at 1/16, is the one that all fuse into"),
+        ("parnet_s", {"blocks": [4, 5, 5, -1]}, "wanted a list of 4 whole numbers from 0 on"),
+        ("parnet_s", {"gates": 1}, "gates is 1, wanted true or false"),
         ("repvgg_a0", {"slope": 0.5}, "option slope is unknown, wanted one of num_classes, in_channels"),
     ],
 )

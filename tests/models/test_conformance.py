@@ -23,7 +23,8 @@ def test_gives_the_published_logits(vector_name: str, form: str, conformance: Mo
     image = torch.from_numpy(vector.image).double()
     if form == "plain":
         network, report = reparameterize(network, image)
-        assert report.regions and report.counts_after["norm"] < report.counts_before["norm"]
+        norms = report.counts_before["norm"]
+        assert report.counts_after["norm"] < norms or norms == 0  # AlexNet has none
     with torch.inference_mode():
         logits = network(image).numpy()
     assert np.abs(logits - vector.logits).max() <= 1e-10 * np.abs(vector.logits).max()

@@ -7,8 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from plainconv.exporter.reparam import reparameterize
 from plainconv.models import create
-from plainconv.models.parnet import Branches, Interleave, shuffle
+from plainconv.models.parnet import Ensemble
+from plainconv.models.parnet_blocks import Branches, Interleave, shuffle
 
 Run = Callable[[nn.Module, Mapping[str, Tensor], Tensor], Tensor]
 Draw = Callable[[nn.Module], dict[str, Tensor]]
@@ -107,3 +109,58 @@ def test_deploy_form_keeps_the_norms_that_hand_fusion_keeps() -> None:
     skips = {f"streams.{s}.{b}.block.rbr_identity" for s, blocks in enumerate((4, 5, 5)) for b in range(blocks)}
     fusions = {"downsamples_2.1.0.b1", "downsamples_2.1.0.b2", "combine.0.b1", "combine.0.b2"}
     assert norms == skips | fusions
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"blocks": [0, 0, 0, 6]},
+        {"blocks": [0, 0, 2, 2]},
+        {"blocks": [0, 2, 0, 2]},
+        {"blocks": [1, 1, 1, 1]},
+        {"blocks": [0, 1, 2, 2], "gates": False},
+    ],
+)
+def test_deploy_form_of_any_streams_computes_the_training_form(
+    options: dict[str, object], drawn_state: Draw, run64: Run
+) -> None:
+    training, deploy = (
+        create("parnet_digits", in_channels=3, activation="silu", deploy=form, **options) for form in (False, True)
+    )
+    state = drawn_state(training)
+    x = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    expected = run64(training, state, x)
+    torch.testing.assert_close(run64(deploy, _deploy_state(state), x), expected, rtol=0, atol=1e-11)
+    assert len(training.streams) == sum(blocks > 0 for blocks in options["blocks"])
+    assert any(".se." in key for key in state) == options.get("gates", True)
+
+
+def test_cifar_s_first_stream_is_of_the_image_s_size() -> None:
+    """Depth 1 to 3 keep the 32 pixels; the last conv is 1×1 (Non-deep Networks §3.3)."""
+    with torch.device("meta"):
+        network = create("parnet_cifar10_32").eval()
+        outputs, fused = network.fused(torch.empty(1, 3, 32, 32))
+        assert [tuple(y.shape[1:]) for y in outputs] == [(32, 32, 32), (64, 16, 16), (128, 8, 8)]
+        assert network.combine(fused).shape == (1, 256, 8, 8)
+    assert [len(stream) for stream in network.streams] == [3, 4, 4]
+
+
+def test_ensemble_is_the_mean_of_its_members() -> None:
+    network = Ensemble(create("parnet_digits", blocks=[0, 0, 0, 1]) for _ in range(3)).eval()
+    x = torch.randn(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        members = [member(x) for member in network.members]
+        torch.testing.assert_close(network(x), sum(members) / 3)
+    assert not torch.equal(members[0], members[1])
+
+
+def test_reparameterized_only_norms_that_a_gate_or_a_border_needs_are_left(drawn_state: Draw) -> None:
+    """Without gates: those before a fusion, whose shift meets a padded conv."""
+    network = create("parnet_digits", gates=False)
+    network.load_state_dict(drawn_state(network))
+    _, report = reparameterize(network.double().eval(), torch.randn(2, 1, 64, 96).double())
+    assert report.counts_after["norm"] == 4
+    one = create("parnet_digits", gates=False, blocks=[0, 0, 0, 3])
+    one.load_state_dict(drawn_state(one))
+    _, report = reparameterize(one.double().eval(), torch.randn(2, 1, 64, 96).double())
+    assert report.counts_after["norm"] == 0

@@ -7,12 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from plainconv.exporter.errors import CheckpointError
+from plainconv.exporter.reparam import reparameterize
+from plainconv.models import create
 from plainconv.models import train as train_module
 from plainconv.models.checkpoint_files import read_content
 from plainconv.models.checkpoints import load_checkpoint
 from plainconv.models.digits import Digits
+from plainconv.models.series_activation import SeriesActivation
 from plainconv.models.train import INTERRUPTED, Recipe, Training, main, save_atomically, train, warmed_cosine
 
 
@@ -82,7 +86,11 @@ def test_file_of_a_stopped_training_is_a_checkpoint_with_its_slope(
 
 @pytest.mark.parametrize(
     ("name", "plain", "averaged"),
-    [("vanillanet_digits", "model", "model_ema"), ("parnet_digits", "state_dict", "state_dict_ema")],
+    [
+        ("vanillanet_digits", "model", "model_ema"),
+        ("parnet_digits", "state_dict", "state_dict_ema"),
+        ("resnet_digits", "state_dict", "state_dict_ema"),
+    ],
 )
 @pytest.mark.parametrize("ema", [0.0, 0.9])
 def test_files_have_the_published_layout(name: str, plain: str, averaged: str, ema: float, tmp_path: Path) -> None:
@@ -183,7 +191,7 @@ def test_command_that_is_stopped_says_how_to_go_on(
         assert capsys.readouterr().err.splitlines()[-1] == f"stopped: {path}: {remedy}"
 
 
-@pytest.mark.parametrize("name", ["vanillanet_digits", "parnet_digits"])
+@pytest.mark.parametrize("name", ["vanillanet_digits", "parnet_digits", "resnet_digits"])
 def test_shipped_checkpoints_read_the_digits(name: str, assets: Path) -> None:
     with np.load(assets / "digits_heldout.npz") as held_out:
         images, labels = torch.from_numpy(held_out["images"]), torch.from_numpy(held_out["labels"])
@@ -193,3 +201,17 @@ def test_shipped_checkpoints_read_the_digits(name: str, assets: Path) -> None:
             right = int((network(images).argmax(1) == labels).sum())
         assert right >= 0.97 * len(labels)
     assert (assets / f"{name}.pth").stat().st_size <= 2_000_000
+
+
+def test_deep_resnet_is_as_deep_as_before_and_reads_the_same_digits(assets: Path) -> None:
+    """Deep training leaves nothing behind: as many convs as the deploy form, and no image read otherwise."""
+    network = load_checkpoint("resnet_digits", assets / "resnet_digits.pth").module
+    with np.load(assets / "digits_heldout.npz") as held_out:
+        images = torch.from_numpy(held_out["images"])
+    plain, report = reparameterize(network, images[:2], check=False)  # checked by region; the digits check the whole
+    deploy = create("resnet_digits", deploy=True)
+    convs = sum(isinstance(part, nn.Conv2d | SeriesActivation) for part in deploy.modules())
+    assert report.counts_after["conv"] == convs == report.counts_before["conv"] - 5
+    assert report.counts_after["norm"] == 0
+    with torch.inference_mode():
+        assert int((plain(images).argmax(1) != network(images).argmax(1)).sum()) <= 1
