@@ -9,6 +9,7 @@ from torch import Tensor, fx, nn
 from ..errors import ReparamError
 from .affine import AffineMap
 from .build import own_macs
+from .carry import carry_norms
 from .end_to_end import EndToEnd, check_end_to_end
 from .forms import Axis, Form, IllegalError
 from .leaves import affine_leaf, leaves_replaced
@@ -64,6 +65,7 @@ def reparameterize(
         traced = trace(affine, examples, tracer)
     graph_module = traced.graph_module
     counts_before = _counts(graph_module)
+    carry_norms(graph_module)
     plan = planned(graph_module)
     report, ops = plan.report, plan.planner.ops
     report.tracer, report.guards, report.counts_before = traced.tracer, traced.guards, counts_before

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-
 aten = torch.ops.aten
 CASTS = (aten.to, aten._to_copy, aten.type_as)
 
