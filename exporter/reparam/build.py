@@ -46,6 +46,7 @@ class Builder:
         self.lifter, self.planner, self.exact = lifter, planner, exact
         self.regions: list[Region] = []
         self.names: set[str] = set()
+        self.made: list[tuple[str, nn.Module]] = []
 
     def build(self, node: fx.Node, choice: Choice) -> list[Merged]:
         """The convolutions of one choice, in the order of its groups; none for a node that stays as it is."""
@@ -84,9 +85,13 @@ class Builder:
                 f"{node.name}: merged convolution is off by {worst:.1e} in float64; please report this"
             )
         nodes = self._between(source, [value for value, _ in wanted.terms])
-        name = self._name(nodes)
+        module = module.to(value.device) if value.device.type != "meta" else module
+        name = next((known for known, twin in self.made if _equal(twin, module)), None)
+        if name is None:  # else the network applies the same weights twice, and goes on doing so
+            name = self._name(nodes)
+            self.made.append((name, module))
         self._record(name, source, node, nodes, form, geometry, worst, largest)
-        return Merged(name, module.to(value.device) if value.device.type != "meta" else module, geometry.extends)
+        return Merged(name, module, geometry.extends)
 
     def _between(self, source: fx.Node, results: Sequence[fx.Node]) -> list[fx.Node]:
         """The affine ops from `source` (exclusive) to `results`, in graph order."""
@@ -158,6 +163,15 @@ class Builder:
         name = next(n for n in names if n not in taken)
         self.names.add(name)
         return name
+
+
+def _equal(one: nn.Module, other: nn.Module) -> bool:
+    """Whether two convolutions are the same, number by number."""
+    if repr(one) != repr(other):
+        return False
+    return all(
+        a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True)
+    )
 
 
 def _largest(tensor: Tensor) -> float:

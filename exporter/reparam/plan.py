@@ -153,7 +153,7 @@ class Planner:
             for value in reads(choice, self.ops[node]):
                 plan |= self._cheapest(value, free, rank, memo)
             plans.append({**plan, node: choice})
-        memo[node] = min(plans, key=lambda p: rank(self._cost(p)))
+        memo[node] = min(plans, key=lambda p: (rank(self._cost(p)), len(p)))  # of two as cheap, the one of fewer ops
         return memo[node]
 
     def _options(self, node: fx.Node) -> Iterator[Choice]:
