@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, fx
 
 aten = torch.ops.aten
+GUARD = "_guards_fn"
+"""The name that torch.export gives its check of the input's sizes."""
 CASTS = (aten.to, aten._to_copy, aten.type_as)
 
 
@@ -54,7 +56,7 @@ def drop_dead_code(graph: fx.Graph) -> None:
 
 def is_guard(node: fx.Node) -> bool:
     """Whether the node is torch.export's check of the input's sizes."""
-    return node.op == "call_module" and node.target == "_guards_fn"
+    return node.op == "call_module" and node.target == GUARD
 
 
 def attribute_of(graph_module: fx.GraphModule, target: str) -> object:

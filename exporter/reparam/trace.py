@@ -8,10 +8,11 @@ from typing import Literal
 import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
+from torch.nn.parameter import is_lazy
 
 from ..errors import ReparamError, first_line
 from ..quiet import quiet
-from .graph import attribute_of, draws_random_numbers, drop_dead_code
+from .graph import GUARD, attribute_of, draws_random_numbers, drop_dead_code, is_guard
 from .in_place import write_out_of_place
 from .inline import inline_modes
 from .symbolic import symbolic_graph
@@ -59,6 +60,8 @@ def trace(module: nn.Module, example: tuple[Tensor, ...], tracer: Tracer = "auto
             "it needs a forward without data-dependent control flow"
         )
     graph_module = traced.graph_module
+    if any(map(is_guard, graph_module.graph.nodes)):
+        graph_module.add_module(GUARD, SizeGuard(graph_module.get_submodule(GUARD)))
     for node in graph_module.graph.find_nodes(op="get_attr"):
         node.meta.setdefault("val", attribute_of(graph_module, str(node.target)))
     tidy(graph_module)
@@ -70,10 +73,37 @@ def trace(module: nn.Module, example: tuple[Tensor, ...], tracer: Tracer = "auto
     return traced
 
 
+class SizeGuard(nn.Module):
+    """torch.export's check of the input's sizes, with words for a user."""
+
+    def __init__(self, check: nn.Module) -> None:
+        super().__init__()
+        self.check = check
+
+    def forward(self, *inputs: Tensor) -> object:
+        """Raises ReparamError where the sizes are not those that the trace holds for."""
+        try:
+            return self.check(*inputs)
+        except AssertionError as error:
+            found = ", ".join("×".join(map(str, x.shape)) for x in inputs)
+            held = first_line(error).removeprefix("Guard failed: ")
+            raise ReparamError(
+                f"the plain network holds for sizes with {held}; found {found}; reparameterize on an example like it"
+            ) from error
+
+
 def _refuse(module: nn.Module) -> None:
-    """Raise for a module that is not ready: in train mode, or quantized."""
+    """Raise for a module that is not ready: in train mode, quantized, scripted, or lazy."""
     for name, part in module.named_modules():
         where = name or "the network"
+        if isinstance(part, torch.jit.ScriptModule):
+            raise ReparamError(
+                f"{where} is a TorchScript module, which cannot be traced again; give the nn.Module that it was made of"
+            )
+        if any(map(is_lazy, (*part.parameters(recurse=False), *part.buffers(recurse=False)))):
+            raise ReparamError(
+                f"{where} is lazy and has no weights yet; call the network once on an example, then load its weights"
+            )
         if type(part).__module__.startswith(("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")):
             raise ReparamError(
                 f"{where} is quantized ({type(part).__name__}); reparameterize the float network, then quantize that"
