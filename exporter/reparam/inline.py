@@ -44,6 +44,9 @@ def _inline(graph_module: fx.GraphModule, node: fx.Node) -> None:
     assert isinstance(body, fx.GraphModule)
     now: dict[fx.Node, Any] = dict(zip(body.graph.find_nodes(op="placeholder"), inputs, strict=True))
     with graph_module.graph.inserting_before(node):
+        for inner in body.graph.find_nodes(op="get_attr"):
+            now[inner] = graph_module.graph.create_node("get_attr", _adopted(graph_module, body, str(inner.target)))
+            now[inner].meta = dict(inner.meta)
         results = graph_module.graph.graph_copy(body.graph, now)
     if not isinstance(results, (tuple, list)):
         results = (results,)
@@ -51,6 +54,15 @@ def _inline(graph_module: fx.GraphModule, node: fx.Node) -> None:
         user.replace_all_uses_with(results[user.args[1]])  # type: ignore[index]
         graph_module.graph.erase_node(user)
     graph_module.graph.erase_node(node)
+
+
+def _adopted(graph_module: fx.GraphModule, body: fx.GraphModule, target: str) -> str:
+    """The name under which the whole graph has what the region's body calls `target`."""
+    value, name = attribute_of(body, target), target.replace(".", "_")
+    while hasattr(graph_module, name) and getattr(graph_module, name) is not value:
+        name += "_"
+    setattr(graph_module, name, value)
+    return name
 
 
 def _settle_dtypes(graph: fx.Graph, narrow: set[torch.dtype]) -> None:

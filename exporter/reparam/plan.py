@@ -153,7 +153,8 @@ class Planner:
             for value in reads(choice, self.ops[node]):
                 plan |= self._cheapest(value, free, rank, memo)
             plans.append({**plan, node: choice})
-        memo[node] = min(plans, key=lambda p: (rank(self._cost(p)), len(p)))  # of two as cheap, the one of fewer ops
+        # Of two as cheap, what is there already, else that of fewer ops.
+        memo[node] = min(plans, key=lambda p: (rank(self._cost(p)), not isinstance(p[node], Keep), len(p)))
         return memo[node]
 
     def _options(self, node: fx.Node) -> Iterator[Choice]:

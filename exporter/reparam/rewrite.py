@@ -76,7 +76,7 @@ def _computed_once(graph: fx.Graph, lifter: Lifter) -> dict[str, Tensor]:
         name = next(n for n in names if n not in results and not _is_read(graph, n, constant))
         results[name] = result.to(value.dtype).contiguous()
         with graph.inserting_before(node):
-            stored = graph.get_attr(name)
+            stored = graph.create_node("get_attr", name)
         stored.meta["val"] = value
         constant.add(stored)
         node.replace_all_uses_with(stored)
