@@ -67,7 +67,8 @@ def reparameterize(
         traced = trace(affine, examples, tracer)
     graph_module = traced.graph_module
     counts_before = _counts(graph_module)
-    carry_norms(graph_module)
+    if traced.tracer == "torch.export":  # it keeps sizes as symbols, so that what is carried is so at all of them
+        carry_norms(graph_module)
     plan = planned(graph_module)
     report, ops = plan.report, plan.planner.ops
     report.tracer, report.guards, report.counts_before = traced.tracer, traced.guards, counts_before

@@ -46,7 +46,7 @@ class Builder:
         self.lifter, self.planner, self.exact = lifter, planner, exact
         self.regions: list[Region] = []
         self.names: set[str] = set()
-        self.made: list[tuple[str, nn.Module]] = []
+        self.made: dict[str, nn.Module] = {}
 
     def build(self, node: fx.Node, choice: Choice) -> list[Merged]:
         """The convolutions of one choice, in the order of its groups; none for a node that stays as it is."""
@@ -86,10 +86,9 @@ class Builder:
             )
         nodes = self._between(source, [value for value, _ in wanted.terms])
         module = module.to(value.device) if value.device.type != "meta" else module
-        name = next((known for known, twin in self.made if _equal(twin, module)), None)
-        if name is None:  # else the network applies the same weights twice, and goes on doing so
-            name = self._name(nodes)
-            self.made.append((name, module))
+        twin = next((known for known, made in self.made.items() if _equal(made, module)), None)
+        name = twin or self._name(nodes)  # a network that applies the same weights twice goes on doing so
+        self.made[name] = module
         self._record(name, source, node, nodes, form, geometry, worst, largest)
         return Merged(name, module, geometry.extends)
 

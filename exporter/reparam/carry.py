@@ -188,8 +188,8 @@ def _axis_of_product(node: fx.Node, constant: set[fx.Node]) -> int | None:
     if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload) or writes(node):
         return None
     name, shape = node.target.overloadpacket.__name__, sizes(node)
-    x, *numbers = node.all_input_nodes or [None]
-    if shape is None or x in constant or not numbers or not constant.issuperset(numbers):
+    numbers = node.all_input_nodes[1:]
+    if shape is None or not numbers or node.all_input_nodes[0] in constant or not constant.issuperset(numbers):
         return None
     if name.startswith("conv") and len(shape) > 2:
         return 1 if len(shape) == len(sizes(numbers[0]) or ()) else None
@@ -221,7 +221,8 @@ class _Writer:
             vector = self._part(self._constant(aten.reshape.default, norm.constant, [-1]), place)
             made = self._call(value, place, norm.node.target, value, self._along(vector, place), **norm.node.kwargs)
         elif place.axis == 1 and place.shifted:
-            _, *numbers = (norm.node.args + (None,) * 5)[:5]
+            given = arguments(norm.node)
+            numbers: list[fx.Node | None] = [given[k] for k in ("weight", "bias", "running_mean", "running_var")]
             made = self._call(
                 value, place, norm.node.target, value, *(self._part(n, place) for n in numbers), *norm.node.args[5:]
             )

@@ -36,7 +36,7 @@ def rewrite(graph_module: fx.GraphModule, plan: Planned) -> "Rewritten":
             now[node] = replacement
     _flatten_signature(graph)
     drop_dead_code(graph)
-    computed = _computed_once(graph, plan.lifter)
+    computed = _computed_once(graph_module, plan.lifter)
     drop_dead_code(graph)
     kept: dict[str, object] = {name: module for name, module in modules.items()}
     copies: dict[int, Tensor] = {}  # tied weights, which have several names, stay tied
@@ -55,11 +55,12 @@ def rewrite(graph_module: fx.GraphModule, plan: Planned) -> "Rewritten":
     return Rewritten(plain, builder.regions)
 
 
-def _computed_once(graph: fx.Graph, lifter: Lifter) -> dict[str, Tensor]:
+def _computed_once(graph_module: fx.GraphModule, lifter: Lifter) -> dict[str, Tensor]:
     """Compute what depends on parameters alone, in float64, and put each result in its place under a name of its own.
 
     One larger than all that it is made of stays as it is: a mask, a table of positions.
     """
+    graph = graph_module.graph
     constant = constants(graph)
     results: dict[str, Tensor] = {}
     for node in [n for n in graph.nodes if n in constant and n.op != "get_attr"]:
@@ -73,8 +74,10 @@ def _computed_once(graph: fx.Graph, lifter: Lifter) -> dict[str, Tensor]:
         assert result is not None
         alike = [str(n.target) for n in leaves if n.meta["val"].shape == value.shape]
         names = itertools.chain(alike[:1], (f"constant_{i}" for i in itertools.count()))
-        name = next(n for n in names if n not in results and not _is_read(graph, n, constant))
+        name = next(n for n in names if n not in results and _is_free(graph_module, n, constant))
         results[name] = result.to(value.dtype).contiguous()
+        if name not in alike and not hasattr(graph_module, name):
+            graph_module.register_buffer(name, results[name])
         with graph.inserting_before(node):
             stored = graph.create_node("get_attr", name)
         stored.meta["val"] = value
@@ -94,9 +97,10 @@ def _leaves(node: fx.Node) -> list[fx.Node]:
     return [n for n in seen if n.op == "get_attr"]
 
 
-def _is_read(graph: fx.Graph, name: str, constant: set[fx.Node]) -> bool:
-    """Whether anything but a constant reads the parameter or buffer of that name."""
-    return any(not constant.issuperset(n.users) for n in graph.find_nodes(op="get_attr") if n.target == name)
+def _is_free(graph_module: fx.GraphModule, name: str, constant: set[fx.Node]) -> bool:
+    """Whether nothing has the name, or only constants read what does."""
+    readers = [n for n in graph_module.graph.find_nodes(op="get_attr") if n.target == name]
+    return all(constant.issuperset(n.users) for n in readers) and (bool(readers) or not hasattr(graph_module, name))
 
 
 def _flatten_signature(graph: fx.Graph) -> None:

@@ -41,8 +41,9 @@ def _drop_casts(graph_module: fx.GraphModule) -> None:
         source = node.args[0]
         assert isinstance(source, fx.Node)
         before, after = source.meta.get("val"), node.meta.get("val")
-        same = isinstance(before, Tensor) and isinstance(after, Tensor)
-        if same and (before.dtype, before.device) == (after.dtype, after.device):
+        if not isinstance(before, Tensor) or not isinstance(after, Tensor):
+            continue
+        if (before.dtype, before.device) == (after.dtype, after.device):
             node.replace_all_uses_with(source)
             graph_module.graph.erase_node(node)
 

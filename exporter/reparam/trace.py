@@ -160,7 +160,7 @@ def _drop_counters(graph_module: fx.GraphModule, changed: tuple[str, ...]) -> No
     graph = graph_module.graph
     for node in graph.find_nodes(op="call_function", target=torch.ops.aten.copy_.default):
         if isinstance(node.args[0], fx.Node) and node.args[0].target in changed:
-            node.replace_all_uses_with(node.args[1])  # type: ignore[arg-type]
+            node.replace_all_uses_with(node.args[1])
             graph.erase_node(node)
     drop_dead_code(graph)
     read = next((node.target for node in graph.find_nodes(op="get_attr") if node.target in changed), None)

@@ -172,10 +172,12 @@ def lift_scale(lifter: Lifter, node: fx.Node, a: Mapping[str, Any]) -> Op | None
     divides = node.target.overloadpacket is aten.div  # type: ignore[union-attr]
     if lifter.is_constant(right) and not a.get("rounding_mode"):
         scale = _per_channel(lifter, right, left, node)
-        return scale and _scale_shift(left, _inverse(scale) if divides else scale.make, None, scale.last)
+        if scale is None:
+            return None
+        return _scale_shift(left, _inverse(scale) if divides else scale.make, None, scale.last)
     if lifter.is_constant(left) and not divides:
         scale = _per_channel(lifter, left, right, node)
-        return scale and _scale_shift(right, scale.make, None, scale.last)
+        return None if scale is None else _scale_shift(right, scale.make, None, scale.last)
     if not (lifter.is_constant(left) or lifter.is_constant(right)):
         raise _product()
     return None
@@ -198,7 +200,9 @@ def lift_addcmul(lifter: Lifter, node: fx.Node, a: Mapping[str, Any]) -> Op | No
 def lift_reversed_subtraction(lifter: Lifter, node: fx.Node, a: Mapping[str, Any]) -> Op | None:
     """c − v·x for a constant per channel."""
     shift = _per_channel(lifter, a["other"], a["self"], node) if lifter.is_constant(a["other"]) else None
-    return shift and _scale_shift(a["self"], lambda: -a["alpha"] * _one(), shift.make, shift.last)
+    if shift is None:
+        return None
+    return _scale_shift(a["self"], lambda: -a["alpha"] * _one(), shift.make, shift.last)
 
 
 @rule("neg")
