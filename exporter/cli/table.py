@@ -128,7 +128,7 @@ def _sizes(counts: Mapping[str, Any]) -> Table:
         table.add_row(
             form,
             millions(row["parameters"]) if "parameters" in row else "",
-            f"{row['macs'] / 1e6:.1f} M" if "macs" in row else "",
+            f"{row['macs'] / 1e6:.1f} M" if "macs" in row else "unknown" if "nodes" in row else "",
             *(str(row.get(key, "")) for key in ("convs", "norms", "nodes")),
             f"{size / 1e6:.2f} MB" if size else "",
         )

@@ -250,7 +250,8 @@ def _write_onnx(draft: Draft, job: Job, network: Network, traced: Traced) -> dic
     draft.manifest.outputs = tuple(spec(t) for t in graph.outputs)
     size = sum(p.stat().st_size for p in draft.folder.glob(f"{MODEL}*"))
     nodes = {"nodes": sum(cost.nodes.values()), "ops": dict(cost.nodes)}
-    counts = {"onnx": {"parameters": cost.parameters, "macs": cost.macs, **nodes, "bytes": size}}
+    macs = {} if cost.macs is None else {"macs": cost.macs}
+    counts = {"onnx": {"parameters": cost.parameters, **macs, **nodes, "bytes": size}}
     if network.given is None:
         counts["onnx, as traced"] = {"nodes": sum(surgery.before.values()), "ops": dict(surgery.before)}
     return counts

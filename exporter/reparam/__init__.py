@@ -1,17 +1,20 @@
 """Structural reparameterization by algebra on the traced graph, for any network."""
 
+import warnings
 from collections import Counter
 from typing import get_args
 
 import torch
 from torch import Tensor, fx, nn
 
-from ..errors import ReparamError
+from ..errors import PlainconvWarning, ReparamError
 from .affine import AffineMap
 from .build import own_macs
+from .carry import carry_norms
 from .end_to_end import EndToEnd, check_end_to_end
 from .forms import Axis, Form, IllegalError
 from .leaves import affine_leaf, leaves_replaced
+from .left import norms_left
 from .lift import rule
 from .regions import planned
 from .report import Refusal, Region, Report
@@ -64,6 +67,8 @@ def reparameterize(
         traced = trace(affine, examples, tracer)
     graph_module = traced.graph_module
     counts_before = _counts(graph_module)
+    if traced.tracer == "torch.export":  # it keeps sizes as symbols, so that what is carried is so at all of them
+        carry_norms(graph_module)
     plan = planned(graph_module)
     report, ops = plan.report, plan.planner.ops
     report.tracer, report.guards, report.counts_before = traced.tracer, traced.guards, counts_before
@@ -74,6 +79,14 @@ def reparameterize(
     report.macs_after = sum(region.macs_after for region in report.regions)
     report.macs_after += sum(own_macs(node, op) for node, op in ops.items() if node.name in kept)
     report.counts_after = _counts(rewritten.module)
+    report.refusals += norms_left(plan, kept, report.refusals)
+    if traced.autocast:
+        warnings.warn(
+            f"forward switches autocast on ({', '.join(traced.autocast)}): the plain network computes that in the "
+            "dtype of its weights; choose a lower precision when an engine is built",
+            PlainconvWarning,
+            stacklevel=2,
+        )
     if check:
         guarded = bool(report.guards) or any(region.least_size for region in report.regions)
         report.end_to_end = check_end_to_end(

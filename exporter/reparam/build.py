@@ -15,7 +15,7 @@ from .affine import AffineMap, conv_weight
 from .choices import Choice, GroupedSum, OneMap
 from .forms import Form
 from .geometry import ConvGeometry, Extend, conv_geometry
-from .graph import attribute, sizes
+from .graph import attribute, places
 from .lift import Lifter, Linear, Op, Sum
 from .numbers import Numbers, blocks
 from .plan import Planner, inputs
@@ -46,6 +46,7 @@ class Builder:
         self.lifter, self.planner, self.exact = lifter, planner, exact
         self.regions: list[Region] = []
         self.names: set[str] = set()
+        self.made: dict[str, nn.Module] = {}
 
     def build(self, node: fx.Node, choice: Choice) -> list[Merged]:
         """The convolutions of one choice, in the order of its groups; none for a node that stays as it is."""
@@ -84,9 +85,12 @@ class Builder:
                 f"{node.name}: merged convolution is off by {worst:.1e} in float64; please report this"
             )
         nodes = self._between(source, [value for value, _ in wanted.terms])
-        name = self._name(nodes)
+        module = module.to(value.device) if value.device.type != "meta" else module
+        twin = next((known for known, made in self.made.items() if _equal(made, module)), None)
+        name = twin or self._name(nodes)  # a network that applies the same weights twice goes on doing so
+        self.made[name] = module
         self._record(name, source, node, nodes, form, geometry, worst, largest)
-        return Merged(name, module.to(value.device) if value.device.type != "meta" else module, geometry.extends)
+        return Merged(name, module, geometry.extends)
 
     def _between(self, source: fx.Node, results: Sequence[fx.Node]) -> list[fx.Node]:
         """The affine ops from `source` (exclusive) to `results`, in graph order."""
@@ -113,8 +117,6 @@ class Builder:
         largest: float,
     ) -> None:
         old = [self._largest_weight(n) for n in nodes]
-        shape = sizes(node)
-        assert shape is not None
         self.regions.append(
             Region(
                 name=name,
@@ -123,7 +125,7 @@ class Builder:
                 merged=tuple(n.name for n in nodes),
                 kernel=(form.out_channels, form.in_channels // form.groups, *map(len, geometry.boxes)),
                 macs_before=sum(own_macs(n, self.planner.ops[n]) for n in nodes),
-                macs_after=form.macs(shape[2:]),
+                macs_after=form.macs(places(node, len(form.axes))),
                 error=error,
                 max_weight=largest,
                 growth=largest / max([w for w in old if w > 0], default=math.nan),
@@ -162,6 +164,15 @@ class Builder:
         return name
 
 
+def _equal(one: nn.Module, other: nn.Module) -> bool:
+    """Whether two convolutions are the same, number by number."""
+    if repr(one) != repr(other):
+        return False
+    return all(
+        a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True)
+    )
+
+
 def _largest(tensor: Tensor) -> float:
     low, high = torch.aminmax(tensor)
     return max(-float(low), float(high))
@@ -169,11 +180,9 @@ def _largest(tensor: Tensor) -> float:
 
 def own_macs(node: fx.Node, op: Op) -> int:
     """Multiply-accumulates of an op as it stands: convolutions and Linears have them, pools and norms have none."""
-    shape = sizes(node)
-    assert shape is not None
     name = node.target.overloadpacket.__name__ if isinstance(node.target, torch._ops.OpOverload) else ""
-    multiplies = name.startswith("conv") or name == "linear"
-    return op.form.macs(shape[2:]) if isinstance(op, Linear) and multiplies else 0
+    multiplies = name.startswith("conv") or name in ("linear", "matmul", "mm")
+    return op.form.macs(places(node, len(op.form.axes))) if isinstance(op, Linear) and multiplies else 0
 
 
 def _reach(extend: Extend) -> int:
@@ -196,14 +205,15 @@ def _deviation(
 ) -> float:
     """max |new − old| / max |old| over the probes, of those rows, which read those channels."""
     worst = 0.0
+    axis = -1 if isinstance(exact, nn.Linear) else 1
     for source, want in expected:
-        x = source[:, read]
+        x = source.narrow(axis, read.start, read.stop - read.start)
         largest = want.abs().max().clamp_min(1e-300)
         with widened():  # all is float64 already; this is for its float64 depthwise convolution
             for extend in extends:
                 x = nn.functional.pad(x, extend.pads, extend.mode)
             got = exact(x)
-        want = want if rows is None else want[:, rows]
+        want = want if rows is None else want.narrow(axis, rows.start, rows.stop - rows.start)
         if got.shape != want.shape:
             raise CheckFailedError(f"{where}: merged convolution gives {tuple(got.shape)}, not {tuple(want.shape)}")
         deviation = float((got - want).abs().max() / largest)

@@ -46,10 +46,14 @@ class OneMap:
 
 @dataclass(frozen=True)
 class Group:
-    """Terms of a sum that became one convolution over `source`, or (without one) a single term as it is."""
+    """Terms of a sum that became one convolution over `source`, or (without one) a single term as it is.
+
+    `last` is that of the sum.
+    """
 
     source: fx.Node | None
     terms: tuple[tuple[fx.Node, float], ...]
+    last: bool = False
 
 
 @dataclass(frozen=True)

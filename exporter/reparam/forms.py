@@ -125,10 +125,13 @@ class Form:
     def macs(self, sizes_out: Sequence[int]) -> int:
         """Multiply-accumulates of the convolution that computes the map, per sample. Per-channel scales count none.
 
-        A convolution does all its taps at every output position, a transposed one at every input position.
+        A convolution does all its taps at every output position, a transposed one at every input position; a Linear
+        has no axes, and all axes beside its channels are positions.
         """
         if self.pointwise:
             return 0
+        if not self.axes:
+            return self.out_channels * (self.in_channels // self.groups) * math.prod(sizes_out)
         taps = math.prod(len(axis.box) for axis in self.axes)
         positions = [
             (size - min(axis.laws)) // axis.up if self.transposed else size

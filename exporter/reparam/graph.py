@@ -1,9 +1,15 @@
 """Reading a traced graph: the shapes of its values, its constants and the arguments of its calls."""
 
+import operator
 from typing import Any
 
 import torch
 from torch import Tensor, fx
+
+aten = torch.ops.aten
+GUARD = "_guards_fn"
+"""The name that torch.export gives its check of the input's sizes."""
+CASTS = (aten.to, aten._to_copy, aten.type_as)
 
 
 def sizes(node: fx.Node) -> tuple[int, ...] | None:
@@ -24,18 +30,23 @@ def constants(graph: fx.Graph) -> set[fx.Node]:
 
 
 def _repeatable(node: fx.Node) -> bool:
-    """Whether the node is an ATen call that gives the same each time and leaves its arguments as they are."""
+    """Whether the node is a call that gives the same each time and leaves its arguments as they are."""
     if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
-        return False
+        return node.target is operator.getitem
     return not node.target._schema.is_mutable and not draws_random_numbers(node)
 
 
 def draws_random_numbers(node: fx.Node) -> bool:
-    """Whether the node is an ATen call whose result is random: rand, bernoulli, dropout in training."""
+    """Whether the node is an ATen call whose result is random: rand, bernoulli, dropout in training.
+
+    It is not where the arguments switch it off: a flag of training, a probability of 0.
+    """
     if not isinstance(node.target, torch._ops.OpOverload) or torch.Tag.nondeterministic_seeded not in node.target.tags:
         return False
     given = arguments(node)
-    return bool(given.get("train", given.get("training", True)))
+    trains = [given[name] for name in ("train", "training") if name in given]
+    rates = [given[name] for name in ("p", "dropout_p", "dropout") if name in given]
+    return trains != [False] and (not rates or any(not isinstance(p, (int, float)) or p != 0 for p in rates))
 
 
 def drop_dead_code(graph: fx.Graph) -> None:
@@ -45,15 +56,25 @@ def drop_dead_code(graph: fx.Graph) -> None:
 
 def is_guard(node: fx.Node) -> bool:
     """Whether the node is torch.export's check of the input's sizes."""
-    return node.op == "call_module" and node.target == "_guards_fn"
+    return node.op == "call_module" and node.target == GUARD
+
+
+def attribute_of(graph_module: fx.GraphModule, target: str) -> object:
+    """Whatever a get_attr node names: a parameter, a buffer, the graph of a region."""
+    path, _, name = target.rpartition(".")
+    return getattr(graph_module.get_submodule(path), name)
 
 
 def attribute(graph_module: fx.GraphModule, target: str) -> Tensor:
     """The parameter or buffer that a get_attr node names."""
-    path, _, name = target.rpartition(".")
-    value = getattr(graph_module.get_submodule(path), name)
+    value = attribute_of(graph_module, target)
     assert isinstance(value, Tensor)
     return value
+
+
+def is_cast(node: fx.Node) -> bool:
+    """Whether the node gives its first argument in a dtype, or on a device."""
+    return isinstance(node.target, torch._ops.OpOverload) and node.target.overloadpacket in CASTS
 
 
 def arguments(node: fx.Node) -> dict[str, Any]:
@@ -71,25 +92,43 @@ def arguments(node: fx.Node) -> dict[str, Any]:
 
 
 def rank_of(node: fx.Node) -> int:
-    """How many spatial axes the value has."""
+    """How many spatial axes the value has, its channels being the second of all."""
     shape = sizes(node)
     assert shape is not None
     return len(shape) - 2
 
 
 def channels_of(node: fx.Node) -> int:
-    """How many channels the value has."""
+    """How many channels the value has, these being its second axis."""
     shape = sizes(node)
     assert shape is not None
     return shape[1]
 
 
-def is_per_channel(node: fx.Node, rank: int) -> bool:
-    """Whether the value, beside one of `rank` axes, broadcasts along the channels alone."""
+def places(node: fx.Node, rank: int) -> tuple[int, ...]:
+    """The sizes beside batch and channels: of `rank` axes behind them; for a rank of 0, of those between the two."""
+    shape = sizes(node)
+    assert shape is not None
+    return shape[2:] if rank else shape[1:-1]
+
+
+def channel_axis(node: fx.Node, rank: int) -> int | None:
+    """The axis along which the constant varies beside a value of `rank` axes: 1, or the last; else None.
+
+    A constant of one element varies along none, and 1 stands for it.
+    """
     own = sizes(node)
     if own is None or len(own) > rank:
-        return False
-    return all(size == 1 or axis == 1 for axis, size in enumerate((1,) * (rank - len(own)) + own))
+        return None
+    varies = [axis for axis, size in enumerate((1,) * (rank - len(own)) + own) if size != 1]
+    if varies in ([], [1]):
+        return 1
+    return rank - 1 if varies == [rank - 1] and rank > 2 else None
+
+
+def is_per_channel(node: fx.Node, rank: int) -> bool:
+    """Whether the value, beside one of `rank` axes, broadcasts along the channels, the second axis, alone."""
+    return channel_axis(node, rank) == 1
 
 
 def is_static(*values: object) -> bool:

@@ -7,9 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from ..parity.widen import widened
 from .affine import AffineMap
 from .forms import Form
 from .graph import arguments, attribute, constants, sizes
+from .layouts import channels_last
 
 
 @dataclass(frozen=True)
@@ -28,16 +30,18 @@ class Linear:
 
 @dataclass(frozen=True)
 class Sum:
-    """Σ coefficient · value."""
+    """Σ coefficient · value. `last` says that the channels are the last axis, as a Linear has them."""
 
     terms: tuple[tuple[fx.Node, float], ...]
+    last: bool = False
 
 
 @dataclass(frozen=True)
 class Concat:
-    """Values stacked along the channels."""
+    """Values stacked along the channels; `last` as in a Sum."""
 
     parts: tuple[fx.Node, ...]
+    last: bool = False
 
 
 Op = Linear | Sum | Concat
@@ -61,6 +65,7 @@ class Lifter:
     def __init__(self, graph_module: fx.GraphModule) -> None:
         self.graph_module = graph_module
         self.constants = constants(graph_module.graph)
+        self.last = channels_last(graph_module.graph, self.constants)
 
     def lift(self, node: fx.Node) -> Op | None:
         """The node as an affine op, or None if it is not one. Raises IllegalError for one that nearly is."""
@@ -80,13 +85,20 @@ class Lifter:
             return None
         if not isinstance(node, fx.Node):
             return torch.as_tensor(node, dtype=torch.float64)
-        if node.op == "get_attr":
-            value = attribute(self.graph_module, str(node.target)).detach()
-            return value.double() if value.is_floating_point() else value
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), self.constant)
-        result = node.target(*args, **kwargs)  # type: ignore[operator]
+        result = self._evaluated(node, {})
         assert isinstance(result, Tensor)
         return result
+
+    def _evaluated(self, node: fx.Node, known: dict[fx.Node, Any]) -> Any:
+        """As `constant`, of what may also be several tensors; `known` holds what was met on the way."""
+        if node not in known and node.op == "get_attr":
+            value = attribute(self.graph_module, str(node.target)).detach()
+            known[node] = value.double() if value.is_floating_point() else value
+        elif node not in known:
+            args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: self._evaluated(n, known))
+            with widened():
+                known[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+        return known[node]
 
     def constant_rows(self, node: object, rows: slice) -> Tensor:
         """Some rows of a constant's float64 value; of a stored one, only they are widened."""

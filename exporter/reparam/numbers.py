@@ -10,7 +10,6 @@ from torch import fx
 from ..parity.widen import LARGE, rows_in_turn
 from .affine import AffineMap, add, compose, concat, identity_map, regrouped
 from .forms import Form
-from .graph import channels_of, rank_of
 from .lift import Linear, Op, Sum
 from .plan import inputs
 
@@ -34,6 +33,7 @@ class Numbers:
 
     def __init__(self, ops: Mapping[fx.Node, Op], source: fx.Node, form: Form) -> None:
         self.ops, self.source, self.groups = ops, source, form.groups
+        self.channels, self.rank = form.in_channels, len(form.axes)
         self.whole: dict[fx.Node, AffineMap] = {}
 
     def of(self, wanted: Sum, rows: slice | None) -> AffineMap:
@@ -46,7 +46,7 @@ class Numbers:
     def map(self, node: fx.Node, *, keep: bool = True) -> AffineMap:
         """The whole map from the source to `node`; kept for the next block, or the next reader."""
         if node is self.source:
-            return identity_map(channels_of(node), rank_of(node))
+            return identity_map(self.channels, self.rank)
         if node in self.whole:
             return self.whole[node]
         op = self.ops[node]

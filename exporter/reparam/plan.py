@@ -5,6 +5,7 @@ sum, as a sum of groups in which the terms over one source became one convolutio
 elements read and written, and a constant per launched op; a value that several ops read is paid for once.
 """
 
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from torch import fx
 from .choices import Choice, Choices, Cost, Group, GroupedSum, Keep, OneMap
 from .forms import Form, IllegalError, add_forms, compose_forms, concat_forms, identity_form
 from .geometry import conv_geometry
-from .graph import sizes
+from .graph import places, sizes
 from .lift import Concat, Linear, Op, Sum
 from .report import Refusal
 
@@ -35,12 +36,12 @@ class Planner:
 
     # -------------------------------------------------------------- forms
 
-    def form(self, node: fx.Node, source: fx.Node) -> Form | None:
-        """The map from `source` to `node`, if there is one."""
+    def form(self, node: fx.Node, source: fx.Node, last: bool = False) -> Form | None:
+        """The map from `source` to `node`, if there is one; for a value itself, that of its second or last axis."""
         if node is source:
             shape = sizes(node)
             assert shape is not None
-            return identity_form(shape[1], len(shape) - 2)
+            return identity_form(shape[-1], 0) if last else identity_form(shape[1], len(shape) - 2)
         return self.forms.get(node, {}).get(source)
 
     def _forms_over_ancestors(self, node: fx.Node) -> dict[fx.Node, Form]:
@@ -62,11 +63,13 @@ class Planner:
 
     def _derive(self, op: Op, source: fx.Node) -> Form | None:
         if isinstance(op, Linear):
+            if op.source is source:
+                return op.form
             first = self.form(op.source, source)
-            return first and (op.form if op.source is source else compose_forms(first, op.form))
-        forms = [self.form(value, source) for value in inputs(op)]
+            return compose_forms(first, op.form) if first and len(first.axes) == len(op.form.axes) else None
+        forms = [self.form(value, source, op.last) for value in inputs(op)]
         present = [f for f in forms if f is not None]
-        if len(present) < len(forms):
+        if len(present) < len(forms) or len({len(f.axes) for f in present}) > 1:
             return None
         return add_forms(present) if isinstance(op, Sum) else concat_forms(present)
 
@@ -150,7 +153,8 @@ class Planner:
             for value in reads(choice, self.ops[node]):
                 plan |= self._cheapest(value, free, rank, memo)
             plans.append({**plan, node: choice})
-        memo[node] = min(plans, key=lambda p: rank(self._cost(p)))
+        # Of two as cheap, what is there already, else that of fewer ops.
+        memo[node] = min(plans, key=lambda p: (rank(self._cost(p)), not isinstance(p[node], Keep), len(p)))
         return memo[node]
 
     def _options(self, node: fx.Node) -> Iterator[Choice]:
@@ -164,30 +168,61 @@ class Planner:
                 yield OneMap(source, form)
 
     def _groupings(self, op: Sum) -> Iterator[GroupedSum]:
-        """Merge terms over one source after another, the source that serves most terms first."""
-        rest = list(op.terms)
-        groups: list[Group] = []
-        while True:
-            by_source = {
-                s: [t for t in rest if self.form(t[0], s)] for t in rest for s in (t[0], *self.forms.get(t[0], ()))
-            }
-            source = max(by_source, key=lambda s: len(by_source[s]), default=None)
-            if source is None or len(by_source[source]) < 2:
-                return
-            terms = by_source[source]
+        """Merge terms over one source after another, the source that serves most terms first.
+
+        All of a source's terms at once, and only those that are cheaper together: a wide depthwise term would make a
+        dense one as wide.
+        """
+        for some in (False, True):
+            rest = list(op.terms)
+            groups: list[Group] = []
+            while found := self._next_groups(rest, op.last, some):
+                groups += found
+                rest = [t for t in rest if not any(t in group.terms for group in found)]
+                if groups[0].terms != op.terms:  # all in one group is a OneMap
+                    yield GroupedSum((*groups, *(Group(None, (t,)) for t in rest)))
+
+    def _next_groups(self, terms: list[tuple[fx.Node, float]], last: bool, some: bool) -> list[Group]:
+        """The groups of the source that serves most of the terms, two at least; none where they are no one map."""
+        by_source = {
+            s: [t for t in terms if self.form(t[0], s, last)] for v, _ in terms for s in (v, *self.forms.get(v, ()))
+        }
+        source = max(by_source, key=lambda s: len(by_source[s]), default=None)
+        if source is None or len(by_source[source]) < 2:
+            return []
+        groups = [Group(source, (t,), last) for t in by_source[source]]
+        if not some:
+            groups = [Group(source, tuple(by_source[source]), last)]
+        while some and (joined := self._cheaper_together(groups)):
+            groups = joined
+        try:
+            return [g for g in groups if len(g.terms) > 1 and not self.group_form(g).pointwise]
+        except IllegalError:
+            return []
+
+    def _cheaper_together(self, groups: Sequence[Group]) -> list[Group] | None:
+        """The groups with those two joined that gain most by it; None where no two gain."""
+        best: tuple[int, list[Group]] | None = None
+        for one, other in itertools.combinations(groups, 2):
+            joined = Group(one.source, (*one.terms, *other.terms), one.last)
             try:
-                self.group_form(Group(source, tuple(terms)))
+                gain = sum(self._group_cost(g).total for g in (one, other)) - self._group_cost(joined).total
             except IllegalError:
-                return
-            groups.append(Group(source, tuple(terms)))
-            rest = [t for t in rest if t not in terms]
-            if groups[0].terms != op.terms:  # all in one group is a OneMap
-                yield GroupedSum((*groups, *(Group(None, (t,)) for t in rest)))
+                continue
+            if gain > 0 and (best is None or gain > best[0]):
+                best = (gain, [joined, *(g for g in groups if g not in (one, other))])
+        return best and best[1]
+
+    def _group_cost(self, group: Group) -> Cost:
+        """Cost of a group and of adding it to the others."""
+        assert group.source is not None
+        node = group.terms[0][0]
+        return self._map_cost(self.group_form(group), group.source, node) + Cost(0, 3 * elements(node), 1)
 
     def group_form(self, group: Group) -> Form:
         """The map of a group of terms over its source. Raises IllegalError."""
         assert group.source is not None
-        forms = [self.form(term, group.source) for term, _ in group.terms]
+        forms = [self.form(term, group.source, group.last) for term, _ in group.terms]
         return add_forms([f for f in forms if f is not None])
 
     # -------------------------------------------------------------- cost
@@ -228,10 +263,8 @@ class Planner:
     def _map_cost(self, form: Form, source: fx.Node, node: fx.Node, may_pool: bool = False) -> Cost:
         if form.identity:
             return Cost()
-        shape = sizes(node)
-        assert shape is not None
         pools = may_pool and getattr(node.target, "__name__", "").startswith("avg_pool")
-        macs = 0 if pools else form.macs(shape[2:])
+        macs = 0 if pools else form.macs(places(node, len(form.axes)))
         moved = elements(source) + elements(node)
         extends = () if form.pointwise else conv_geometry(form).extends
         read = sizes(source)
@@ -294,4 +327,4 @@ def _flattened(op: Op, ops: Mapping[fx.Node, Op]) -> Op:
             terms += [(v, weight * w) for v, w in flat.terms]
         else:
             terms.append((value, weight))
-    return Sum(tuple(terms))
+    return Sum(tuple(terms), op.last)

@@ -16,9 +16,10 @@ def probes(lifter: Lifter, source: fx.Node, wanted: Sum, form: Form) -> list[tup
     repeats with the size modulo the stride, hence up to three sizes per axis that differ modulo it.
     """
     generator = torch.Generator().manual_seed(0)
-    sources = [
-        torch.randn(1, form.in_channels, *size, dtype=torch.float64, generator=generator) for size in probe_sizes(form)
-    ]
+    shapes: list[tuple[int, ...]] = [(1, form.in_channels, *size) for size in probe_sizes(form)]
+    if not form.axes:  # its channels are the last axis; all others are positions
+        shapes = [(1, *(2,) * (source.meta["val"].dim() - 2), form.in_channels)]
+    sources = [torch.randn(shape, dtype=torch.float64, generator=generator) for shape in shapes]
     run = _Replay(lifter, source, sources)
     totals = [torch.zeros((), dtype=torch.float64)] * len(sources)
     for value, weight in wanted.terms:

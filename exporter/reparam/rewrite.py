@@ -1,19 +1,22 @@
 """A plan put into the graph: the plain network."""
 
 import copy
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_structure
 
 from .build import Builder, Merged
 from .choices import Choice, GroupedSum, OneMap
-from .graph import attribute, drop_dead_code
-from .lift import Linear, Op
+from .graph import attribute, constants, drop_dead_code
+from .lift import Lifter, Linear, Op
 from .regions import Planned
 from .report import Region
+
+SMALL = 1 << 18  # elements of a computed constant that is stored whatever it is made of
 
 
 def rewrite(graph_module: fx.GraphModule, plan: Planned) -> "Rewritten":
@@ -33,16 +36,71 @@ def rewrite(graph_module: fx.GraphModule, plan: Planned) -> "Rewritten":
             now[node] = replacement
     _flatten_signature(graph)
     drop_dead_code(graph)
+    computed = _computed_once(graph_module, plan.lifter)
+    drop_dead_code(graph)
     kept: dict[str, object] = {name: module for name, module in modules.items()}
+    copies: dict[int, Tensor] = {}  # tied weights, which have several names, stay tied
     for node in graph.find_nodes(op="get_attr"):
-        value = attribute(graph_module, str(node.target)).detach().clone(memory_format=torch.contiguous_format)
-        kept[str(node.target)] = nn.Parameter(value, requires_grad=False) if value.is_floating_point() else value
+        name = str(node.target)
+        value = computed[name] if name in computed else attribute(graph_module, name).detach()
+        if id(value) not in copies:
+            mine = value if name in computed else value.clone(memory_format=torch.contiguous_format)
+            copies[id(value)] = nn.Parameter(mine, requires_grad=False) if value.is_floating_point() else mine
+        kept[name] = copies[id(value)]
     for node in graph.find_nodes(op="call_module"):
         if node.target not in kept:  # a layer that was left as it is
             kept[str(node.target)] = copy.deepcopy(graph_module.get_submodule(str(node.target)))
     plain = fx.GraphModule(kept, graph, class_name="Plain")
     plain.eval()
     return Rewritten(plain, builder.regions)
+
+
+def _computed_once(graph_module: fx.GraphModule, lifter: Lifter) -> dict[str, Tensor]:
+    """Compute what depends on parameters alone, in float64, and put each result in its place under a name of its own.
+
+    One larger than all that it is made of stays as it is: a mask, a table of positions.
+    """
+    graph = graph_module.graph
+    constant = constants(graph)
+    results: dict[str, Tensor] = {}
+    for node in [n for n in graph.nodes if n in constant and n.op != "get_attr"]:
+        value = node.meta.get("val")
+        if not isinstance(value, Tensor) or constant.issuperset(node.users):
+            continue
+        leaves = _leaves(node)
+        if value.numel() > max(SMALL, sum(n.meta["val"].numel() for n in leaves)):
+            continue
+        result = lifter.constant(node)
+        assert result is not None
+        alike = [str(n.target) for n in leaves if n.meta["val"].shape == value.shape]
+        names = itertools.chain(alike[:1], (f"constant_{i}" for i in itertools.count()))
+        name = next(n for n in names if n not in results and _is_free(graph_module, n, constant))
+        results[name] = result.to(value.dtype).contiguous()
+        if name not in alike and not hasattr(graph_module, name):
+            graph_module.register_buffer(name, results[name])
+        with graph.inserting_before(node):
+            stored = graph.create_node("get_attr", name)
+        stored.meta["val"] = value
+        constant.add(stored)
+        node.replace_all_uses_with(stored)
+    return results
+
+
+def _leaves(node: fx.Node) -> list[fx.Node]:
+    """The parameters and buffers that a constant is made of."""
+    seen, stack = dict[fx.Node, None](), [node]
+    while stack:
+        at = stack.pop()
+        if at not in seen:
+            seen[at] = None
+            stack.extend(at.all_input_nodes)
+    return [n for n in seen if n.op == "get_attr"]
+
+
+def _is_free(graph_module: fx.GraphModule, name: str, constant: set[fx.Node]) -> bool:
+    """Whether nothing has the name, or only constants read what does."""
+    readers = [n for n in graph_module.graph.find_nodes(op="get_attr") if n.target == name]
+    return all(constant.issuperset(n.users) for n in readers) and (bool(readers) or not hasattr(graph_module, name))
 
 
 def _flatten_signature(graph: fx.Graph) -> None:

@@ -5,9 +5,10 @@ import operator
 import torch
 from torch import Tensor, fx
 
-from .graph import arguments, constants, drop_dead_code, is_per_channel, sizes
+from .graph import arguments, constants, drop_dead_code, is_cast, is_per_channel, sizes
 from .lift import Lifter, Linear
 from .rules.layout import TO_THE_END
+from .scatters import concats_from_scatters
 
 aten = torch.ops.aten
 SAME = 1e-9  # of a border's value and the shift it stands for, both computed in float64
@@ -15,8 +16,9 @@ _METADATA_CHECKS = {aten._assert_tensor_metadata.default, aten._assert_scalar.de
 
 
 def tidy(graph_module: fx.GraphModule) -> None:
-    """Change `graph_module` in place to an equal graph; the order matters only to the last step, which is lifted."""
-    for step in (_drop_checks, _restore_batch_norms, _free_views, _drop_full_slices, _pad_before_shift):
+    """Change `graph_module` in place to an equal graph; pads by hand are sought while writes are still slices."""
+    steps = (_drop_checks, _drop_casts, _restore_batch_norms, _free_views, _drop_full_slices, _pad_before_shift)
+    for step in (*steps, concats_from_scatters):
         step(graph_module)
         drop_dead_code(graph_module.graph)
     graph_module.recompile()
@@ -31,6 +33,19 @@ def _drop_checks(graph_module: fx.GraphModule) -> None:
     """Assertions on shapes and dtypes: the trace has answered them."""
     for node in calls(graph_module.graph, *_METADATA_CHECKS):
         graph_module.graph.erase_node(node)
+
+
+def _drop_casts(graph_module: fx.GraphModule) -> None:
+    """A cast to the dtype and device that the value has."""
+    for node in [n for n in graph_module.graph.nodes if is_cast(n)]:
+        source = node.args[0]
+        assert isinstance(source, fx.Node)
+        before, after = source.meta.get("val"), node.meta.get("val")
+        if not isinstance(before, Tensor) or not isinstance(after, Tensor):
+            continue
+        if (before.dtype, before.device) == (after.dtype, after.device):
+            node.replace_all_uses_with(source)
+            graph_module.graph.erase_node(node)
 
 
 def _restore_batch_norms(graph_module: fx.GraphModule) -> None:

@@ -8,11 +8,13 @@ from typing import Literal
 import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
+from torch.nn.parameter import is_lazy
 
 from ..errors import ReparamError, first_line
 from ..quiet import quiet
-from .graph import attribute, draws_random_numbers
+from .graph import GUARD, attribute_of, draws_random_numbers, drop_dead_code, is_guard
 from .in_place import write_out_of_place
+from .inline import inline_modes
 from .symbolic import symbolic_graph
 from .tidy import tidy
 
@@ -26,13 +28,15 @@ HARMLESS = re.compile(
 class Traced:
     """The graph, by which tracer, for each input which of its axes the graph leaves open, and on what conditions.
 
-    A graph with conditions checks them itself: the call of torch.export's guard stays in it.
+    A graph with conditions checks them itself: the call of torch.export's guard stays in it. `autocast` names the
+    dtypes that forward switches autocast on for; the graph computes in the dtype of the weights instead.
     """
 
     graph_module: fx.GraphModule
     tracer: str
     open_axes: tuple[tuple[bool, ...], ...]
     guards: tuple[str, ...] = ()
+    autocast: tuple[str, ...] = ()
 
 
 def trace(module: nn.Module, example: tuple[Tensor, ...], tracer: Tracer = "auto") -> Traced:
@@ -56,8 +60,10 @@ def trace(module: nn.Module, example: tuple[Tensor, ...], tracer: Tracer = "auto
             "it needs a forward without data-dependent control flow"
         )
     graph_module = traced.graph_module
+    if any(map(is_guard, graph_module.graph.nodes)):
+        graph_module.add_module(GUARD, SizeGuard(graph_module.get_submodule(GUARD)))
     for node in graph_module.graph.find_nodes(op="get_attr"):
-        node.meta.setdefault("val", attribute(graph_module, str(node.target)))
+        node.meta.setdefault("val", attribute_of(graph_module, str(node.target)))
     tidy(graph_module)
     random = next((node for node in graph_module.graph.nodes if draws_random_numbers(node)), None)
     if random is not None:
@@ -67,10 +73,37 @@ def trace(module: nn.Module, example: tuple[Tensor, ...], tracer: Tracer = "auto
     return traced
 
 
+class SizeGuard(nn.Module):
+    """torch.export's check of the input's sizes, with words for a user."""
+
+    def __init__(self, check: nn.Module) -> None:
+        super().__init__()
+        self.check = check
+
+    def forward(self, *inputs: Tensor) -> object:
+        """Raises ReparamError where the sizes are not those that the trace holds for."""
+        try:
+            return self.check(*inputs)
+        except AssertionError as error:
+            found = ", ".join("×".join(map(str, x.shape)) for x in inputs)
+            held = first_line(error).removeprefix("Guard failed: ")
+            raise ReparamError(
+                f"the plain network holds for sizes with {held}; found {found}; reparameterize on an example like it"
+            ) from error
+
+
 def _refuse(module: nn.Module) -> None:
-    """Raise for a module that is not ready: in train mode, or quantized."""
+    """Raise for a module that is not ready: in train mode, quantized, scripted, or lazy."""
     for name, part in module.named_modules():
         where = name or "the network"
+        if isinstance(part, torch.jit.ScriptModule):
+            raise ReparamError(
+                f"{where} is a TorchScript module, which cannot be traced again; give the nn.Module that it was made of"
+            )
+        if any(map(is_lazy, (*part.parameters(recurse=False), *part.buffers(recurse=False)))):
+            raise ReparamError(
+                f"{where} is lazy and has no weights yet; call the network once on an example, then load its weights"
+            )
         if type(part).__module__.startswith(("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")):
             raise ReparamError(
                 f"{where} is quantized ({type(part).__name__}); reparameterize the float network, then quantize that"
@@ -110,19 +143,32 @@ def _by_export(module: nn.Module, example: tuple[Tensor, ...]) -> Traced:
     program = _export(module, example)
     guards = _guards(program)
     graph_module = program.module(check_guards=bool(guards))
+    autocast = inline_modes(graph_module)
     if not write_out_of_place(graph_module.graph):
         program = program.run_decompositions({})  # slow; turns all writes and views into pure ops, or raises
         graph_module = program.module(check_guards=bool(guards))
-    changed = program.graph_signature.buffers_to_mutate
-    if changed:
-        raise ReparamError(
-            f"forward writes into {next(iter(changed.values()))}, so its result changes from call to call; "
-            "remove the write, or the hook or parametrization that makes it"
-        )
+        inline_modes(graph_module)
     assert isinstance(graph_module, fx.GraphModule)
+    _drop_counters(graph_module, tuple(program.graph_signature.buffers_to_mutate.values()))
     inputs = [node.meta.get("val") for node in graph_module.graph.find_nodes(op="placeholder")]
     axes = tuple(tuple(not isinstance(n, int) for n in v.shape) if isinstance(v, Tensor) else () for v in inputs)
-    return Traced(graph_module, "torch.export", axes, guards)
+    return Traced(graph_module, "torch.export", axes, guards, autocast)
+
+
+def _drop_counters(graph_module: fx.GraphModule, changed: tuple[str, ...]) -> None:
+    """Drop the writes into buffers that no output reads. Raises ReparamError for one that the result depends on."""
+    graph = graph_module.graph
+    for node in graph.find_nodes(op="call_function", target=torch.ops.aten.copy_.default):
+        if isinstance(node.args[0], fx.Node) and node.args[0].target in changed:
+            node.replace_all_uses_with(node.args[1])
+            graph.erase_node(node)
+    drop_dead_code(graph)
+    read = next((node.target for node in graph.find_nodes(op="get_attr") if node.target in changed), None)
+    if read is not None:
+        raise ReparamError(
+            f"forward writes into {read} and reads it, so its result changes from call to call; "
+            "remove the write, or the hook or parametrization that makes it"
+        )
 
 
 def _by_fx(module: nn.Module, example: tuple[Tensor, ...]) -> Traced:

@@ -22,6 +22,7 @@ from plainconv.models import checkpoints
 
 from ..bundle import sha256_of_arrays
 from ..errors import PlainconvError, SourceError, first_line
+from .lazy import materialize
 from .network import Network, Request
 from .randomize import randomized
 
@@ -200,11 +201,12 @@ def _network(
     takes: str = "give one that it can",
 ) -> Network:
     module.eval()
+    if request.usual_size is not None and len(default_shape) == 4:
+        default_shape = (*default_shape[:2], *request.usual_size)
+    warnings += materialize(module, torch.zeros(request.input_shape or default_shape), request.random_init or 0)
     for parameter in module.parameters():
         parameter.requires_grad_(False)
     _check_weights(name, module)
-    if request.usual_size is not None and len(default_shape) == 4:
-        default_shape = (*default_shape[:2], *request.usual_size)
     example = _checked_example(name, module, request.input_shape or default_shape, takes)
     if request.random_init is not None:
         randomized(module, request.random_init, example)

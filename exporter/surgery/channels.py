@@ -1,5 +1,6 @@
 """Layout ops seen as what they do to channels: where channel c of a value comes from."""
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,10 +78,20 @@ def _size(tensor: Any) -> tuple[int, ...] | None:
 def _layout_op(y: Any) -> Any:
     """The layout op that makes y; where more than the batch is open, only one that moves whole channels of any map."""
     node = producer(y, *LAYOUT)
-    if node is None or (node.op in ("Concat", "Gather") and node.attrs.get("axis", 0) == 1):
-        return node
+    if node is None:
+        return None
+    if node.op in ("Concat", "Gather") and node.attrs.get("axis", 0) == 1:
+        return node if node.op == "Gather" or _alike([y, *node.inputs]) else None
     maps = (y, *node.inputs) if node.op == "Concat" else (y, node.inputs[0])
     return node if all(isinstance(d, int) for t in maps for d in (t.shape or ())[1:]) else None
+
+
+def _alike(maps: list[Any]) -> bool:
+    """Whether each axis beside the channels is open in all maps, or in none: one size stands for all open axes."""
+    shapes = [t.shape[:1] + t.shape[2:] for t in maps if t.shape is not None and len(t.shape) > 1]
+    return len(shapes) == len(maps) and all(
+        len({isinstance(n, int) for n in along}) == 1 for along in itertools.zip_longest(*shapes)
+    )
 
 
 def _numberings(shapes: list[Any]) -> list[np.ndarray]:

@@ -80,10 +80,12 @@ def _pads(node: Any, taps: list[int], dilation: list[int], stride: list[int]) ->
 
 def _padded(scribe: Scribe, x: fx.Node, pads: list[tuple[int, int]]) -> tuple[fx.Node, list[int]]:
     """x and the padding left to the op: an op of torch pads both ends alike."""
-    if all(begin == end for begin, end in pads):
-        return x, [begin for begin, _ in pads]
-    flat = [p for pair in reversed(pads) for p in pair]
-    return scribe.call(aten.constant_pad_nd.default, x, flat, 0.0), [0] * len(pads)
+    uneven = [(0, 0) if begin == end else (begin, end) for begin, end in pads]
+    own = [begin if begin == end else 0 for begin, end in pads]
+    if not any(map(any, uneven)):
+        return x, own
+    flat = [p for pair in reversed(uneven) for p in pair]
+    return scribe.call(aten.constant_pad_nd.default, x, flat, 0.0), own
 
 
 @translates("Conv", "ConvTranspose")

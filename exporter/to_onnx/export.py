@@ -28,7 +28,7 @@ MIN_OPSET = 20
 """The first opset that the exporter writes without a version conversion that may fail."""
 MAX_OPSET = 23
 """The newest opset that `torch.onnx` converts to."""
-LOGGERS = ("torch.onnx", "torch.export", "torch.fx", "onnxscript", "onnx_ir")
+LOGGERS = ("torch", "torch.onnx", "torch.export", "torch.fx", "onnxscript", "onnx_ir")
 """What the exporter logs to."""
 BATCH, HEIGHT, WIDTH = "batch", "height", "width"
 AXES = {0: BATCH, 2: HEIGHT, 3: WIDTH}
@@ -181,15 +181,43 @@ def _traced(module: nn.Module, inputs: tuple[torch.Tensor, ...], axes: tuple[int
         if needs_lowering(program.graph_module):
             lowered = lower(program.module(), inputs)
             program = torch.export.export(lowered, inputs, dynamic_shapes=shapes)
+        if axes:
+            _refuse_open_attributes(program, axes)
     except ExportError:
         raise
     except Exception as error:  # anything that the network's own code raises reaches us here
-        fixed = " and ".join(["batch"] * (0 in axes) + ["height and width"] * (2 in axes))
-        remedy = f"export it with a fixed {fixed}" if axes else "try it eagerly with the same input first"
-        raise ExportError(f"torch.export cannot trace {type(module).__name__} ({one_line(error)}); {remedy}") from error
+        found = one_line(error).partition(" While executing ")[0].rstrip(". ")
+        if axes:
+            raise ExportError(f"the network does not take every {_open(axes)} ({found}); {_closed(axes)}") from error
+        raise ExportError(
+            f"torch.export cannot trace {type(module).__name__} ({found}); try it eagerly with the same input first"
+        ) from error
     if 2 in axes:
         _refuse_fixed_size(program)
     return program
+
+
+def _open(axes: tuple[int, ...]) -> str:
+    """The open axes in words."""
+    return " or ".join(["batch"] * (0 in axes) + ["height and width"] * (2 in axes))
+
+
+def _closed(axes: tuple[int, ...]) -> str:
+    """What to do where an axis cannot be open."""
+    return f"leave {' and '.join(['--dynamic-batch'] * (0 in axes) + ['--dynamic-size'] * (2 in axes))} out"
+
+
+def _refuse_open_attributes(program: torch.export.ExportedProgram, axes: tuple[int, ...]) -> None:
+    """Raise where a convolution's groups follow from an open size (kernels of each image's own): ONNX fixes them."""
+    for node in program.graph.nodes:
+        target = node.target
+        if not isinstance(target, torch._ops.OpOverload) or not target.overloadpacket.__name__.startswith("conv"):
+            continue
+        given = dict(zip((a.name for a in target._schema.arguments), node.args, strict=False)) | node.kwargs
+        if isinstance(given.get("groups"), torch.fx.Node):
+            raise ExportError(
+                f"{node.name} has as many groups as {_open(axes)} says, which an ONNX file fixes; {_closed(axes)}"
+            )
 
 
 def _refuse_fixed_size(program: torch.export.ExportedProgram) -> None:

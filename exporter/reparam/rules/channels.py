@@ -1,7 +1,7 @@
 """Ops that keep positions apart: norms, scales, shifts, sums, and what is the identity."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -9,19 +9,35 @@ from torch import Tensor, fx
 
 from ..affine import AffineMap, identity_map
 from ..forms import IllegalError, identity_form
-from ..graph import channels_of, is_per_channel, rank_of, sizes
+from ..graph import channel_axis, channels_of, rank_of, sizes
 from ..lift import Lifter, Linear, Op, Sum, rule
 
 aten = torch.ops.aten
 
 
-def _identity(source: fx.Node) -> Linear:
-    channels, rank = channels_of(source), rank_of(source)
+@dataclass(frozen=True)
+class _Vector:
+    """A constant that varies along the channels alone, [C] or []; `last` says that these are the last axis."""
+
+    make: Callable[[], Tensor]
+    last: bool
+
+
+def _identity(lifter: Lifter, source: fx.Node) -> Linear:
+    channels, rank = _channels_and_rank(source, source in lifter.last)
     return Linear(source, identity_form(channels, rank), lambda: identity_map(channels, rank))
 
 
-def _scale_shift(source: fx.Node, scale: Callable[[], Tensor], shift: Callable[[], Tensor] | None) -> Linear:
-    channels, rank = channels_of(source), rank_of(source)
+def _channels_and_rank(source: fx.Node, last: bool) -> tuple[int, int]:
+    shape = sizes(source)
+    assert shape is not None
+    return (shape[-1], 0) if last else (channels_of(source), rank_of(source))
+
+
+def _scale_shift(
+    source: fx.Node, scale: Callable[[], Tensor], shift: Callable[[], Tensor] | None, last: bool = False
+) -> Linear:
+    channels, rank = _channels_and_rank(source, last)
     form = replace(identity_form(channels, rank), biased=shift is not None, identity=False)
     zero = torch.zeros(channels, dtype=torch.float64)
 
@@ -77,7 +93,7 @@ def refuse_sample_statistics(lifter: Lifter, node: fx.Node, a: Mapping[str, Any]
     )
 
 
-@rule("matmul", "mm", "bmm", "scaled_dot_product_attention", "einsum")
+@rule("bmm", "scaled_dot_product_attention", "einsum")
 def refuse_product(lifter: Lifter, node: fx.Node, a: Mapping[str, Any]) -> Op | None:
     """A product of two computed values, as in attention."""
     if sum(not lifter.is_constant(value) for value in node.all_input_nodes) > 1:
@@ -94,28 +110,36 @@ def _product() -> IllegalError:
 @rule("dropout", "feature_dropout", "alpha_dropout")
 def lift_dropout(lifter: Lifter, node: fx.Node, a: Mapping[str, Any]) -> Op | None:
     """Dropout in eval mode is the identity."""
-    return None if a["train"] else _identity(a["input"])
+    return None if a["train"] and a["p"] != 0 else _identity(lifter, a["input"])
 
 
 @rule("clone", "alias", "contiguous", "detach", "lift_fresh_copy")
 def lift_copy(lifter: Lifter, node: fx.Node, a: Mapping[str, Any]) -> Op | None:
     """A copy is the identity."""
-    return _identity(a["self"])
+    return _identity(lifter, a["self"])
 
 
-@rule("leaky_relu", "prelu")
+@rule("leaky_relu", "prelu", "rrelu")
 def lift_leaky_relu(lifter: Lifter, node: fx.Node, a: Mapping[str, Any]) -> Op | None:
-    """LeakyReLU is linear at slope 1 and nowhere else (VanillaNet eq. 1 at the end of deep training)."""
-    if "negative_slope" in a:
+    """LeakyReLU is linear at slope 1 and nowhere else (VanillaNet eq. 1 at the end of deep training).
+
+    Randomized, it has the mean of its slopes in eval mode.
+    """
+    if "upper" in a:
+        mean = (a["lower"] + a["upper"]) / 2
+        linear, slope = mean == 1, f"{mean:g}"
+    elif "negative_slope" in a:
         linear, slope = a["negative_slope"] == 1, f"{a['negative_slope']:g}"
     else:
         weight = lifter.constant(a["weight"]) if lifter.is_constant(a["weight"]) else None
         linear, slope = weight is not None and bool((weight == 1).all()), "learned"
     if not linear:
         raise IllegalError(
-            "SLOPE", f"LeakyReLU with slope {slope}", "a deep-training activation merges only once its slope reached 1"
+            "SLOPE",
+            f"LeakyReLU with slope {slope}",
+            "nothing to do, unless training was to bring the slope to 1: at 1 it merges",
         )
-    return _identity(a["self"])
+    return _identity(lifter, a["self"])
 
 
 @rule("add", "sub")
@@ -126,17 +150,19 @@ def lift_add(lifter: Lifter, node: fx.Node, a: Mapping[str, Any]) -> Op | None:
     weight = sign * a["alpha"]
     constant_left, constant_right = lifter.is_constant(left), lifter.is_constant(right)
     if not (constant_left or constant_right):
-        return Sum(((left, 1.0), (right, weight))) if sizes(left) == sizes(right) == sizes(node) else None
+        same = sizes(left) == sizes(right) == sizes(node)
+        return Sum(((left, 1.0), (right, weight)), node in lifter.last) if same else None
     constant, value = (left, right) if constant_left else (right, left)
     shift = _per_channel(lifter, constant, value, node)
     if shift is None:
         return None
     scale = weight if constant_left else 1.0
-    return _scale_shift(value, lambda: scale * _one(), shift if constant_left else _scaled(shift, weight))
+    made = shift.make if constant_left else _scaled(shift, weight)
+    return _scale_shift(value, lambda: scale * _one(), made, shift.last)
 
 
-def _scaled(vector: Callable[[], Tensor], weight: float) -> Callable[[], Tensor]:
-    return lambda: weight * vector()
+def _scaled(vector: _Vector, weight: float) -> Callable[[], Tensor]:
+    return lambda: weight * vector.make()
 
 
 @rule("mul", "div")
@@ -146,10 +172,12 @@ def lift_scale(lifter: Lifter, node: fx.Node, a: Mapping[str, Any]) -> Op | None
     divides = node.target.overloadpacket is aten.div  # type: ignore[union-attr]
     if lifter.is_constant(right) and not a.get("rounding_mode"):
         scale = _per_channel(lifter, right, left, node)
-        return scale and _scale_shift(left, _inverse(scale) if divides else scale, None)
+        if scale is None:
+            return None
+        return _scale_shift(left, _inverse(scale) if divides else scale.make, None, scale.last)
     if lifter.is_constant(left) and not divides:
         scale = _per_channel(lifter, left, right, node)
-        return scale and _scale_shift(right, scale, None)
+        return None if scale is None else _scale_shift(right, scale.make, None, scale.last)
     if not (lifter.is_constant(left) or lifter.is_constant(right)):
         raise _product()
     return None
@@ -163,41 +191,49 @@ def lift_addcmul(lifter: Lifter, node: fx.Node, a: Mapping[str, Any]) -> Op | No
     if lifter.is_constant(x) or not lifter.is_constant(scale_of) or not lifter.is_constant(a["self"]):
         return None
     scale, shift = _per_channel(lifter, scale_of, x, node), _per_channel(lifter, a["self"], x, node)
-    return scale and shift and _scale_shift(x, _scaled(scale, a["value"]), shift)
+    if scale is None or shift is None or scale.last != shift.last:
+        return None
+    return _scale_shift(x, _scaled(scale, a["value"]), shift.make, scale.last)
 
 
 @rule("rsub")
 def lift_reversed_subtraction(lifter: Lifter, node: fx.Node, a: Mapping[str, Any]) -> Op | None:
     """c − v·x for a constant per channel."""
     shift = _per_channel(lifter, a["other"], a["self"], node) if lifter.is_constant(a["other"]) else None
-    return shift and _scale_shift(a["self"], lambda: -a["alpha"] * _one(), shift)
+    if shift is None:
+        return None
+    return _scale_shift(a["self"], lambda: -a["alpha"] * _one(), shift.make, shift.last)
 
 
 @rule("neg")
 def lift_negation(lifter: Lifter, node: fx.Node, a: Mapping[str, Any]) -> Op | None:
     """−x."""
-    return _scale_shift(a["self"], lambda: -_one(), None)
+    return _scale_shift(a["self"], lambda: -_one(), None, node in lifter.last)
 
 
-def _inverse(vector: Callable[[], Tensor]) -> Callable[[], Tensor]:
-    return lambda: 1.0 / vector()
+def _inverse(vector: _Vector) -> Callable[[], Tensor]:
+    return lambda: 1.0 / vector.make()
 
 
 def _one() -> Tensor:
     return torch.ones((), dtype=torch.float64)
 
 
-def _per_channel(lifter: Lifter, constant: object, value: fx.Node, node: fx.Node) -> Callable[[], Tensor] | None:
-    """A constant that broadcasts along the channels alone, as a vector; None where it varies over positions."""
+def _per_channel(lifter: Lifter, constant: object, value: fx.Node, node: fx.Node) -> _Vector | None:
+    """A constant that broadcasts along the channels alone; None where it varies over positions."""
     shape = sizes(value)
     if shape is None or shape != sizes(node):
         return None
-    if isinstance(constant, fx.Node) and not is_per_channel(constant, len(shape)):
-        return None
+    last = node in lifter.last
+    if isinstance(constant, fx.Node) and any(size != 1 for size in sizes(constant) or (0,)):
+        axis = channel_axis(constant, len(shape))
+        if axis is None:
+            return None
+        last = axis != 1
 
     def vector() -> Tensor:
         c = lifter.constant(constant)
         assert c is not None
         return c.double().reshape(-1) if c.numel() > 1 else c.double().reshape(())
 
-    return vector
+    return _Vector(vector, last)

@@ -58,7 +58,7 @@ def _shifted(source: fx.Node, pads: Sequence[tuple[int, int]], extension: str = 
 @rule("cat", "concat")
 def lift_concat(lifter: Lifter, node: fx.Node, a: Mapping[str, Any]) -> Op | None:
     """Concatenation along the channels."""
-    on_channels = a["dim"] % (rank_of(node) + 2) == 1
-    if not on_channels or any(lifter.is_constant(part) or sizes(part) is None for part in a["tensors"]):
+    if any(lifter.is_constant(part) or sizes(part) is None for part in a["tensors"]):
         return None
-    return Concat(tuple(a["tensors"]))
+    dim, last = a["dim"] % (rank_of(node) + 2), node in lifter.last
+    return Concat(tuple(a["tensors"]), last) if dim == (rank_of(node) + 1 if last else 1) else None

@@ -11,6 +11,7 @@ from ..affine import AffineMap, map_from_transposed
 from ..forms import Form, IllegalError, conv_axis, transposed_axis
 from ..graph import channels_of, is_static, rank_of, sizes
 from ..lift import Lifter, Linear, Op, rule
+from .channels import refuse_product
 
 
 def _per_axis(value: int | Sequence[int], rank: int) -> tuple[int, ...]:
@@ -88,12 +89,29 @@ def _kernel_shape(lifter: Lifter, node: fx.Node, a: Mapping[str, Any]) -> tuple[
 
 @rule("linear")
 def lift_linear(lifter: Lifter, node: fx.Node, a: Mapping[str, Any]) -> Op | None:
-    """y = W·x + b on [N, C]; a Linear over a longer shape acts on the last axis and stays."""
+    """y = W·x + b on [N, …, C]."""
     shape = sizes(a["weight"])
-    if rank_of(node) != 0 or shape is None or not lifter.is_constant(a["weight"]) or not lifter.is_constant(a["bias"]):
+    if shape is None or not lifter.is_constant(a["weight"]) or not lifter.is_constant(a["bias"]):
         return None
     form = Form(shape[0], shape[1], 1, (), a["bias"] is not None)
     return _conv(lifter, a["input"], a["weight"], a["bias"], form)
+
+
+@rule("matmul", "mm")
+def lift_product(lifter: Lifter, node: fx.Node, a: Mapping[str, Any]) -> Op | None:
+    """x·W on [N, …, C] for a constant matrix W is a Linear of weight Wᵀ."""
+    weight = a["other"] if "other" in a else a["mat2"]
+    shape = sizes(weight)
+    if lifter.is_constant(a["self"]) or not lifter.is_constant(weight) or shape is None or len(shape) != 2:
+        return refuse_product(lifter, node, a)
+    form = Form(shape[1], shape[0], 1, (), biased=False)
+
+    def build() -> AffineMap:
+        w = lifter.constant(weight)
+        assert w is not None
+        return AffineMap(form, w.t().contiguous(), torch.zeros(shape[1], dtype=torch.float64))
+
+    return Linear(a["self"], form, build)
 
 
 @rule("avg_pool1d", "avg_pool2d", "avg_pool3d")

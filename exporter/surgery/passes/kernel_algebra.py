@@ -66,11 +66,14 @@ class _Emitter:
         self.graph, self.plan = graph, plan
         self.builder = Builder(plan.lifter, plan.planner, exact=EXACT)
         self.tensors = dict(mirror.tensors)
+        self.constants: dict[str, list[Any]] = {}
         self.whole = {id_ for id_, calls in mirror.parts.items() if self._stays(calls)}
         self.node_of = {call: id_ for id_, calls in mirror.parts.items() for call in calls}
 
     def _stays(self, calls: list[fx.Node]) -> bool:
-        return all(isinstance(self.plan.choices.get(call, Keep()), Keep) for call in calls)
+        """Whether no call of a node is replaced, nor left out because another takes its work over."""
+        affine, choices = self.plan.planner.ops, self.plan.choices
+        return all(call not in affine or isinstance(choices.get(call), Keep) for call in calls)
 
     def emit(self) -> list[Region]:
         """Replace what the plan replaces; returns the regions."""
@@ -121,13 +124,22 @@ class _Emitter:
     def _convolution(self, merged: Merged, source: fx.Node) -> tuple[str, list[Any], dict[str, Any], str]:
         """Op, inputs, attributes and name of the node; the pads before it are put in the graph."""
         x, module = self.tensors[source], merged.module
+        rank = getattr(module, "weight", torch.empty(0, 0)).dim() - 2
+        own = [0] * (2 * rank)
         for extend in merged.extends:
-            x = self._extended(x, extend, merged.name, source)
+            if extend.mode == "constant" and min(extend.pads) >= 0 and extend is merged.extends[-1]:
+                own = _begins_and_ends(extend.pads)  # a Conv of ONNX pads its two ends by zeros as it likes
+            else:
+                x = self._extended(x, extend, merged.name, source)
         dtype = self._dtype(source)
         parameters = {name: p.detach().numpy() for name, p in module.named_parameters()}
-        inputs = [x, constant(self.graph, f"{merged.name}.weight", parameters["weight"], dtype)]
-        if "bias" in parameters:
-            inputs.append(constant(self.graph, f"{merged.name}.bias", parameters["bias"], dtype))
+        if merged.name not in self.constants:
+            self.constants[merged.name] = [
+                constant(self.graph, f"{merged.name}.{name}", parameters[name], dtype)
+                for name in ("weight", "bias")
+                if name in parameters
+            ]
+        inputs = [x, *self.constants[merged.name]]
         if isinstance(module, nn.Linear):
             return "Gemm", inputs, {"transB": 1}, merged.name
         assert isinstance(module, nn.modules.conv._ConvNd)
@@ -136,7 +148,7 @@ class _Emitter:
             "dilations": list(module.dilation),
             "group": module.groups,
             "kernel_shape": list(module.kernel_size),
-            "pads": [*module.padding, *module.padding],
+            "pads": [mine + before for mine, before in zip((*module.padding, *module.padding), own, strict=True)],
             "strides": list(module.stride),
         }
         if module.transposed:
@@ -145,9 +157,9 @@ class _Emitter:
 
     def _extended(self, x: Any, extend: Extend, name: str, source: fx.Node) -> Any:
         """x padded or cropped: a Pad node."""
-        rank = len(extend.pads) // 2
-        begins, ends = ([extend.pads[2 * d + side] for d in reversed(range(rank))] for side in (0, 1))
-        flat = [0, 0, *begins, 0, 0, *ends]
+        spatial = _begins_and_ends(extend.pads)
+        rank = len(spatial) // 2
+        flat = [0, 0, *spatial[:rank], 0, 0, *spatial[rank:]]
         attrs: dict[str, Any] = {"mode": MODES.get(extend.mode, "constant")}
         if self.graph.opset < PAD_INPUTS:
             inputs, attrs = [x], attrs | {"pads": flat}
@@ -168,3 +180,8 @@ class _Emitter:
         if node not in self.tensors:
             self.tensors[node] = gs.Variable(fresh(self.graph, name), dtype=self._dtype(node))
         add_node(self.graph, op, inputs, self.tensors[node], name=name, attrs=attrs)
+
+
+def _begins_and_ends(pads: tuple[int, ...]) -> list[int]:
+    """Pads as torch lists them, (begin, end) of the last axis first, in ONNX's order: all begins, then all ends."""
+    return [pads[2 * d + side] for side in (0, 1) for d in reversed(range(len(pads) // 2))]

@@ -152,3 +152,94 @@ def test_a_branch_on_the_size_becomes_a_guard() -> None:
 def test_ordinary_networks_have_no_guard() -> None:
     _, report = reparameterize(nn.Sequential(chain(), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval(), X)
     assert report.guards == ()
+
+
+def test_a_counter_that_the_result_does_not_read_is_dropped() -> None:
+    class Stepping(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = chain()
+            self.register_buffer("steps", torch.zeros((), dtype=torch.long))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.steps += 1
+            return self.body(x)
+
+    net = Stepping().eval()
+    plain, report = reparameterize(net, X)
+    assert report.counts_after == {"conv": 1, "linear": 0, "norm": 0} and "steps" not in plain.state_dict()
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda x: nn.functional.dropout(x, 0.0),
+        lambda x: nn.functional.dropout(x, 0.4, training=False),
+        lambda x: nn.functional.alpha_dropout(x, 0.4, training=False),
+        lambda x: nn.functional.rrelu(x),
+        lambda x: nn.functional.scaled_dot_product_attention(x, x, x),
+        lambda x: nn.functional.scaled_dot_product_attention(x, x, x, dropout_p=0.0, is_causal=True),
+    ],
+)
+def test_an_op_whose_arguments_switch_chance_off_is_not_random(act) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = chain()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return act(self.body(x))
+
+    net = Net().eval()
+    plain, _ = reparameterize(net, X)
+    assert torch.allclose(plain(X), net(X), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda x: nn.functional.dropout(x, 0.4),
+        lambda x: nn.functional.rrelu(x, training=True),
+        lambda x: nn.functional.scaled_dot_product_attention(x, x, x, dropout_p=0.1),
+        lambda x: x + torch.randn_like(x),
+        lambda x: x * torch.bernoulli(torch.full_like(x, 0.5)),
+    ],
+)
+def test_an_op_of_chance_is_refused(act) -> None:
+    class Net(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return act(x)
+
+    with pytest.raises(ReparamError, match="draws random numbers"):
+        reparameterize(Net().eval(), X)
+
+
+def test_attention_in_eval_mode_is_traced() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mha, self.norm = nn.MultiheadAttention(4, 2, dropout=0.2, batch_first=True), nn.BatchNorm2d(4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.norm(x).flatten(2).transpose(1, 2)
+            return self.mha(y, y, y)[0]
+
+    net = Net().eval()
+    plain, _ = reparameterize(net, X)
+    assert torch.allclose(plain(X), net(X), atol=1e-5)
+
+
+def test_a_scripted_and_a_lazy_module_are_refused_in_one_line() -> None:
+    with pytest.raises(ReparamError, match=r"is a TorchScript module.*give the nn.Module"):
+        reparameterize(torch.jit.script(chain()), X)
+    with pytest.raises(ReparamError, match=r"^1 is lazy and has no weights yet; call the network once"):
+        reparameterize(nn.Sequential(nn.ReLU(), nn.LazyConv2d(4, 3)).eval(), X)
+
+
+def test_a_size_that_the_trace_does_not_hold_for_is_refused_in_words() -> None:
+    net = nn.Sequential(chain(), nn.MaxPool2d(2, ceil_mode=True), nn.Conv2d(4, 4, 1)).eval()
+    plain, report = reparameterize(net, X)
+    assert report.guards
+    assert torch.allclose(plain(X), net(X), atol=1e-5)
+    with pytest.raises(ReparamError, match=r"holds for sizes with .*; found 1×4×7×8; reparameterize"):
+        plain(torch.randn(1, 4, 7, 8))

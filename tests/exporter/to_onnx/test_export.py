@@ -192,13 +192,23 @@ class FixedBatch(nn.Module):
         return x.reshape(2, -1)
 
 
+class KernelsOfEachImage(nn.Module):
+    """A convolution with one group an image."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        kernels = x.mean((2, 3)).reshape(n, c, 1, 1)
+        return nn.functional.conv2d(x.reshape(1, n * c, h, w), kernels, groups=n).reshape(n, 1, h, w)
+
+
 @pytest.mark.parametrize(
     ("make", "options", "message"),
     [
+        (KernelsOfEachImage, {"dynamic_batch": True}, "as many groups as batch says.*; leave --dynamic-batch out"),
         (lambda: plain().train(), {}, "train mode"),
         (Unsupported, {}, "airy_ai"),
         (DataDependent, {}, "cannot trace DataDependent"),
-        (FixedBatch, {"dynamic_batch": True}, "cannot trace FixedBatch"),
+        (FixedBatch, {"dynamic_batch": True}, "does not take every batch .*; leave --dynamic-batch out"),
         (FixedSize, {"dynamic_size": True}, "fixes its height to 16; leave --dynamic-size out"),
         (Squares, {"dynamic_size": True}, "takes squares alone, height and width cannot differ; leave --dynamic-size"),
         (lambda: nn.AdaptiveMaxPool2d(3), {"dynamic_size": True}, "an adaptive pool of an open size has no fixed wind"),

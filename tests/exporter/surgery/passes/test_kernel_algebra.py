@@ -51,7 +51,37 @@ def test_a_pooled_branch_and_uneven_padding(check_pass) -> None:
         a = Conv<pads=[0,0,1,1], strides=[2,2]>(x, w)
         p = AveragePool<kernel_shape=[2,2], strides=[2,2]>(x) b = Conv(p, v)
         s = Sum(a, b) y = Relu(s) }"""
-    check_pass(PASS, given, ["Pad", "Conv", "Relu"], {"w": (4, 4, 3, 3), "v": (4, 4, 1, 1)})
+    check_pass(PASS, given, ["Conv", "Relu"], {"w": (4, 4, 3, 3), "v": (4, 4, 1, 1)})
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("pads", [[2], [0, 1], [1, 0, 2], [0]])
+def test_a_norm_goes_into_a_conv_whose_ends_are_padded_unlike(check_pass, pads: list[int], stride: int) -> None:
+    """Given pads that differ from end to end, on one axis to three → Result one Conv with those pads."""
+    rank = len(pads)
+    ends = [*pads, *(2 - p for p in pads)]
+    size = (9 + 2 - 3) // stride + 1
+    given = f"""(double[N,4{",9" * rank}] x) => (double[N,4{f",{size}" * rank}] y) {{
+        a = Conv<pads={ends}, strides={[stride] * rank}>(x, w)
+        y = BatchNormalization(a, gamma, beta, mean, var) }}"""
+    graph = check_pass(PASS, given, ["Conv"], NORM | {"w": (4, 4, *[3] * rank)})
+    assert graph.nodes[0].attrs["pads"] == ends
+
+
+def test_weights_that_two_convs_share_stay_one(check_pass) -> None:
+    """Given two uses of one conv and norm → Result two Convs that read the same initializers."""
+    given = """(double[1,4,8,8] x, double[1,4,8,8] z) => (double[1,4,8,8] y) {
+        a = Conv(x, w) an = BatchNormalization(a, gamma, beta, mean, var) r = Relu(an)
+        b = Conv(z, w) bn = BatchNormalization(b, gamma, beta, mean, var) s = Relu(bn) y = Mul(r, s) }"""
+    model = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 20]> g {given}')
+    for name, shape in (NORM | {"w": (4, 4, 1, 1)}).items():
+        values = np.random.default_rng(0).uniform(0.5, 1.5, shape)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
+    graph = graph_from_proto(model)
+    infer_shapes(graph)
+    assert len(reparameterize_graph(graph)) == 2
+    one, other = (node for node in graph.cleanup().nodes if node.op == "Conv")
+    assert one.inputs[1] is other.inputs[1] and one.inputs[2] is other.inputs[2]
 
 
 @pytest.mark.parametrize("mode", ["reflect", "edge", "wrap"])
