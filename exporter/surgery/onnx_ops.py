@@ -113,6 +113,8 @@ def _conv(scribe: Scribe, node: Any) -> fx.Node | None:
 def _batch_norm(scribe: Scribe, node: Any) -> fx.Node | None:
     if node.attrs.get("training_mode", 0) or not all(map(known, node.inputs[1:])):
         return None
+    if any(len(t.shape) != 1 for t in node.inputs[1:]):
+        return None  # before opset 9, spatial=0 normalizes each position by itself
     x, scale, shift, mean, var = map(scribe.value, node.inputs)
     eps = node.attrs.get("epsilon", 1e-5)
     return scribe.call(aten.batch_norm.default, x, scale, shift, mean, var, False, 0.0, eps, False)

@@ -3,7 +3,7 @@ from typing import Any
 import onnx_graphsurgeon as gs
 
 from ..base import Pass
-from ..edit import add_node, bypass, is_same_shape, producer, sole_user
+from ..edit import add_node, bypass, is_same_view, producer, sole_user
 
 VIEWS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 """Ops that keep every element in its place in memory."""
@@ -30,7 +30,7 @@ class ReshapeChains(Pass):
         first = producer(source, *VIEWS)
         chained = first is not None and sole_user(graph, source) is node
         x, y = (first.inputs[0] if chained else source), node.outputs[0]
-        if chained and is_same_shape(x, y) and bypass(graph, node, x):
+        if chained and is_same_view(graph, x, y) and bypass(graph, node, x):
             return True
         if (chained or node.op != "Flatten") and _is_flat(x, y):
             add_node(graph, "Flatten", [x], y, name=node.name, attrs={"axis": 1})
