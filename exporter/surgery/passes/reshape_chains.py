@@ -1,9 +1,10 @@
 from typing import Any
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from ..base import Pass
-from ..edit import add_node, bypass, is_same_view, producer, sole_user
+from ..edit import add_node, bypass, fresh, is_output, is_same_view, producer, sole_user
 
 VIEWS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 """Ops that keep every element in its place in memory."""
@@ -14,9 +15,9 @@ class ReshapeChains(Pass):
 
     Given  Reshape, Flatten, Squeeze or Unsqueeze of such a one that nothing else reads; or one whose result has the
            shape N × (all the rest), whichever way that shape was computed
-           Transpose of a Transpose
-    Result nothing where the shape is that of x, one Flatten where it is N × rest, else the last Reshape alone; one
-           Transpose
+           Reshape to a computed shape that inference knows but for one axis; Transpose of a Transpose
+    Result nothing where the shape is that of x, one Flatten where it is N × rest, else the last Reshape alone; Reshape
+           to a constant shape; one Transpose
     """
 
     name = "reshape-chains"
@@ -35,10 +36,28 @@ class ReshapeChains(Pass):
         if (chained or node.op != "Flatten") and _is_flat(x, y):
             add_node(graph, "Flatten", [x], y, name=node.name, attrs={"axis": 1})
             return True
+        if node.op == "Reshape" and (shape := _known_target(graph, node)) is not None:
+            node.inputs[1] = gs.Constant(fresh(graph, f"{node.name}_shape"), np.array(shape, np.int64))
+            return True
         if chained and node.op == "Reshape" and _copies_no_axis(node):
             node.inputs[0] = x
             return True
         return False
+
+
+def _known_target(graph: gs.Graph, reshape: Any) -> list[int] | None:
+    """The constant that says what a computed shape comes to: −1 for the one open axis, 0 for those of x itself."""
+    x, y = reshape.inputs[0], reshape.outputs[0]
+    if len(reshape.inputs) < 2 or isinstance(reshape.inputs[1], gs.Constant) or not y.shape:
+        return None
+    target = [size if isinstance(size, int) else -1 for size in y.shape]
+    if 0 in target or reshape.attrs.get("allowzero", 0):
+        return None
+    if target.count(-1) > 1 and not is_output(graph, y) and x.shape is not None:
+        for axis, (size, given) in enumerate(zip(y.shape, x.shape, strict=False)):
+            if isinstance(size, str) and size == given and target.count(-1) > 1:
+                target[axis] = 0
+    return target if target.count(-1) <= 1 else None
 
 
 def _compose(outer: Any) -> bool:
