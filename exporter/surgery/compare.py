@@ -13,12 +13,15 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.version_converter
 
 from ..errors import one_line
-from ..onnx_file.upgrade import upgrade
+from ..onnx_file.upgrade import LAST_OLD, opset_of, upgrade
 
 TOLERANCE = {"float16": 2e-2, "float32": 1e-4, "float64": 1e-10}
 """Of the error: rounding in one order of summation against another, with room for a deep network to amplify it."""
+NORMS = 15
+"""The opset from which the reference evaluator normalizes by the statistics of a BatchNormalization."""
 SHAKEN = 8.0
 """How many times the change by inputs that move by one unit in their last place is rounding as well: a deep network on
 which its input's own rounding shows more than `TOLERANCE` cannot be told apart more closely."""
@@ -57,8 +60,8 @@ class Check:
 def compare(source: Path, plain: Path) -> Check:
     """Run both on the same inputs, where they can be run, and compare each output.
 
-    Where ONNX Runtime refuses `source`, both run in the onnx package's reference evaluator; an opset before 7, which
-    that refuses too, is first brought up by onnx.version_converter.
+    Where ONNX Runtime refuses `source`, both run in the onnx package's reference evaluator. A file of an opset before
+    7, which both refuse, is first brought up by onnx.version_converter.
     """
     why = []
     for engine in (OnnxRuntime, Reference):
@@ -198,7 +201,9 @@ class OnnxRuntime:
         options.log_severity_level = 4
         options.enable_cpu_mem_arena = False
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # what the file says, no more
-        self._session = ort.InferenceSession(str(path), options, ["CPUExecutionProvider"])
+        old = 0 < opset_of(onnx.load(path, load_external_data=False)) <= LAST_OLD  # ONNX Runtime starts at 7
+        source = upgrade(onnx.load(path)).SerializeToString() if old else str(path)
+        self._session = ort.InferenceSession(source, options, ["CPUExecutionProvider"])
 
     def run(self, _: None, feeds: Mapping[str, np.ndarray]) -> list[Any]:
         """All outputs."""
@@ -213,7 +218,10 @@ class Reference:
     def __init__(self, path: Path) -> None:
         from onnx.reference import ReferenceEvaluator
 
-        self._evaluator = ReferenceEvaluator(upgrade(onnx.load(path)))
+        proto = upgrade(onnx.load(path))
+        if opset_of(proto) < NORMS and any(node.op_type == "BatchNormalization" for node in proto.graph.node):
+            proto = onnx.version_converter.convert_version(proto, NORMS)
+        self._evaluator = ReferenceEvaluator(proto)
 
     def run(self, _: None, feeds: Mapping[str, np.ndarray]) -> list[Any]:
         """All outputs."""

@@ -5,6 +5,7 @@ import onnx_graphsurgeon as gs
 
 from ..base import Pass
 from ..edit import add_node, bypass, fresh, is_output, is_same_view, producer, sole_user
+from ..shape_values import sizes_said
 
 VIEWS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 """Ops that keep every element in its place in memory."""
@@ -46,18 +47,24 @@ class ReshapeChains(Pass):
 
 
 def _known_target(graph: gs.Graph, reshape: Any) -> list[int] | None:
-    """The constant that says what a computed shape comes to: −1 for the one open axis, 0 for those of x itself."""
+    """The constant that a computed shape comes to: −1 for one open axis, 0 for those that are of x at the same place."""
     x, y = reshape.inputs[0], reshape.outputs[0]
-    if len(reshape.inputs) < 2 or isinstance(reshape.inputs[1], gs.Constant) or not y.shape:
+    if len(reshape.inputs) < 2 or isinstance(reshape.inputs[1], gs.Constant) or reshape.attrs.get("allowzero", 0):
         return None
-    target = [size if isinstance(size, int) else -1 for size in y.shape]
-    if 0 in target or reshape.attrs.get("allowzero", 0):
-        return None
-    if target.count(-1) > 1 and not is_output(graph, y) and x.shape is not None:
-        for axis, (size, given) in enumerate(zip(y.shape, x.shape, strict=False)):
-            if isinstance(size, str) and size == given and target.count(-1) > 1:
+    given = list(x.shape or [])
+    inferred = None if is_output(graph, y) and sum(not isinstance(d, int) for d in y.shape or ()) > 1 else y.shape
+    for said in (sizes_said(reshape.inputs[1]), inferred):
+        if not said or 0 in said:
+            continue
+        target: list[Any] = list(said)
+        for axis, size in enumerate(target):
+            if isinstance(size, str) and given[axis : axis + 1] == [size]:
                 target[axis] = 0
-    return target if target.count(-1) <= 1 else None
+        unknown = [axis for axis, size in enumerate(target) if not isinstance(size, int)]
+        if len(unknown) > 1 or (unknown and -1 in target):
+            continue
+        return [-1 if axis in unknown else size for axis, size in enumerate(target)]
+    return None
 
 
 def _compose(outer: Any) -> bool:
