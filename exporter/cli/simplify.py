@@ -26,6 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=Path, metavar="PLAIN.onnx", help="the file to write")
     parser.add_argument("--skip", action="append", default=[], metavar="PASS", help="leave a pass out; repeatable")
     parser.add_argument("--fixed-size", action="store_true", help="allow what only holds at the file's own image size")
+    parser.add_argument(
+        "--unchecked", action="store_true", help="write the file also where nothing can run it to compare it"
+    )
     parser.add_argument("--list", action="store_true", help="list the passes in their order, and do nothing else")
 
 
@@ -35,7 +38,7 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         SourceError: an argument is missing.
         ExportError: MODEL.onnx is no sound ONNX file, PLAIN.onnx cannot be written, or a pass is unknown.
-        CheckFailedError: the outcome computes something else; nothing is written.
+        CheckFailedError: the outcome computes something else, or nothing could compare it; nothing is written.
 
     """
     if args.list:
@@ -43,7 +46,9 @@ def run(args: argparse.Namespace) -> None:
         return
     if args.model is None or args.output is None:
         raise SourceError("a MODEL.onnx and -o PLAIN.onnx are wanted, or --list; see exporter simplify --help")
-    report, check = simplify_file(args.model, args.output, skip=args.skip, fixed_size=args.fixed_size)
+    report, check = simplify_file(
+        args.model, args.output, skip=args.skip, fixed_size=args.fixed_size, unchecked=args.unchecked
+    )
     if args.json:
         print(json.dumps(_as_json(args, report, check), indent=2))
     else:
@@ -51,7 +56,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def simplify_file(
-    source: Path, target: Path, *, skip: Sequence[str], fixed_size: bool
+    source: Path, target: Path, *, skip: Sequence[str], fixed_size: bool, unchecked: bool = False
 ) -> "tuple[SurgeryReport, Check]":
     """Write the simplified `source` to `target` once it has been compared with it; the surgery's report and the check.
 
@@ -74,11 +79,40 @@ def simplify_file(
             check = compare(source, folder / target.name) if report.passes else Check("nothing changed")
             bar.advance(1, "")
         if check.failed:
-            raise CheckFailedError(f"{target.name} {check.status}; nothing was written: leave passes out with --skip")
+            wrong = _first_wrong(source, folder, report, skip=skip, fixed_size=fixed_size)
+            remedy = f"--skip {wrong} leaves out the pass that does it" if wrong else "leave passes out with --skip"
+            raise CheckFailedError(f"{target.name} {check.status}; nothing was written: {remedy}")
+        if check.is_open and not unchecked:
+            remedy = "nothing was written: --unchecked writes it all the same"
+            raise CheckFailedError(f"{target.name} was {check.status}; {remedy}")
         _move(folder, target)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return report, check
+
+
+def _first_wrong(
+    source: Path, folder: Path, report: "SurgeryReport", *, skip: Sequence[str], fixed_size: bool
+) -> str | None:
+    """The pass with which the outcome begins to differ, the passes of `report` taken in one after another; by bisection.
+
+    None where that is not one pass: where even none of them gives another function.
+    """
+    from ..surgery import PASSES, simplify
+    from ..surgery.compare import compare
+
+    fired = [each.name for each in report.passes]
+
+    def differs(count: int) -> bool:
+        others = {each.name for each in PASSES} - set(fired[:count]) | set(skip)
+        simplify(source, folder / "tried.onnx", skip=sorted(others), fixed_size=fixed_size)
+        return compare(source, folder / "tried.onnx").failed
+
+    right, wrong = 0, len(fired)
+    while wrong - right > 1:
+        middle = (right + wrong) // 2
+        right, wrong = (right, middle) if differs(middle) else (middle, wrong)
+    return fired[wrong - 1] if right or not differs(0) else None
 
 
 def _move(folder: Path, target: Path) -> None:
@@ -117,7 +151,7 @@ def _print_report(args: argparse.Namespace, report: "SurgeryReport", check: "Che
     print(f"{args.model} → {args.output}")
     print(report)
     error = f", error {check.error:.1e} of {check.tolerance:.0e}" if check.error is not None else ""
-    print(f"check against {args.model.name} in ONNX Runtime: {check.status}{error}")
+    print(f"check against {args.model.name} in {check.engine or 'ONNX Runtime'}: {check.status}{error}")
 
 
 def _print_passes(*, as_json: bool) -> None:

@@ -10,6 +10,7 @@ array to the file.
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from ..errors import ExportError, one_line
 from . import wire
-from .held import Held, inner_tensors, put_back, take_out, why_unfaithful
+from .held import Held, inner_tensors, put_back, remember_ends, restore, take_out, why_unfaithful
+from .upgrade import UpgradeError, normalize, shapeless_ends, upgrade
 from .wire import is_stub, make_stub
 
 LARGE = 1 << 20
@@ -53,13 +55,17 @@ def graph_from_proto(proto: onnx.ModelProto, weights: Mapping[str, np.ndarray] |
     try:
         with _quiet():
             graph = gs.import_onnx(bare)
-            reason = why_unfaithful(bare.graph, gs.export_onnx(graph, do_type_check=False).graph)
+            carried = gs.export_onnx(graph, do_type_check=False).graph
+        remember_ends(held, proto.graph, carried)
+        for each in (bare.graph, carried):
+            restore(each, held)
+        reason = why_unfaithful(bare.graph, carried)
     except Exception as error:  # it raises what it happens to meet
         reason = f"something unknown ({one_line(error, 100)})"
     if reason is not None:
         raise UnheldError(f"the ONNX graph has {reason}, which surgery does not keep; leave it as it is")
     vars(graph)["held"] = held
-    tensors = graph.tensors()
+    tensors = all_tensors(graph)
     for name, values in (weights or {}).items():
         if isinstance(tensors.get(name), gs.Constant):
             tensors[name].values, tensors[name].data_location = values, None
@@ -69,12 +75,18 @@ def graph_from_proto(proto: onnx.ModelProto, weights: Mapping[str, np.ndarray] |
 def read(path: Path) -> tuple[gs.Graph, dict[str, str]]:
     """The graph and the metadata of the ONNX file at `path`; its large weights are mapped, not read.
 
+    Local functions are inlined, and an opset before 7 is brought up: see `upgrade`.
+
     Raises:
         ExportError: `path` is missing, is no ONNX file, or names a weight file that is missing or outside its own
             folder; `UnheldError` where the file may be sound, but no `gs.Graph` can be made of it.
 
     """
     proto, weights = _mapped(path)
+    try:
+        proto = upgrade(proto)
+    except UpgradeError as error:
+        raise UnheldError(f"the ONNX graph has {error}, which surgery does not read; leave it as it is") from None
     return graph_from_proto(proto, weights), {prop.key: prop.value for prop in proto.metadata_props}
 
 
@@ -101,6 +113,14 @@ def stubs_to_inputs(proto: onnx.ModelProto) -> set[str]:
     del proto.graph.initializer[:]
     proto.graph.initializer.extend(kept)
     return names
+
+
+def all_tensors(graph: gs.Graph) -> dict[str, Any]:
+    """Every value by its name, those of graphs within (branches, loop bodies) too."""
+    found: dict[str, Any] = {}
+    for inner in graph.subgraphs(recursive=True):
+        found |= inner.tensors()
+    return found | graph.tensors()
 
 
 def infer_shapes(graph: gs.Graph) -> None:
@@ -140,7 +160,7 @@ def write(
 
     """
     proto = skeleton(graph, metadata)
-    tensors = graph.tensors()
+    tensors = all_tensors(graph)
     held = vars(graph).get("held", Held()).arrays
     data = {t.name: _bytes(held.get(t.name, tensors[t.name])) for t in proto.graph.initializer if is_stub(t)}
     beside = path.with_name(path.name + ".data")
@@ -180,6 +200,9 @@ def check(path: Path, *, full: bool = True) -> None:
 
     """
     proto, _ = _mapped(path, SMALL)
+    if ends := shapeless_ends(proto):
+        reason = f"{ends[0]} has no shape, and none follows from the graph"
+        raise ExportError(f"{path.name}: {reason}; give it one, with names for open axes, and save the file again")
     stubs_to_inputs(proto)
     for tensor in (*proto.graph.initializer, *inner_tensors(proto)):
         try:
@@ -222,7 +245,8 @@ def _quiet() -> Iterator[None]:
 def _stubbed(graph: gs.Graph, large: int) -> Iterator[None]:
     """Within it, each large constant of `graph` exports as a stub."""
     held: list[tuple[Any, Any]] = []
-    for tensor in graph.tensors().values():
+    outer = vars(graph).get("held", Held()).outer
+    for tensor in (graph.tensors() | {n: t for n, t in all_tensors(graph).items() if n in outer}).values():
         if isinstance(tensor, gs.Constant) and tensor._values.nbytes >= large:
             held.append((tensor, tensor._values))
             dtype = tensor.dtype  # onnx-graphsurgeon gives the ONNX type itself where numpy has none
@@ -245,6 +269,7 @@ def _mapped(path: Path, large: int = LARGE) -> tuple[onnx.ModelProto, dict[str, 
         raise ExportError(f"{path}: no ONNX file, or a truncated one ({error}); export it again") from None
     if not proto.HasField("graph"):
         raise ExportError(f"{path}: holds no graph; give the path of an ONNX file")
+    normalize(proto)
     weights = {}
     for tensor in proto.graph.initializer:
         if tensor.name in extents:
@@ -262,25 +287,39 @@ def place(tensor: TensorProto, path: Path) -> tuple[Path, wire.Extent]:
     """The file in which a weight of the model at `path` lies, and where in it."""
     entry = {e.key: e.value for e in tensor.external_data}
     location = entry.get("location", "")
+    if not location or "\0" in location:
+        reason = f"says no file that {tensor.name} lies in ({location!r})"
+        raise ExportError(f"{path.name}: {reason}; export it again")
     file = (path.parent / location).resolve()
     if not file.is_relative_to(path.parent.resolve()):
         where = f"outside its own folder ({location})"
         raise ExportError(f"{path.name}: keeps {tensor.name} {where}; move that file beside it")
     try:
-        return file, wire.Extent(int(entry.get("offset", 0)), int(entry.get("length", 0)))
+        extent = wire.Extent(int(entry.get("offset") or 0), int(entry.get("length") or 0))
     except ValueError:
         raise ExportError(f"{path.name}: offset or length of {tensor.name} is no number; export it again") from None
+    if extent.offset < 0 or extent.length < 0:
+        where = f"offset {extent.offset}, length {extent.length}"
+        raise ExportError(f"{path.name}: {tensor.name} lies at {where}, wanted no negative ones; export it again")
+    return file, extent
 
 
 def _map(tensor: TensorProto, file: Path, extent: wire.Extent) -> np.ndarray:
-    """The data of `tensor`, as a map of where it lies."""
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
-    nbytes = int(np.prod(tensor.dims)) * dtype.itemsize
+    """The data of `tensor`, as a map of where it lies; a copy where they are not aligned to their type."""
     try:
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        nbytes = prod(tensor.dims) * dtype.itemsize
+        if min(tensor.dims, default=0) < 0:
+            raise ValueError(f"a shape of {list(tensor.dims)}")
         if extent.length not in (0, nbytes):
             raise ValueError(f"{extent.length} bytes for a shape of {nbytes}")
-        return np.memmap(file, dtype, "r", offset=extent.offset, shape=tuple(tensor.dims))
-    except (OSError, ValueError) as error:
+        if extent.offset + nbytes > file.stat().st_size:
+            raise ValueError(f"{file.stat().st_size} bytes, it ends at {extent.offset + nbytes}")
+        if not nbytes:
+            return np.zeros(tuple(tensor.dims), dtype)
+        mapped = np.memmap(file, dtype, "r", offset=extent.offset, shape=tuple(tensor.dims))
+        return mapped if extent.offset % dtype.itemsize == 0 else np.array(mapped)
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ExportError(f"{file.name}: lacks the weight {tensor.name} ({one_line(error)}); copy it whole") from None
 
 

@@ -1,6 +1,6 @@
 """Graph surgery: exact rewrites that take an ONNX graph to the smallest one that computes the same function.
 
-One visible list, run to a fixed point; see `Pass` for what each promises.
+One visible list, run to a fixed point and judged by its end; see `Pass` for what each promises, and `best_of`.
 """
 
 import time
@@ -23,8 +23,9 @@ from ..onnx_file.file import (
     write,
 )
 from .base import Pass
-from .cost import Work, forget_usual_sizes, suppose_usual_sizes, work_of
+from .cost import Work, forget_usual_sizes, suppose_usual_sizes
 from .edit import forget_exact, name_nodes, sort
+from .judge import best_of
 from .mirror import sizes_of
 from .passes.channel_layout import ChannelLayout
 from .passes.common_subexpressions import CommonSubexpressions
@@ -35,6 +36,7 @@ from .passes.gemm_head import GemmHead
 from .passes.global_average_pool import GlobalAveragePool
 from .passes.kernel_algebra import KernelAlgebra
 from .passes.norm_before_conv import NormBeforeConv
+from .passes.norm_into_conv import NormIntoConv
 from .passes.norm_into_gate import NormIntoGate
 from .passes.pointwise_before_shuffle import PointwiseBeforeShuffle
 from .passes.pool_behind_shift import PoolBehindShift
@@ -60,6 +62,7 @@ PASSES: tuple[Pass, ...] = (
     ChannelLayout(),
     PointwiseBeforeShuffle(),
     PoolFirst(),  # behind the pool a norm meets the unpadded conv of a gate: the kernel algebra's in the next round
+    NormIntoConv(),  # leaves a scale and a shift to the passes of these names
     ScaleIntoConv(),
     NormIntoGate(),  # after PoolFirst, which leaves the gate as the norm's only reader
     ReorderChannels(),
@@ -191,28 +194,35 @@ def _run(graph: gs.Graph, passes: Sequence[Pass], start: float) -> SurgeryReport
     """`run_passes` on a sorted graph with its shapes inferred."""
     before = _ops(graph)
     name_nodes(graph)
-    work_before = work_of(graph)
-    rewrites: Counter[str] = Counter()
     removed: Counter[str] = Counter()
-    rounds, changed = 0, True
-    while changed and rounds < MAX_ROUNDS:
-        rounds, changed = rounds + 1, False
-        suppose_usual_sizes(graph, sizes_of(graph))
-        for each in passes:
-            nodes = len(graph.nodes)
-            count = each.apply(graph)
-            if count:
-                graph.cleanup().toposort()
-                changed = True
-            rewrites[each.name] += count
-            removed[each.name] += nodes - len(graph.nodes)
-        if changed:
-            infer_shapes(graph)  # a pass gives what it adds a shape: this fills in what could not be known before
-    forget_usual_sizes(graph)
-    forget_exact(graph)
+    rounds = 0
+
+    def rewrite(graph: gs.Graph, passes: Sequence[Pass]) -> Counter[str]:
+        """Every pass until none changes anything."""
+        nonlocal rounds
+        rewrites: Counter[str] = Counter()
+        removed.clear()
+        rounds, changed = 0, True
+        while changed and rounds < MAX_ROUNDS:
+            rounds, changed = rounds + 1, False
+            suppose_usual_sizes(graph, sizes_of(graph))
+            for each in passes:
+                nodes = len(graph.nodes)
+                count = each.apply(graph)
+                if count:
+                    graph.cleanup().toposort()
+                    changed = True
+                rewrites[each.name] += count
+                removed[each.name] += nodes - len(graph.nodes)
+            if changed:
+                infer_shapes(graph)  # a pass gives what it adds a shape: this fills in what could not be known before
+        forget_usual_sizes(graph)
+        forget_exact(graph)
+        return rewrites
+
+    rewrites, work_before, work_after = best_of(graph, passes, rewrite)
     counts = tuple(PassCount(p.name, rewrites[p.name], removed[p.name]) for p in PASSES if rewrites[p.name])
-    seconds = time.perf_counter() - start
-    return SurgeryReport(before, _ops(graph), counts, rounds, seconds, work_before, work_of(graph))
+    return SurgeryReport(before, _ops(graph), counts, rounds, time.perf_counter() - start, work_before, work_after)
 
 
 def _ops(graph: gs.Graph) -> dict[str, int]:

@@ -127,16 +127,28 @@ def _numbered(graph: Any, y: Any, sources: list[Any], nodes: list[Any], *, last:
         return None
     nodes.append(node)
     if node.op == "Concat":
+        if len({_beside(a, node.attrs["axis"]) for a in arrays}) > 1:
+            return None  # an open axis beside a fixed one
         result = np.concatenate(arrays, axis=node.attrs["axis"])
     elif node.op == "Transpose":
         result = np.transpose(arrays[0], node.attrs.get("perm"))
     elif node.op == "Gather":
-        result = np.take(arrays[0], node.inputs[1].values, axis=node.attrs.get("axis", 0))
+        index, axis = np.asarray(node.inputs[1].values), node.attrs.get("axis", 0)
+        if index.size and not -arrays[0].shape[axis] <= index.min() <= index.max() < arrays[0].shape[axis]:
+            return None
+        result = np.take(arrays[0], index, axis=axis)
     elif int(np.prod(size)) == arrays[0].size:
         result = arrays[0].reshape(size)
     else:
         return None
     return result if result.shape == size else None
+
+
+def _beside(array: np.ndarray, axis: int) -> tuple[int, ...]:
+    """The sizes of all axes but one."""
+    kept = list(array.shape)
+    del kept[axis]
+    return tuple(kept)
 
 
 def shuffle_of(gather: Any) -> np.ndarray | None:

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from ..errors import ExportError, one_line
-from ..onnx_file.file import LARGE
+from ..onnx_file.file import LARGE, all_tensors
 
 MAX_EXACT = 1 << 29
 """Bytes of unrounded values that are kept beside a graph; all of them for a network of 60 M parameters."""
@@ -83,6 +83,23 @@ def is_same_shape(x: Any, y: Any) -> bool:
     return x.shape is not None and y.shape is not None and None not in x.shape and list(x.shape) == list(y.shape)
 
 
+def is_same_value(graph: gs.Graph, x: Any, y: Any) -> bool:
+    """Whether y, a view of x or a part of it in order, is x: of one shape, and that shape more than a name.
+
+    The open axes of an output are named by whoever wrote the file, and often named like those of the input without
+    being as long. One of them follows from the number of elements, which a view keeps.
+    """
+    if not is_same_shape(x, y):
+        return False
+    return all(isinstance(size, int) for size in y.shape) or not is_output(graph, y)
+
+
+def is_same_view(graph: gs.Graph, x: Any, y: Any) -> bool:
+    """`is_same_value` of a y that has all elements of x in their order."""
+    names = sum(not isinstance(size, int) for size in y.shape or ())
+    return is_same_shape(x, y) if names <= 1 else is_same_value(graph, x, y)
+
+
 def spatial(tensor: Any) -> tuple[int, ...] | None:
     """The spatial sizes of an N,C,… value where all are known, or None."""
     if tensor.shape is None or len(tensor.shape) < 3 or not all(isinstance(s, int) for s in tensor.shape[2:]):
@@ -91,8 +108,8 @@ def spatial(tensor: Any) -> tuple[int, ...] | None:
 
 
 def fresh(graph: gs.Graph, stem: str) -> str:
-    """A name that no value of `graph` has: `stem`, or `stem` and the first free number."""
-    return _first_free(stem, set(graph.tensors()))
+    """A name that no value of `graph` has, or of a graph within: `stem`, or `stem` and the first free number."""
+    return _first_free(stem, set(all_tensors(graph)))
 
 
 def fresh_node(graph: gs.Graph, stem: str) -> str:

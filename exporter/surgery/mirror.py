@@ -4,6 +4,7 @@ What has no such call is an opaque node, which bounds the regions. Weights are s
 """
 
 import warnings
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from .edit import values64
 from .onnx_ops import TRANSLATIONS, known
 
 DTYPES = {np.dtype(np.float16): torch.float16, np.dtype(np.float32): torch.float32, np.dtype(np.float64): torch.float64}
+MOST_ELEMENTS = 1 << 48
 HINT_BATCH, HINT_SIZE = 2, 224  # what an open axis is taken for where costs are compared; legality does not use them
 
 
@@ -41,11 +43,16 @@ def sizes_of(graph: gs.Graph) -> dict[str, list[int]]:
             graph.outputs.extend(outputs)
             for name, tensor in tensors.items():
                 tensor.shape = written[name]
-    return {name: list(shape) for name, shape in found.items() if _is_static(shape)}
+    return {name: list(shape) for name, shape in found.items() if _is_static(shape) and _is_held(shape)}
 
 
 def _is_static(shape: Any) -> bool:
     return shape is not None and all(isinstance(n, int) for n in shape)
+
+
+def _is_held(shape: Any) -> bool:
+    """Whether a value of this shape can be: windows of absurd dilations leave a negative size."""
+    return min(shape, default=0) >= 0 and prod(shape) < MOST_ELEMENTS
 
 
 def _hint(axis: int) -> int:

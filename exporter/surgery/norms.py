@@ -27,6 +27,8 @@ def norm_of(tensor: Any) -> Any:
     norm = producer(tensor, "BatchNormalization")
     if norm is None or norm.attrs.get("training_mode", 0) or len(norm.outputs) != 1:
         return None
+    if any(len(t.shape or ()) != 1 for t in norm.inputs[1:5]):
+        return None  # before opset 9, spatial=0 normalizes each position by itself
     return norm if all(is_weight(t) for t in norm.inputs[1:5]) else None
 
 

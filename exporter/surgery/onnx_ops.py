@@ -12,6 +12,7 @@ import torch
 from torch import fx
 
 aten = torch.ops.aten
+FURTHEST = 1 << 12
 PAD_MODES = {"reflect": "reflect", "edge": "replicate", "wrap": "circular"}
 CONVS = {1: aten.conv1d.default, 2: aten.conv2d.default, 3: aten.conv3d.default}
 TRANSPOSED_CONVS = {1: aten.conv_transpose1d.default, 2: aten.conv_transpose2d.input, 3: aten.conv_transpose3d.input}
@@ -43,6 +44,11 @@ def translates(*ops: str) -> Callable[[Translation], Translation]:
         return function
 
     return register
+
+
+def is_absurd(node: Any) -> bool:
+    """Whether a window strides, reaches or pads further than any map is wide: algebra counts in such steps."""
+    return any(abs(n) > FURTHEST for name in ("strides", "dilations", "pads") for n in node.attrs.get(name) or [])
 
 
 def known(tensor: Any) -> bool:
@@ -93,6 +99,8 @@ def _conv(scribe: Scribe, node: Any) -> fx.Node | None:
     weight, bias = node.inputs[1], optional(node, 2)
     if not known(weight) or (bias is not None and not known(bias)) or node.attrs.get("output_shape"):
         return None
+    if is_absurd(node):
+        return None
     transposed = node.op == "ConvTranspose"
     taps = list(weight.shape[2:])
     stride, dilation = (list(node.attrs.get(name) or [1] * len(taps)) for name in ("strides", "dilations"))
@@ -115,6 +123,8 @@ def _conv(scribe: Scribe, node: Any) -> fx.Node | None:
 def _batch_norm(scribe: Scribe, node: Any) -> fx.Node | None:
     if node.attrs.get("training_mode", 0) or not all(map(known, node.inputs[1:])):
         return None
+    if any(len(t.shape) != 1 for t in node.inputs[1:]):
+        return None  # before opset 9, spatial=0 normalizes each position by itself
     x, scale, shift, mean, var = map(scribe.value, node.inputs)
     eps = node.attrs.get("epsilon", 1e-5)
     return scribe.call(aten.batch_norm.default, x, scale, shift, mean, var, False, 0.0, eps, False)
@@ -201,7 +211,7 @@ def _prelu(scribe: Scribe, node: Any) -> fx.Node | None:
 def _average_pool(scribe: Scribe, node: Any) -> fx.Node | None:
     taps = list(node.attrs["kernel_shape"])
     stride = list(node.attrs.get("strides") or [1] * len(taps))
-    if len(taps) not in POOLS or any(d != 1 for d in node.attrs.get("dilations") or []):
+    if is_absurd(node) or len(taps) not in POOLS or any(d != 1 for d in node.attrs.get("dilations") or []):
         return None
     pads = _pads(node, taps, [1] * len(taps), stride)
     ceil, counts = bool(node.attrs.get("ceil_mode", 0)), bool(node.attrs.get("count_include_pad", 0))

@@ -55,5 +55,7 @@ def _identity(tensor: Any) -> Hashable:
         return repr(tensor)
     if is_constant(tensor) and tensor._values.nbytes < LARGE:
         values = np.asarray(tensor.values)
-        return (str(values.dtype), values.shape, values.tobytes())
+        if values.dtype.kind in "biufc":  # bytes say what a number is; of a text, where it lies
+            return (str(tensor.dtype), str(values.dtype), values.shape, values.tobytes())
+        return id(tensor)
     return "" if tensor.is_empty() else id(tensor)

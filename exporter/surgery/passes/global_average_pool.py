@@ -72,6 +72,8 @@ def means_all(node: Any) -> bool:
     """Whether `node` is a ReduceMean over every spatial axis."""
     if node.op != "ReduceMean" or node.inputs[0].shape is None or len(node.inputs[0].shape) < 3:
         return False
+    if not isinstance(node.inputs[0].dtype, np.dtype) or node.inputs[0].dtype.kind != "f":
+        return False  # a mean of integers is rounded, a pool knows none
     rank = len(node.inputs[0].shape)
     axes = node.attrs.get("axes")
     if axes is None and len(node.inputs) > 1:

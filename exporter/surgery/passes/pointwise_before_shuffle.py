@@ -6,8 +6,8 @@ import onnx_graphsurgeon as gs
 
 from ..base import Pass
 from ..channels import inverse, shuffle_of
-from ..cost import ACTIVATIONS
-from ..edit import add_node, append, is_weight, producer, rearranged, sole_user
+from ..cost import ACTIVATIONS, POINTWISE, PRODUCTS
+from ..edit import add_node, append, is_output, is_weight, producer, rearranged, sole_user
 from ..norms import norm_of, parameters
 
 UNARY = ACTIVATIONS - {"PRelu", "Clip"} | {"Neg", "Abs", "Exp", "Sqrt", "Erf"}
@@ -20,7 +20,8 @@ class PointwiseBeforeShuffle(Pass):
     What makes x then takes f up, and the shuffle comes to lie before a convolution, which may take it up.
 
     Given  Gather of channels (a permutation) → an activation, BatchNormalization, or Add, Sub, Mul, Div, Max or Min of
-           a constant, nothing else reading the shuffled value
+           a constant, nothing else reading the shuffled value; what makes the value before the shuffle takes f up, or
+           what reads it behind f takes the shuffle up
     Result the same → Gather of channels
     """
 
@@ -37,6 +38,8 @@ class PointwiseBeforeShuffle(Pass):
             return False
         if producer(gather.inputs[0], "Concat") is not None:
             return False  # an interleaved concat: it is split where it is read
+        if not (_joins_maker(graph, gather) or _is_read_by_convs(graph, y)):
+            return False
         others = _unshuffled(graph, node, found, inverse(index_C), len(y.shape))
         if others is None:
             return False
@@ -45,6 +48,19 @@ class PointwiseBeforeShuffle(Pass):
         value = append(graph, op, inputs, name=f"{name}_unshuffled", like=y, attrs=attrs)
         add_node(graph, "Gather", [value, index], y, name=name, attrs={"axis": 1})
         return True
+
+
+def _joins_maker(graph: gs.Graph, gather: Any) -> bool:
+    """Whether the value before the shuffle is made by a kernel that goes on with pointwise ops."""
+    x = gather.inputs[0]
+    return producer(x, *POINTWISE, *PRODUCTS) is not None and sole_user(graph, x) is gather
+
+
+def _is_read_by_convs(graph: gs.Graph, y: Any) -> bool:
+    """Whether convolutions alone read y, or what a chain of pointwise ops makes of it."""
+    while (user := sole_user(graph, y, *POINTWISE)) is not None:
+        y = user.outputs[0]
+    return bool(y.outputs) and not is_output(graph, y) and all(user.op == "Conv" for user in y.outputs)
 
 
 def _unshuffled(graph: gs.Graph, node: Any, found: int, place_C: np.ndarray, rank: int) -> list[Any] | None:

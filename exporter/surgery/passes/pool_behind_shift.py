@@ -5,7 +5,7 @@ import onnx_graphsurgeon as gs
 
 from ..base import Pass
 from ..edit import add_node, append, constant, is_output, producer
-from .scale_into_conv import per_channel
+from ..takers import per_channel
 
 
 class PoolBehindShift(Pass):

@@ -1,9 +1,11 @@
 from typing import Any
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from ..base import Pass
-from ..edit import add_node, bypass, is_same_shape, producer, sole_user
+from ..edit import add_node, bypass, fresh, is_output, is_same_view, producer, sole_user
+from ..shape_values import sizes_said
 
 VIEWS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 """Ops that keep every element in its place in memory."""
@@ -14,9 +16,9 @@ class ReshapeChains(Pass):
 
     Given  Reshape, Flatten, Squeeze or Unsqueeze of such a one that nothing else reads; or one whose result has the
            shape N × (all the rest), whichever way that shape was computed
-           Transpose of a Transpose
-    Result nothing where the shape is that of x, one Flatten where it is N × rest, else the last Reshape alone; one
-           Transpose
+           Reshape to a computed shape that inference knows but for one axis; Transpose of a Transpose
+    Result nothing where the shape is that of x, one Flatten where it is N × rest, else the last Reshape alone; Reshape
+           to a constant shape; one Transpose
     """
 
     name = "reshape-chains"
@@ -30,15 +32,39 @@ class ReshapeChains(Pass):
         first = producer(source, *VIEWS)
         chained = first is not None and sole_user(graph, source) is node
         x, y = (first.inputs[0] if chained else source), node.outputs[0]
-        if chained and is_same_shape(x, y) and bypass(graph, node, x):
+        if chained and is_same_view(graph, x, y) and bypass(graph, node, x):
             return True
         if (chained or node.op != "Flatten") and _is_flat(x, y):
             add_node(graph, "Flatten", [x], y, name=node.name, attrs={"axis": 1})
+            return True
+        if node.op == "Reshape" and (shape := _known_target(graph, node)) is not None:
+            node.inputs[1] = gs.Constant(fresh(graph, f"{node.name}_shape"), np.array(shape, np.int64))
             return True
         if chained and node.op == "Reshape" and _copies_no_axis(node):
             node.inputs[0] = x
             return True
         return False
+
+
+def _known_target(graph: gs.Graph, reshape: Any) -> list[int] | None:
+    """The constant that a computed shape comes to: −1 for one open axis, 0 for those that are of x at the same place."""
+    x, y = reshape.inputs[0], reshape.outputs[0]
+    if len(reshape.inputs) < 2 or isinstance(reshape.inputs[1], gs.Constant) or reshape.attrs.get("allowzero", 0):
+        return None
+    given = list(x.shape or [])
+    inferred = None if is_output(graph, y) and sum(not isinstance(d, int) for d in y.shape or ()) > 1 else y.shape
+    for said in (sizes_said(reshape.inputs[1]), inferred):
+        if not said or 0 in said:
+            continue
+        target: list[Any] = list(said)
+        for axis, size in enumerate(target):
+            if isinstance(size, str) and given[axis : axis + 1] == [size]:
+                target[axis] = 0
+        unknown = [axis for axis, size in enumerate(target) if not isinstance(size, int)]
+        if len(unknown) > 1 or (unknown and -1 in target):
+            continue
+        return [-1 if axis in unknown else size for axis, size in enumerate(target)]
+    return None
 
 
 def _compose(outer: Any) -> bool:

@@ -21,6 +21,7 @@ class SplitConcatConv(Pass):
     be written in place; n − 1 sums come, which write and read the conv's output once more.
 
     Given  (Concat, Gather of channels) → Convs and nothing else, the sums moving no more elements than the layout ops
+           and being no more nodes
     Result a Conv of each source, and Adds
     """
 
@@ -83,7 +84,13 @@ def _pays(graph: gs.Graph, convs: list[Any], found: ChannelMap, shares: list[lis
     if any(size is None for part in sizes for size in part):
         return False
     before, after = (sum(size or 0 for size in part) for part in sizes)
-    return after <= before
+    more = len(left) + 2 * len(sums)  # a Conv and an Add for each source but the first
+    return after <= before and more <= sum(_goes(graph, n, found) for n in found.nodes)
+
+
+def _goes(graph: gs.Graph, node: Any, found: ChannelMap) -> bool:
+    """Whether nothing is left to read what `node` makes."""
+    return node is found.nodes[-1] or sole_user(graph, node.outputs[0]) is not None
 
 
 def _in_place(graph: gs.Graph, node: Any) -> bool:

@@ -9,6 +9,7 @@ from onnx import numpy_helper
 from plainconv.exporter.cli.main import main
 from plainconv.exporter.surgery import PASSES
 from plainconv.exporter.surgery.edit import constant
+from plainconv.exporter.surgery.passes.relu_past_maxpool import ReluPastMaxPool
 
 TEXT = """(float[1,3,8,8] x) => (float[1,4,1,1] y) { c = Conv<pads=[1,1,1,1]>(x, w)
     n = BatchNormalization(c, gamma, beta, mean, var) m = MaxPool<kernel_shape=[2,2],strides=[2,2]>(n) r = Relu(m)
@@ -46,7 +47,7 @@ def test_one_file_in_one_file_out(given: Path, tmp_path: Path, capsys: pytest.Ca
 def test_a_fixed_size_allows_more_and_skip_less(given: Path, tmp_path: Path) -> None:
     assert main(["simplify", str(given), "-o", str(tmp_path / "plain.onnx"), "--fixed-size", "--quiet"]) == 0
     assert ops(tmp_path / "plain.onnx") == ["Conv", "Relu", "MaxPool", "Conv"]
-    skipped = ["--skip", "kernel-algebra", "--skip", "relu-past-maxpool"]
+    skipped = ["--skip", "kernel-algebra", "--skip", "relu-past-maxpool", "--skip", "norm-into-conv"]
     assert main(["simplify", str(given), "-o", str(tmp_path / "plain.onnx"), "--quiet", *skipped]) == 0
     assert ops(tmp_path / "plain.onnx") == [node.op_type for node in onnx.load(given).graph.node]
 
@@ -114,3 +115,33 @@ def test_the_file_itself_may_be_the_target(given: Path, tmp_path: Path) -> None:
     first = given.read_bytes()
     assert main(["simplify", str(given), "-o", str(given), "--quiet"]) == 0
     assert given.read_bytes() == first
+
+
+def test_what_nothing_can_compare_is_written_only_when_told_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "(float[2] x) => (float[2] y) { i = Identity(x) y = mine.Odd(i) }"
+    model = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 20, "mine" : 1]> g {text}')
+    onnx.save(model, tmp_path / "odd.onnx")
+    command = ["simplify", str(tmp_path / "odd.onnx"), "-o", str(tmp_path / "plain.onnx"), "--quiet"]
+    assert main(command) == 1
+    assert "--unchecked" in capsys.readouterr().err
+    assert files(tmp_path) == ["odd.onnx"]
+    assert main([*command, "--unchecked"]) == 0
+    assert ops(tmp_path / "plain.onnx") == ["Odd"]
+    assert "not compared" in capsys.readouterr().out
+
+
+def test_the_pass_that_breaks_a_file_is_named(
+    given: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(self: ReluPastMaxPool, graph: object, node: object) -> bool:
+        if node.op != "Relu":  # type: ignore[attr-defined]
+            return False
+        node.op = "Sigmoid"  # type: ignore[attr-defined]
+        return True
+
+    monkeypatch.setattr(ReluPastMaxPool, "rewrite", wrong)
+    assert main(["simplify", str(given), "-o", str(tmp_path / "plain.onnx"), "--quiet"]) == 1
+    assert "--skip relu-past-maxpool leaves out the pass" in capsys.readouterr().err
+    assert files(tmp_path) == ["given.onnx"]

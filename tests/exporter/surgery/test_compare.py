@@ -57,3 +57,31 @@ def test_what_cannot_run_is_said_not_to_be_compared(tmp_path: Path) -> None:
     assert compare(odd, odd).status.startswith("not compared")
     text = save(tmp_path / "text.onnx", "(string[2] x) => (string[2] y) { y = Identity(x) }")
     assert compare(text, text).status.startswith("not compared")
+
+
+def test_where_onnx_runtime_refuses_a_file_the_reference_evaluator_compares(tmp_path: Path) -> None:
+    """It has no convolution in double."""
+    text = "(double[N,3,8,8] x) => (double[N,3,8,8] y) {{ m = Mul(x, k) y = {}<pads=[1,1,1,1]>(m, w) }}"
+    weights = {"k": K.astype(np.float64), "w": np.random.default_rng(0).standard_normal((3, 3, 3, 3))}
+    a = save(tmp_path / "a.onnx", text.format("Conv"), weights)
+    b = save(tmp_path / "b.onnx", text.format("Conv"), weights | {"k": weights["k"] * (1 + 1e-13)})
+    c = save(tmp_path / "c.onnx", text.format("Conv"), weights | {"k": weights["k"] * 1.001})
+    assert (compare(a, b).status, compare(a, b).engine) == ("holds", "the reference evaluator")
+    assert compare(a, c).failed
+
+
+def test_a_network_that_magnifies_rounding_is_allowed_what_its_input_s_own_rounding_does(tmp_path: Path) -> None:
+    """y = sin(300·xW): another order of the sum moves the last digit of xW, and the third of y."""
+    text = "(float[4,64] x) => (float[4,64] y) { a = MatMul(x, w) b = Mul(a, k) y = Sin(b) }"
+    w = np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32)
+    k = np.float32(300)
+    order = np.random.default_rng(1).permutation(64)
+    a = save(tmp_path / "a.onnx", text, {"w": w, "k": k})
+    swapped = text.replace("a = MatMul(x, w)", "p = Gather<axis=1>(x, i) a = MatMul(p, w)")
+    b = save(tmp_path / "b.onnx", swapped, {"w": w[order], "k": k, "i": order})
+    c = save(tmp_path / "c.onnx", text, {"w": w, "k": np.float32(300.1)})
+    check = compare(a, b)
+    assert check.status == "holds"
+    assert check.error is not None
+    assert check.error > 1e-4
+    assert compare(a, c).failed

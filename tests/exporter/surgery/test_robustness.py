@@ -128,12 +128,87 @@ def test_beside_such_an_op_the_rest_still_shrinks(tmp_path: Path) -> None:
     assert [(n.op_type, n.domain) for n in result.graph.node] == [("Conv", ""), ("Gelu", "com.microsoft")]
 
 
-def test_a_local_function_stays(tmp_path: Path) -> None:
+def test_a_local_function_is_inlined(tmp_path: Path) -> None:
     model = parsed("(float[2] x) => (float[2] y) { i = Identity(x) y = mine.Twice(i) }", more=', "mine" : 1')
-    body = [helper.make_node("Add", ["a", "a"], ["b"])]
+    body = [helper.make_node("Identity", ["a"], ["c"]), helper.make_node("Add", ["c", "c"], ["b"])]
     model.functions.append(helper.make_function("mine", "Twice", ["a"], ["b"], body, [helper.make_opsetid("", 20)]))
     result = check(model, tmp_path, changed=True)
-    assert [f.SerializeToString() for f in result.functions] == [f.SerializeToString() for f in model.functions]
+    assert (ops(result), list(result.functions)) == (["Add"], [])
+    assert [o.domain for o in result.opset_import] == [""]
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_a_weight_that_branches_and_the_graph_read_is_written_once(tmp_path: Path, large: bool) -> None:
+    width = LARGE // 16 if large else 3
+    model = parsed(
+        f"""(float[1,{width},8,8] x, bool t) => (float[1,4,8,8] y) {{
+            c = Conv(x, w) n = BatchNormalization(c, gamma, beta, mean, var)
+            y = If(t) <then_branch = a () => (float[1,4,8,8] p) {{ d = Conv(x, w) p = Add(d, u) }},
+                       else_branch = b () => (float[1,4,8,8] q) {{ q = Add(n, u) }}> }}""".replace("8,8", "1,1"),
+        NORM | {"w": RNG.standard_normal((4, width, 1, 1)) / width, "u": B.reshape(4, 1, 1)},
+    )
+    for taken in (True, False):
+        result = check(model, tmp_path, changed=True, feeds={"t": np.array(taken)})
+        assert ops(result) == ["Conv", "If"]
+        names = [t.name for t in result.graph.initializer]
+        assert (names.count("u"), names.count("w")) == (1, 1)
+        assert not any(a.g.initializer for a in result.graph.node[1].attribute)
+
+
+def test_what_onnx_graphsurgeon_drops_of_an_output_comes_back(tmp_path: Path) -> None:
+    model = parsed(NET, NORM | {"w": W})
+    for axis, meaning in zip(model.graph.output[0].type.tensor_type.shape.dim, ["DATA_BATCH", "DATA_CHANNEL"]):
+        axis.denotation = meaning
+    check(model, tmp_path, changed=True)  # which compares the types
+    model = parsed(NET, NORM | {"w": W})
+    model.graph.node.append(helper.make_node("SplitToSequence", ["c"], ["s"], axis=1))
+    model.graph.output.append(helper.make_tensor_sequence_value_info("s", TensorProto.FLOAT, [1, 1, 6, 6]))
+    (tmp_path / "given.onnx").write_bytes(model.SerializeToString())
+    assert simplify(tmp_path / "given.onnx", tmp_path / "plain.onnx").left_alone == ""
+
+
+def test_a_negative_size_is_a_free_axis(tmp_path: Path) -> None:
+    model = parsed(NET.replace("[1,3,8,8]", "[1,3,H,8]").replace("[1,4,6,6]", "[1,4,K,6]"), NORM | {"w": W})
+    for value in (model.graph.input[0], model.graph.output[0]):
+        value.type.tensor_type.shape.dim[2].dim_value = -1
+    onnx.save(model, tmp_path / "given.onnx")
+    assert simplify(tmp_path / "given.onnx", tmp_path / "plain.onnx").after == {"Conv": 1}
+    x = {"x": RNG.standard_normal((1, 3, 11, 8)).astype(np.float32)}
+    wanted, found = (session(tmp_path / name).run(None, x)[0] for name in ("given.onnx", "plain.onnx"))
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_an_output_without_shape_gets_the_one_that_follows_or_is_named(tmp_path: Path) -> None:
+    model = parsed(NET, NORM | {"w": W})
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    (tmp_path / "given.onnx").write_bytes(model.SerializeToString())
+    assert simplify(tmp_path / "given.onnx", tmp_path / "plain.onnx").after == {"Conv": 1}
+    model.graph.node[-1].output[0] = "n"
+    model.graph.node.append(helper.make_node("Odd", ["n"], ["y"], domain="mine"))
+    model.opset_import.append(helper.make_opsetid("mine", 1))
+    (tmp_path / "given.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ExportError, match="the output y has no shape"):
+        simplify(tmp_path / "given.onnx", tmp_path / "plain.onnx")
+
+
+@pytest.mark.parametrize(("rank", "axis"), [(1, 1), (2, 1), (1, 3), (2, 2), (3, 1), (3, 0)])
+def test_before_opset_7_an_operand_lies_from_its_axis_on(tmp_path: Path, rank: int, axis: int) -> None:
+    """All sizes are alike, so that an operand in the wrong place broadcasts as well."""
+    model = parsed("(float[3,3,3,3] x) => (float[3,3,3,3] y) { r = Relu(x) i = Identity(r) y = Add(i, k) }", opset=6)
+    model.ir_version = 3
+    k = RNG.standard_normal([3] * rank).astype(np.float32)
+    model.graph.input.append(helper.make_tensor_value_info("k", TensorProto.FLOAT, k.shape))
+    model.graph.initializer.append(numpy_helper.from_array(k, "k"))
+    node = model.graph.node[-1]
+    node.attribute.extend([helper.make_attribute("broadcast", 1), helper.make_attribute("axis", axis)])
+    (tmp_path / "given.onnx").write_bytes(model.SerializeToString())
+    report = simplify(tmp_path / "given.onnx", tmp_path / "plain.onnx")
+    assert report.after["Add"] == 1
+    assert sum(report.after.values()) == 2
+    x = RNG.standard_normal((3, 3, 3, 3)).astype(np.float32)
+    wanted = np.maximum(x, 0) + k.reshape(*k.shape, *[1] * (4 - rank - axis))
+    found = session(tmp_path / "plain.onnx").run(None, {"x": x})[0]
+    np.testing.assert_allclose(found, wanted, rtol=1e-6)
 
 
 def test_an_initializer_that_is_an_input_too_may_be_overridden(tmp_path: Path) -> None:
@@ -271,6 +346,15 @@ def missing() -> onnx.ModelProto:
     return model
 
 
+def external(**entries: str) -> onnx.ModelProto:
+    model = escaping()
+    tensor = next(t for t in model.graph.initializer if t.name == "w")
+    del tensor.external_data[:]
+    for key, value in entries.items():
+        tensor.external_data.add(key=key, value=value)
+    return model
+
+
 def cut_weight() -> onnx.ModelProto:
     model = parsed(NET, NORM | {"w": W})
     tensor = next(t for t in model.graph.initializer if t.name == "w")
@@ -286,6 +370,13 @@ def cut_weight() -> onnx.ModelProto:
         (unknown_op, "Negg"),
         (escaping, "outside its own folder"),
         (missing, "lacks the weight"),
+        (lambda: external(location="w\0.bin"), "says no file"),
+        (lambda: external(), "says no file"),
+        (lambda: external(location="bad.onnx", offset="-4"), "no negative"),
+        (lambda: external(location="bad.onnx", length="-4"), "no negative"),
+        (lambda: external(location="bad.onnx", offset="x"), "no number"),
+        (lambda: external(location="bad.onnx", length="17"), "17 bytes for a shape of 432"),
+        (lambda: external(location="bad.onnx", offset="4096"), "it ends at"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_said_in_one_line(tmp_path: Path, make: Any, message: str) -> None:
@@ -306,6 +397,28 @@ def test_a_large_weight_keeps_its_default_when_it_is_an_input_too(tmp_path: Path
     x = {"x": np.ones((1, side), np.float32)}
     wanted, found = (session(tmp_path / name).run(None, x)[0] for name in ("given.onnx", "plain.onnx"))
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
+def test_a_weight_that_lies_askew_is_read_right(tmp_path: Path) -> None:
+    model = external(location="w.bin", offset="3", length=str(4 * W.size))
+    (tmp_path / "w.bin").write_bytes(b"abc" + W.astype(np.float32).tobytes())
+    (tmp_path / "given.onnx").write_bytes(model.SerializeToString())
+    assert simplify(tmp_path / "given.onnx", tmp_path / "plain.onnx").after == {"Conv": 1}
+    x = {"x": RNG.standard_normal((1, 3, 8, 8)).astype(np.float32)}
+    onnx.save(parsed(NET, NORM | {"w": W}), tmp_path / "given.onnx")
+    wanted, found = (session(tmp_path / name).run(None, x)[0] for name in ("given.onnx", "plain.onnx"))
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("attribute", ["dilations", "strides", "pads"])
+def test_an_absurd_window_is_no_crash(tmp_path: Path, attribute: str) -> None:
+    model = parsed(NET.replace("6,6]", "a,b]").replace("8,8]", "H,W]"), NORM | {"w": W})
+    model.graph.node[0].attribute.append(helper.make_attribute(attribute, [1 << 40] * (4 if attribute == "pads" else 2)))
+    (tmp_path / "given.onnx").write_bytes(model.SerializeToString())
+    try:
+        simplify(tmp_path / "given.onnx", tmp_path / "plain.onnx")
+    except ExportError as error:
+        assert "\n" not in str(error)
 
 
 def test_the_model_given_is_not_changed(tmp_path: Path) -> None:
