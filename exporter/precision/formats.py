@@ -27,11 +27,12 @@ QUANTIZED = {
     "fp8": Quantized(ir.DataType.FLOAT8E4M3FN, np.dtype(ml_dtypes.float8_e4m3fn), 448.0, 19),
 }
 
-TOLERANCES = {"fp16": 0.03, "bf16": 0.15, "int8": 0.3, "fp8": 0.3}
+TOLERANCES = {"fp16": 0.03, "bf16": 0.15, "int8": 0.3, "fp8": 0.4}
 """The most that the RMS error of an output's part may be, in units of its spread over images.
 
 Half of every number, and any constant, is off by 0.5 and more. Of a trained detector with boxes in pixels beside
-scores, whose mean average precision no precision costs more than 2 %, fp16 is off by 0.007, int8 and fp8 by 0.13.
+scores, whose mean average precision no precision costs more than 2 %, fp16 is off by 0.007, int8 and fp8 by 0.13;
+on a dozen images the worst class of a trained classifier by twice that.
 """
 
 NAMES = ("fp32", "fp16", "bf16", "int8", "int8+fp16", "int8+bf16", "fp8", "fp8+fp16", "fp8+bf16")

@@ -120,7 +120,8 @@ def typed_model(
     with track(f"{precision.name}: layers tried", total=None, unit="layers") as bar:
         large: tuple[Kept, ...] = ()
         if precision.rest == "fp16":
-            peaks = peaks_of(model, reference.inputs, reference.batch, reference.whole)
+            inputs, whole = _by_name(model, reference.inputs), _whole(model, reference)
+            peaks = peaks_of(model, inputs, reference.batch, whole)
             large = beyond_range(model, units, peaks, FLOATS["fp16"])
         wide = frozenset(kept.node for kept in large)
         maker, method = _calibrated(_Maker(model, precision, units, wide), calibration, judge, limit)
@@ -181,13 +182,12 @@ def _calibrated(
     if not maker.precision.quantized:
         return maker, None
     asked = calibration or Calibration(judge.inputs)
-    types = {str(v.name): v.dtype.numpy() for v in maker.model.graph.inputs if v.dtype is not None}
-    images = {name: x.astype(types[name], copy=False) for name, x in asked.images.items()}
+    images, whole = _by_name(maker.model, asked.images), _whole(maker.model, judge)
     methods = QUICK if asked.method == "auto" else (asked.method,)
     makers, failed = {}, None
     for method in methods:
         try:
-            makers[method] = replace(maker, ranges=ranges_of(maker.model, images, method, judge.batch, judge.whole))
+            makers[method] = replace(maker, ranges=ranges_of(maker.model, images, method, judge.batch, whole))
         except ExportError as error:  # numbers so large or small that a histogram of them has no bins
             failed = error
     if not makers and failed is not None:
@@ -196,6 +196,20 @@ def _calibrated(
         return next(iter(makers.values())), next(iter(makers))
     best = min(makers, key=lambda method: makers[method].error(frozenset(), judge, tolerance))
     return makers[best], best
+
+
+def _by_name(model: ir.Model, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Arrays in the order of the inputs of `model`, by the names and in the types that these have there."""
+    return {
+        str(value.name): x if value.dtype is None else x.astype(value.dtype.numpy(), copy=False)
+        for value, x in zip(model.graph.inputs, inputs.values(), strict=True)
+    }
+
+
+def _whole(model: ir.Model, reference: Reference) -> frozenset[str]:
+    """The inputs without a batch axis, as `model` calls them."""
+    names = zip(model.graph.inputs, reference.inputs, strict=True)
+    return frozenset(str(value.name) for value, name in names if name in reference.whole)
 
 
 def _in_opset(model: ir.Model, precision: Precision) -> ir.Model:

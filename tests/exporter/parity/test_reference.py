@@ -360,7 +360,11 @@ def test_inputs_by_name_of_any_type_and_without_a_batch_axis() -> None:
         def forward(self, image: Tensor, words: Tensor, size: Tensor) -> dict[str, Tensor]:
             return {"a": image.mean((2, 3)) * size.prod(), "b": words.float().sum(1, keepdim=True) + image.sum((2, 3))}
 
-    examples = {"image": EXAMPLE.repeat(2, 1, 1, 1), "words": torch.zeros(2, 5, dtype=torch.int64), "size": torch.ones(3)}
+    examples = {
+        "image": EXAMPLE.repeat(2, 1, 1, 1),
+        "words": torch.zeros(2, 5, dtype=torch.int64),
+        "size": torch.ones(3),
+    }
     reference = reference_from_module(Many(), examples, output_names=("a", "b"))
     assert list(reference.inputs) == ["image", "words", "size"] and reference.whole == {"size"}
     assert all(reference.judge("eager", run_module(Many())))
