@@ -67,14 +67,14 @@ def float32_tolerances(wanted: Wanted, flat: np.ndarray, longest_sum: int) -> np
     typical = np.maximum(typical, np.median(typical) if len(typical) else 0.0)
     with np.errstate(all="ignore"):
         rounding = UNIT_ROUNDOFF["float32"] * wanted.peaks() / wanted.scales
-    allowed = MULTIPLE * np.maximum(own, np.maximum(typical, rounding.max(axis=0, initial=0.0)))
+    allowed: np.ndarray = MULTIPLE * np.maximum(own, np.maximum(typical, rounding.max(axis=0, initial=0.0)))
     allowed[flat] = np.fmax(allowed[flat], longest_sum * rounding[flat])
     return allowed
 
 
 def largest_error(wanted: Wanted, y: np.ndarray, allowed: np.ndarray) -> Measured:
     """The error that uses up most of what its image and part is `allowed`, [images, K]."""
-    worst, found = (), Measured("max", 0.0, float(np.max(allowed, initial=0.0)))
+    found = Measured("max", 0.0, float(np.max(allowed, initial=0.0)))
     most = -1.0
     for i in range(len(y)):
         with np.errstate(all="ignore"):
@@ -94,7 +94,8 @@ def rms_error(wanted: Wanted, y: np.ndarray, tolerance: float) -> Measured:
     """The slice whose root mean square error uses up most of the tolerance."""
     count, size = len(y), wanted.values[0].size if len(y) else 0
     along = [np.zeros(n) for n in wanted.values.shape[1:]]
-    of_images, far, peak, worst = np.zeros(count), 0, -1.0, ()
+    of_images, far, peak = np.zeros(count), 0, -1.0
+    worst: tuple[int, ...] = ()
     for i in range(count):
         with np.errstate(all="ignore"):
             errors = np.abs(y[i].astype(np.float64) - wanted.values[i]) / wanted.scale_of(i)
@@ -102,9 +103,9 @@ def rms_error(wanted: Wanted, y: np.ndarray, tolerance: float) -> Measured:
         squares = errors**2
         of_images[i] = squares.mean()
         far += int((errors > FAR * tolerance).sum())
-        at = np.unravel_index(int(np.argmax(errors)), errors.shape)
-        if errors[at] > peak:
-            peak, worst = float(errors[at]), (i, *(int(k) for k in at))
+        where = np.unravel_index(int(np.argmax(errors)), errors.shape)
+        if errors[where] > peak:
+            peak, worst = float(errors[where]), (i, *(int(k) for k in where))
         for k, sums in enumerate(along):
             sums += squares.mean(axis=tuple(n for n in range(squares.ndim) if n != k))
     slices = [(0, of_images, np.ones(count), size)]
@@ -112,7 +113,9 @@ def rms_error(wanted: Wanted, y: np.ndarray, tolerance: float) -> Measured:
         if len(spreads) and len(spreads) > 1:
             floor = np.ones(len(sums)) if k == wanted.axis else np.clip(spreads, SLICE_FLOOR, 1.0)
             slices.append((k, sums / count, floor, count * size // len(sums)))
-    error, axis, index = math.sqrt(of_images.mean()), None, None
+    error = math.sqrt(of_images.mean())
+    axis: int | None = None
+    index: int | None = None
     for k, mean_squares, floor, elements in slices:
         found = np.sqrt(mean_squares) / floor / (1 + 3 / math.sqrt(max(elements, 1)))
         at = int(np.argmax(found))

@@ -31,6 +31,8 @@ class Parity:
     """The kind of input that it occurred on: normal, data, zeros, large, hot."""
     parts_axis: int | None
     """The axis of the output, the images' being 0, along which each index is judged by its own spread; else None."""
+    parts: int
+    """How many indices there are along it; else 1."""
     axis: int | None
     """With `index` the slice of the output that `error` is of, where it is that of one."""
     index: int | None
@@ -88,7 +90,7 @@ class Parity:
 def unmeasured(step: str, output: str, status: str, tolerance: float = math.nan) -> Parity:
     """The record of a step that gave nothing to measure."""
     nan = math.nan
-    return Parity(step, output, "", nan, tolerance, nan, nan, (), "", None, None, None, None, None, status)
+    return Parity(step, output, "", nan, tolerance, nan, nan, (), "", None, 1, None, None, None, None, status)
 
 
 def not_executed(step: str, output: str, reason: str) -> Parity:

@@ -152,6 +152,7 @@ class Reference:
             worst,
             kind,
             wanted.axis,
+            len(wanted.spreads),
             measured.axis,
             measured.index,
             measured.far,

@@ -131,7 +131,7 @@ def corners(
         if differs[1] or reference.mixes:  # then what an image gives depends on how many go with it
             image = _images(network.example, pixels)
             name = next(iter(examples_of(network)))
-            few = replace(cost, macs=max(macs, FEW_IMAGES))
+            few = replace(cost, macs=int(max(macs, FEW_IMAGES)))
             count = images if reference.mixes else reference.batch
             here = reference_of(network, few, examples={name: image[:1].repeat(count, *[1] * (image.dim() - 1))})
         at = ", ".join([f"batch {images}"] * differs[0] + [_spelled(pixels)] * differs[1])

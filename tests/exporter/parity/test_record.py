@@ -4,7 +4,7 @@ import math
 
 from plainconv.exporter.parity import Parity, not_executed
 
-HELD = Parity("onnx", "logits", "max", 1e-6, 4e-6, 2.0, 1e-6, (3, 17), "large", None, None, None, None, 1.0, "held")
+HELD = Parity("onnx", "logits", "max", 1e-6, 4e-6, 2.0, 1e-6, (3, 17), "large", None, 1, None, None, None, 1.0, "held")
 
 
 def test_a_parity_that_held_is_true_and_explains_itself() -> None:

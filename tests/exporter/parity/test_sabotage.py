@@ -4,12 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 import pytest
-import torch
 
 from plainconv.exporter.parity import Reference
-from plainconv.exporter.parity.inputs import NORMAL
 from plainconv.exporter.precision import TOLERANCES, precision_of_name
 from plainconv.exporter.precision.edit import load
 from plainconv.exporter.precision.run import run_of

@@ -6,8 +6,8 @@ import onnx_ir as ir
 import pytest
 
 from plainconv.exporter.errors import CheckFailedError, ExportError
-from plainconv.exporter.parity.inputs import DATA, HOT, NORMAL
 from plainconv.exporter.parity import in_batches
+from plainconv.exporter.parity.inputs import DATA, HOT, NORMAL
 from plainconv.exporter.precision import NAMES, Calibration, precision_of_name, typed_model
 from plainconv.exporter.precision.edit import load
 from plainconv.exporter.precision.ir_graph import save
