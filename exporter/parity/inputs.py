@@ -23,7 +23,7 @@ A network that needs twice as much for five images is spared the large one, whic
 MIN_NORMAL, MAX_NORMAL = 2, 13
 """Random images: two give a spread; more than a dozen show nothing new."""
 _COARSE = 4
-"""Patches along an axis of an image of bytes: pixels of one patch go together, as in a photo."""
+"""Patches along an axis of an image: pixels of one patch go together, as in a photo."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def _images(
         if dtype == np.uint8:
             found[np.isin(kinds, ZEROS)] = 0
     else:
-        found[random] = rng.standard_normal((len(random), *image), np.float32)
+        found[random] = patchy(rng, (len(random), *image))
         for i, kind in enumerate(kinds):
             if kind in EDGES:
                 found[i] = {ZEROS: 0.0, LARGE: found[0] * np.float32(LARGE_FACTOR), HOT: hot_borders(image)}[kind]
@@ -119,14 +119,26 @@ def _integers(example: np.ndarray, count: int, rng: np.random.Generator) -> np.n
     shape = (count, *example.shape[1:])
     if example.dtype.kind in "iu" and example.dtype.itemsize == 1:
         info = np.iinfo(example.dtype)
-        values = rng.standard_normal(shape) * 0.5
-        coarse = rng.standard_normal([count, *(min(n, _COARSE) for n in shape[1:])])
-        for axis, n in enumerate(shape[1:], start=1):
-            coarse = np.take(coarse, np.arange(n) * coarse.shape[axis] // n, axis=axis)
         middle, half = (info.max + info.min) / 2, (info.max - info.min) / 2
-        return np.clip(np.rint(middle + half * 0.5 * (values + coarse)), info.min, info.max)
+        return np.clip(np.rint(middle + half * 0.6 * patchy(rng, shape)), info.min, info.max)
     low, high = (int(example.min()), int(example.max())) if example.size else (0, 1)
     return rng.integers(min(low, 0), max(high, 1) + 1, shape)
+
+
+def patchy(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Normal numbers [images, …], half of whose variance is that of patches, `_COARSE` along each axis.
+
+    Where all pixels are independent, their means are alike from image to image, and what a network makes of means, as
+    behind a global pool, hardly depends on the image. Without any such axis all numbers are independent.
+    """
+    fine = rng.standard_normal(shape, np.float32)
+    if max(shape[1:], default=0) <= _COARSE or len(shape) < 3:
+        return fine
+    coarse = rng.standard_normal([shape[0], *(min(n, _COARSE) for n in shape[1:])], np.float32)
+    for axis, n in enumerate(shape[1:], start=1):
+        coarse = np.take(coarse, np.arange(n) * coarse.shape[axis] // n, axis=axis)
+    mixed: np.ndarray = (fine + coarse) * np.float32(math.sqrt(0.5))
+    return mixed
 
 
 def hot_borders(image: tuple[int, ...]) -> np.ndarray:

@@ -104,7 +104,10 @@ def wanted_output(y: np.ndarray, own: list[np.ndarray], kinds: tuple[str, ...], 
         one = Wanted(y, axis, np.zeros(1), np.zeros((len(y), 1)), np.zeros((len(y), 1)), 0.0, ())
         spreads = np.sqrt(one.by_part(variance[None], np.mean)[0])
         floors = np.sqrt(one.by_part(y**2, np.mean).max(axis=0)) if y.size else np.zeros_like(spreads)
-        moving = np.maximum(spreads, np.maximum(CONSTANT * floors, NOTHING * np.max(floors, initial=0.0)))
+        still = CONSTANT * floors
+        if float(np.mean(spreads**2)) < float(np.mean(still**2)):  # the output as a whole: nothing hides that
+            still = np.zeros_like(still)
+        moving = np.maximum(spreads, np.maximum(still, NOTHING * np.max(floors, initial=0.0)))
         scales = np.tile(moving, (len(y), 1))
         edges = np.isin(kinds, EDGES) if keeps_apart else np.zeros(len(y), bool)
         mean = y[rows].mean(axis=0) if len(rows) else 0.0
