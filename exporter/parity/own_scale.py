@@ -18,7 +18,9 @@ aten = torch.ops.aten
 _MOVED = {
     aten.alias, aten.clone, aten.detach, aten._to_copy, aten.permute, aten.transpose, aten.t, aten.view, aten.flip,
     aten.reshape, aten._unsafe_view, aten.unsqueeze, aten.squeeze, aten.contiguous, aten.index_select, aten.expand,
+    aten.slice, aten.constant_pad_nd, aten.cat, aten.pixel_unshuffle,
 }  # fmt: skip
+_LAYERS = {aten.convolution, aten.linear, aten.addmm, aten.mm, aten.bmm, aten.matmul, aten._convolution, aten.conv2d}
 _SCALED = {aten.add, aten.sub, aten.rsub, aten.mul, aten.div, aten.neg}
 _NORMS = {aten.native_batch_norm, aten._native_batch_norm_legit_no_training, aten.batch_norm}
 _LARGEST = 1e6
@@ -43,7 +45,8 @@ def own_scales(module: nn.Module, examples: dict[str, Tensor]) -> dict[str, Scal
     for i, name in enumerate(examples):
         if i in at[0] and i in at[1]:
             b, a = at[0][i], at[1][i] - at[0][i]
-            if bool((a != 0).all()) and bool(torch.isfinite(b / a).all()):
+            a, b = a[a != 0], b[a != 0]  # but for what was padded
+            if a.numel() and bool(torch.isfinite(b / a).all()):
                 mean, std = float((-b / a).mean()), float((1 / a.abs()).mean())
                 near = abs(mean) < 1e-6 and abs(std - 1) < 1e-6
                 if not near and max(abs(mean), std, 1 / std) < _LARGEST:
@@ -73,13 +76,15 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if not followed:
             return result
         (i, x), op = followed[0], func.overloadpacket
-        only = len(followed) == 1 and not (op is aten.div and args[0] is not x)
+        alone = len(followed) == 1 or (op is aten.cat and {k for k, _ in followed} == {i})
+        only = alone and not (op is aten.div and args[0] is not x)
         y = result[0] if isinstance(result, (tuple, list)) and result else result
         is_eval = op is not aten.native_batch_norm or not args[5]
         if only and isinstance(y, Tensor) and (op in _MOVED | _SCALED or (op in _NORMS and is_eval)):
             self._of[id(y)] = (i, y)
         elif i in self._waiting:
-            self.seen[i] = x.double()
+            if op in _LAYERS:
+                self.seen[i] = x.double()
             self._waiting.discard(i)
             if not self._waiting:
                 raise _SeenError

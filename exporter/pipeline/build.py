@@ -122,7 +122,7 @@ def build_bundle(path: Path, job: BuildJob) -> bool:
             steps.count_base(onnx_run(draft.file(MODEL), draft.manifest.inputs))
         failed = [error for name in job.precisions if (error := add_precision(draft, job, name, steps))]
         if len(failed) == len(job.precisions):
-            raise CheckFailedError(f"{failed[0]}; nothing was written")
+            raise type(failed[0])(f"{failed[0]}; nothing was written") from failed[0]
         steps.raise_failed()
     return True
 
