@@ -36,10 +36,9 @@ def own_scales(module: nn.Module, examples: dict[str, Tensor]) -> dict[str, Scal
         try:
             with watch:
                 module(*inputs)
-        except _SeenError:
-            pass
-        except Exception:  # whatever a network makes of an image of zeros: then nothing is known of its scale
-            return {}
+        except Exception:  # ours, which the network may have put into its own, or whatever it makes of such an image
+            if watch.waiting:
+                return {}
         at.append(watch.seen)
     found = {}
     for i, name in enumerate(examples):
@@ -64,7 +63,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, inputs: dict[int, Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.seen: dict[int, Tensor] = {}
-        self._waiting = set(inputs)
+        self.waiting = set(inputs)
         self._of = {id(x): (i, x) for i, x in inputs.items()}
 
     def __torch_dispatch__(
@@ -82,10 +81,10 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         is_eval = op is not aten.native_batch_norm or not args[5]
         if only and isinstance(y, Tensor) and (op in _MOVED | _SCALED or (op in _NORMS and is_eval)):
             self._of[id(y)] = (i, y)
-        elif i in self._waiting:
+        elif i in self.waiting:
             if op in _LAYERS:
                 self.seen[i] = x.double()
-            self._waiting.discard(i)
-            if not self._waiting:
+            self.waiting.discard(i)
+            if not self.waiting:
                 raise _SeenError
         return result
