@@ -82,7 +82,8 @@ def manifest_of_bytes(raw: bytes) -> Manifest:
     if version != FORMAT_VERSION:
         raise BundleError(
             f"{MANIFEST} has format version {version}, this program reads {FORMAT_VERSION}; "
-            "install the plainconv that wrote it (its version is under tools)"
+            + ("export again, or " if version < FORMAT_VERSION else "")
+            + "install the plainconv that wrote it (its version is under tools)"
         )
     known = {f.name for f in dataclasses.fields(Manifest)} - {"extra"} | {"format", "format_version", "manifest_sha256"}
     tools = _take(data, "tools", dict)

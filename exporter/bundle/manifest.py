@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 FORMAT = "plainconv-bundle"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"
 MODEL_DATA = "model.onnx.data"
@@ -66,8 +66,8 @@ class GraphRecord:
     """The network as ONNX in a lower precision: its inputs and outputs are those of the ONNX model it was made from.
 
     `layers` counts the convs and matrix products by the type they compute in. `kept` and `calibration` are JSON
-    sections: the layers left in a wider type and why, what int8 and fp8 were calibrated on. `reference` is the file of
-    what its parity is measured against, `tolerance` what that was held to.
+    sections: the layers left in a wider type and why, the images that these were chosen and int8 is calibrated on.
+    `reference` is the file of what its parity is measured against, `tolerance` what the RMS error was held to.
     """
 
     file: str

@@ -55,6 +55,10 @@ class Draft:
             path.unlink()
         return path
 
+    def write_anew(self, names: Iterable[str]) -> None:
+        """Have `path` make new files of these names, rather than write into what else may be linked to them."""
+        self._inherited.update(names)
+
     def file(self, name: str) -> Path:
         """Where the file `name`, already in the draft, is read."""
         return self.folder / name

@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import SourceError
 from .arguments import EVAL_DATA
 from .engine_options import build_job_of, engine_arguments, shape_arguments
-from .show import show
+from .show import show_certified
 from .words import only_our_words
 
 SUMMARY = "build an engine for a bundle"
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Do it, and print what the bundle holds."""
+    """Do it, and print what the bundle holds. Raises CheckFailedError where a precision had to be left out."""
     from ..pipeline.build import build_bundle
 
     job = build_job_of(args, _shapes(args), rebuild=args.rebuild)
@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> None:
         is_new = build_bundle(args.bundle, job)
     if not is_new:
         print(f"exporter: {args.bundle} holds it already; --rebuild builds it again", file=sys.stderr)
-    show(args, args.bundle)
+    show_certified(args, args.bundle, args.precision)
 
 
 def _shapes(args: argparse.Namespace) -> list[tuple[Any, Any]]:

@@ -26,10 +26,12 @@ def engine_arguments(parser: argparse.ArgumentParser) -> None:
     precision.add_argument(
         "--precision", type=names, default=("fp32",), metavar="P,…", help="fp32, fp16, bf16, int8, fp8, int8+fp16, …"
     )
-    precision.add_argument("--calibration", type=Path, metavar="FILE.npz", help="images for int8 and fp8")
+    precision.add_argument("--calibration", type=Path, metavar="FILE.npz", help="images for lower precisions")
     precision.add_argument("--calibration-method", choices=("auto", "minmax", "percentile", "entropy"), default="auto")
     tolerance = number(_NO_TOLERANCE, zero=_NO_TOLERANCE)
-    precision.add_argument("--tolerance", type=tolerance, metavar="T", help="off by at most T spreads of the output")
+    precision.add_argument(
+        "--tolerance", type=tolerance, metavar="T", help="RMS error of at most T spreads of the output"
+    )
 
 
 def shape_arguments(parser: argparse.ArgumentParser) -> None:

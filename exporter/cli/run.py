@@ -26,4 +26,4 @@ def run(args: argparse.Namespace) -> None:
         build = build_job_of(args, ((args.dynamic_batch, args.dynamic_size),))
         nothing = args.engine == "none" and args.precision == ("fp32",)
         bundle = export_bundle(job_of(args, None if nothing else build, split.job_of_run(args)))
-    show_certified(args, bundle)
+    show_certified(args, bundle, args.precision)

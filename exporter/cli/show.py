@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..bundle import Bundle
@@ -20,8 +21,15 @@ def show(args: argparse.Namespace, path: Path) -> Bundle:
     return bundle
 
 
-def show_certified(args: argparse.Namespace, path: Path) -> None:
-    """Print it. Raises CheckFailedError for a parity in it that nothing certifies."""
-    for parity in show(args, path).manifest.parities:
+def show_certified(args: argparse.Namespace, path: Path, precisions: Sequence[str] = ()) -> None:
+    """Print it.
+
+    Raises CheckFailedError for a parity in it that nothing certifies, and for one of `precisions` that was left out.
+    """
+    manifest = show(args, path).manifest
+    for each in manifest.extra.get("left_out") or ():
+        if each.get("precision") in precisions:
+            raise CheckFailedError(f"{path} was written without {each['precision']}: {each.get('reason')}")
+    for parity in manifest.parities:
         if parity["status"].startswith("not certified"):
             raise CheckFailedError(f"{path} was written, but {parity['step']} is {parity['status']}")

@@ -39,7 +39,7 @@ def bundle_table(bundle: Bundle) -> None:
     for line in _reparameterization_lines(manifest.extra.get("reparameterization") or {}):
         console.print(line, markup=False, soft_wrap=True)
     console.print(_parities(manifest.parities))
-    for line in _reasons(manifest.parities):
+    for line in (*_parts(manifest.parities), *_reasons(manifest.parities), *_left_out(manifest.extra)):
         console.print(line, markup=False, soft_wrap=True)
     if manifest.graphs:
         console.print(_graphs(manifest.graphs))
@@ -149,17 +149,34 @@ def _reparameterization_lines(record: Mapping[str, Any]) -> list[str]:
 
 
 def _parities(parities: Sequence[Mapping[str, Any]]) -> Table:
-    table = _table("parity with float64", "output", "error", "tolerance", "top-1", "accuracy", "status")
+    table = _table("parity with float64", "output", "measure", "error", "tolerance", "top-1", "accuracy", "status")
     for p in parities:
         table.add_row(
             p["step"],
-            p.get("output") or "",
+            f"{p.get('output') or ''}{place(p)}",
+            p.get("measure") or "",
             *(f"{p[key]:.2e}" if p.get(key) is not None else "" for key in ("error", "tolerance")),
             f"{p['top1']:.2%}" if p.get("top1") is not None else "",
             _share(p.get("accuracy")),
             str(p["status"]).partition(":")[0],
         )
     return table
+
+
+def place(parity: Mapping[str, Any]) -> str:
+    """The slice of the output that an error is of, as NumPy would write it: "[:, 4]"; "" where it is of the whole."""
+    axis, index = parity.get("axis"), parity.get("index")
+    return "" if axis is None or index is None else f"[{':, ' * axis}{index}]"
+
+
+def _parts(parities: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Which outputs are judged index by index."""
+    found = {
+        p.get("output"): f"{p.get('output')}: each of {p.get('parts')} along axis {p['parts_axis']} by its own spread"
+        for p in parities
+        if p.get("parts_axis") is not None
+    }
+    return list(found.values())
 
 
 def _reasons(parities: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -171,6 +188,11 @@ def _reasons(parities: Sequence[Mapping[str, Any]]) -> list[str]:
     return [f"{', '.join(names)}: {status}" for status, names in steps.items()]
 
 
+def _left_out(extra: Mapping[str, Any]) -> list[str]:
+    """The precisions that could not be, and why."""
+    return [f"{each.get('precision')} left out: {each.get('reason')}" for each in extra.get("left_out") or ()]
+
+
 def _share(accuracy: Mapping[str, Any] | None) -> str:
     if accuracy is None:
         return ""
@@ -179,7 +201,7 @@ def _share(accuracy: Mapping[str, Any] | None) -> str:
 
 
 def _graphs(graphs: Sequence[GraphRecord]) -> Table:
-    table = _table("graph", "layers", "kept wider", "calibrated on")
+    table = _table("graph", "layers", "kept wider", "chosen on")
     for graph in graphs:
         layers = ", ".join(f"{count} {kind}" for kind, count in graph.layers.items())
         table.add_row(graph.file, layers, str(len(graph.kept)), _calibrated_on(graph.calibration))
@@ -190,7 +212,8 @@ def _calibrated_on(calibration: Mapping[str, Any] | None) -> str:
     if calibration is None:
         return ""
     images = calibration.get("images")
-    return f"{'random' if images is None else images} images, {calibration.get('chosen')}"
+    how = calibration.get("chosen")
+    return f"{'random' if images is None else images} images" + (f", {how}" if how else "")
 
 
 def _kept_lines(graphs: Sequence[GraphRecord], most: int = 8) -> list[str]:

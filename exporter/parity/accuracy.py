@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import SourceError, one_line
-from .reference import Run, in_batches
+from .batches import Run, in_batches
 
 
 @dataclass(frozen=True)

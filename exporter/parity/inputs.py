@@ -1,12 +1,15 @@
-"""What a network is compared on: seeded normal images, the user's own, and edges."""
+"""What a network is compared on: seeded random images at its own scale, the user's own, and edges."""
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
 NORMAL, DATA, ZEROS, LARGE, HOT = "normal", "data", "zeros", "large", "hot"
+EDGES = (ZEROS, LARGE, HOT)
 LARGE_FACTOR = 2.0
-"""Normal images of twice the contrast; a power of two, so that scaling rounds nothing.
+"""Random images of twice the contrast; a power of two, so that scaling rounds nothing.
 
 Much larger ones say nothing of a gated network: the argument of a gate grows with each layer, its rounding error in
 absolute terms too, and where such an argument crosses zero the output moves with it. At 4, one correct float32
@@ -19,55 +22,123 @@ A network that needs twice as much for five images is spared the large one, whic
 """
 MIN_NORMAL, MAX_NORMAL = 2, 13
 """Random images: two give a spread; more than a dozen show nothing new."""
+_COARSE = 4
+"""Patches along an axis of an image: pixels of one patch go together, as in a photo."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What a network's first layers make 0 and ±1 of: the mean and standard deviation of the numbers that it takes."""
+
+    mean: float = 0.0
+    std: float = 1.0
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Arrays by the names of the inputs, a row an image, and the kind of each image.
+
+    Of an input in `whole`, which has no batch axis, a row is the array that goes with the batch of that image.
+    """
+
+    arrays: Mapping[str, np.ndarray]
+    kinds: tuple[str, ...]
+    whole: frozenset[str] = frozenset()
 
 
 def test_inputs(
-    shapes: list[tuple[int, ...]],
-    dtypes: list[np.dtype],
+    examples: Mapping[str, np.ndarray],
     *,
     seed: int,
     macs: float | None = None,
-    data: np.ndarray | None = None,
+    data: Mapping[str, np.ndarray] | None = None,
     max_data: int | None = None,
-) -> tuple[tuple[np.ndarray, ...], tuple[str, ...]]:
-    """One array an input, [images, …], and the kind of each image; the same for the same arguments.
+    scales: Mapping[str, Scale] | None = None,
+) -> Inputs:
+    """The images that a network is compared on; the same for the same arguments.
 
     Args:
-        shapes: of one batch of each input, [N, …].
-        dtypes: of the inputs; one that is not a float gets zeros and ones.
+        examples: one batch of each input, [N, …], N the first axis of the first. One whose first axis is another has
+            no batch axis: it keeps its value. Wider integers are drawn from the range of the example's own.
         seed: of the random images.
         macs: of one image, which sets how many there are; as many as is useful where it is not known.
-        data: images of the user's own for the first input, [images, …].
+        data: images of the user's own, [images, …], for some of the inputs; the others get random ones.
         max_data: how many of these to take; by default as many as there are random ones.
+        scales: of inputs that the network normalizes by itself.
 
     """
-    edges = (ZEROS, LARGE, HOT) if not macs or 5 * macs <= 2 * MAC_BUDGET else (ZEROS, HOT)
+    edges = EDGES if not macs or 5 * macs <= 2 * MAC_BUDGET else (ZEROS, HOT)
     affordable = MAX_NORMAL if not macs else int(MAC_BUDGET / macs) - len(edges)
     normals = min(max(affordable, MIN_NORMAL), MAX_NORMAL)
-    own = 0 if data is None else min(len(data), normals if max_data is None else max_data)
+    data = data or {}
+    own = min((len(x) for x in data.values()), default=0)
+    own = min(own, normals if max_data is None else max_data)
     kinds = [NORMAL] * normals + [DATA] * own + list(edges)
     rng = np.random.default_rng(seed)
-    inputs = []
-    for position, (shape, dtype) in enumerate(zip(shapes, dtypes, strict=True)):
-        image = shape[1:]
-        if dtype.kind != "f":
-            inputs.append(rng.integers(0, 2, (len(kinds), *image)).astype(dtype))
+    batch = next(iter(examples.values())).shape[:1]
+    arrays, whole = {}, set()
+    for name, example in examples.items():
+        if example.shape[:1] != batch or not batch:
+            arrays[name] = np.stack([example] * len(kinds))
+            whole.add(name)
             continue
-        random = rng.standard_normal((normals, *image), np.float32)
-        if position == 0 and data is not None:
-            shown = np.asarray(data[:own], np.float32)
-        else:
-            shown = rng.standard_normal((own, *image), np.float32)
-        made = {
-            ZEROS: np.zeros(image, np.float32),
-            LARGE: random[0] * np.float32(LARGE_FACTOR),
-            HOT: hot_borders(image),
-        }
-        inputs.append(np.concatenate([random, shown, np.stack([made[kind] for kind in edges])]).astype(dtype))
-    return tuple(inputs), tuple(kinds)
+        shown = data[name][:own] if name in data else None
+        scale = (scales or {}).get(name, Scale())
+        arrays[name] = _images(example, kinds, rng, shown, scale)
+    return Inputs(arrays, tuple(kinds), frozenset(whole))
 
 
 test_inputs.__test__ = False  # type: ignore[attr-defined]
+
+
+def _images(
+    example: np.ndarray, kinds: list[str], rng: np.random.Generator, shown: np.ndarray | None, scale: Scale
+) -> np.ndarray:
+    image, dtype = example.shape[1:], example.dtype
+    random = [i for i, kind in enumerate(kinds) if kind == NORMAL or (kind == DATA and shown is None)]
+    found = np.zeros((len(kinds), *image), np.float32 if dtype.kind == "f" else np.int64)
+    if dtype.kind != "f":
+        found[:] = _integers(example, len(kinds), rng)
+        if dtype == np.uint8:
+            found[np.isin(kinds, ZEROS)] = 0
+    else:
+        found[random] = patchy(rng, (len(random), *image))
+        for i, kind in enumerate(kinds):
+            if kind in EDGES:
+                found[i] = {ZEROS: 0.0, LARGE: found[0] * np.float32(LARGE_FACTOR), HOT: hot_borders(image)}[kind]
+        if scale != Scale():
+            away = ~np.isin(kinds, ZEROS)
+            found[away] = np.float32(scale.mean) + found[away] * np.float32(scale.std)
+    if shown is not None:
+        found[np.isin(kinds, DATA)] = shown
+    return found.astype(dtype)
+
+
+def _integers(example: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Pixels for bytes: patches and noise over the whole range; for others numbers as the example has."""
+    shape = (count, *example.shape[1:])
+    if example.dtype.kind in "iu" and example.dtype.itemsize == 1:
+        info = np.iinfo(example.dtype)
+        middle, half = (info.max + info.min) / 2, (info.max - info.min) / 2
+        return np.clip(np.rint(middle + half * 0.6 * patchy(rng, shape)), info.min, info.max)
+    low, high = (int(example.min()), int(example.max())) if example.size else (0, 1)
+    return rng.integers(min(low, 0), max(high, 1) + 1, shape)
+
+
+def patchy(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Normal numbers [images, …], half of whose variance is that of patches, `_COARSE` along each axis.
+
+    Where all pixels are independent, their means are alike from image to image, and what a network makes of means, as
+    behind a global pool, hardly depends on the image. Without any such axis all numbers are independent.
+    """
+    fine = rng.standard_normal(shape, np.float32)
+    if max(shape[1:], default=0) <= _COARSE or len(shape) < 3:
+        return fine
+    coarse = rng.standard_normal([shape[0], *(min(n, _COARSE) for n in shape[1:])], np.float32)
+    for axis, n in enumerate(shape[1:], start=1):
+        coarse = np.take(coarse, np.arange(n) * coarse.shape[axis] // n, axis=axis)
+    mixed: np.ndarray = (fine + coarse) * np.float32(math.sqrt(0.5))
+    return mixed
 
 
 def hot_borders(image: tuple[int, ...]) -> np.ndarray:

@@ -8,7 +8,7 @@ import onnx
 import onnxruntime as ort
 
 from ..errors import ExportError, one_line
-from .reference import Run
+from .batches import Run
 
 
 def run_onnx(path: Path, *, optimized: bool = True) -> Run:

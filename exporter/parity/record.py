@@ -6,18 +6,21 @@ from typing import Any
 
 HELD = "held"
 FAILED = "failed"
+NOT_CERTIFIED = "not certified"
 
 
 @dataclass(frozen=True)
 class Parity:
     """One output of one step, compared with the eager training-time network in float64. True only where it held.
 
-    Errors are in units of the output's spread, its standard deviation over different inputs. `own_error` is how far
-    eager PyTorch, in the network's own dtype, is from float64 on the same inputs.
+    Errors of floats are in units of the spread of their part of the output: its standard deviation over different
+    inputs. `measure` says which: "max" the largest error, "rms" the root mean square; "agreement" is the share of
+    integers that differ. `own_error` is how far the network in its own type is from float64 on the same inputs.
     """
 
     step: str
     output: str
+    measure: str
     error: float
     tolerance: float
     spread: float
@@ -26,8 +29,17 @@ class Parity:
     """Image and element of the largest error."""
     worst_input: str
     """The kind of input that it occurred on: normal, data, zeros, large, hot."""
+    parts_axis: int | None
+    """The axis of the output, the images' being 0, along which each index is judged by its own spread; else None."""
+    parts: int
+    """How many indices there are along it; else 1."""
+    axis: int | None
+    """With `index` the slice of the output that `error` is of, where it is that of one."""
+    index: int | None
+    far: float | None
+    """The share of elements far off, in a lower precision."""
     top1: float | None
-    """The share of images with the same largest element, for an output of scores; else None."""
+    """The share of positions with the same largest class, where there are classes; else None."""
     status: str
     """"held", "failed", or one of "failed: …", "not certified: …", "not executed: …" with the reason."""
 
@@ -39,6 +51,17 @@ class Parity:
         """Executed and wrong. A step that was not executed, or that nothing certifies, is neither true nor this."""
         return self.status.startswith(FAILED)
 
+    @property
+    def used(self) -> float:
+        """How much of the tolerance the error uses up, over 1 where it is too large; infinite where it is no number."""
+        used = self.error / self.tolerance if self.tolerance > 0 else math.nan
+        return math.inf if math.isnan(used) else used
+
+    @property
+    def place(self) -> str:
+        """The slice that the error is of, as NumPy would write it: "[:, 4]"; "" where it is of the whole."""
+        return "" if self.axis is None else f"[{':, ' * self.axis}{self.index}]"
+
     def __str__(self) -> str:
         if math.isnan(self.error) and self.status not in (HELD, FAILED):
             return f"{self.step}, {self.output}: {self.status}"
@@ -46,9 +69,16 @@ class Parity:
             f"image {self.worst[0]} ({self.worst_input}), element {list(self.worst[1:])}" if self.worst else "nowhere"
         )
         top1 = "" if self.top1 is None else f"; top-1 agrees on {self.top1:.1%}"
+        if self.measure == "agreement":
+            return (
+                f"{self.step}, {self.output}: {self.status}; {self.error:.2%} of the numbers differ, "
+                f"at most {self.tolerance:.2%} may; worst at {where}"
+            )
+        kind = "RMS error" if self.measure == "rms" else "error"
         return (
-            f"{self.step}, {self.output}: {self.status}; error {self.error:.2e} of the spread {self.spread:.2e}, "
-            f"tolerance {self.tolerance:.2e}, eager itself {self.own_error:.2e}; worst at {where}{top1}"
+            f"{self.step}, {self.output}{self.place}: {self.status}; {kind} {self.error:.2e} of the spread "
+            f"{self.spread:.2e}, tolerance {self.tolerance:.2e}, eager itself {self.own_error:.2e}; "
+            f"worst at {where}{top1}"
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -57,7 +87,12 @@ class Parity:
         return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in plain.items()}
 
 
+def unmeasured(step: str, output: str, status: str, tolerance: float = math.nan) -> Parity:
+    """The record of a step that gave nothing to measure."""
+    nan = math.nan
+    return Parity(step, output, "", nan, tolerance, nan, nan, (), "", None, 1, None, None, None, None, status)
+
+
 def not_executed(step: str, output: str, reason: str) -> Parity:
     """The record of a step that could not be run here."""
-    nan = math.nan
-    return Parity(step, output, nan, nan, nan, nan, (), "", None, f"not executed: {reason}")
+    return unmeasured(step, output, f"not executed: {reason}")

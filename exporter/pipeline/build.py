@@ -1,7 +1,7 @@
 """What a bundle is asked to hold: graphs and engines of each precision, held to float64, and not made twice."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,19 @@ from plainconv.engines.options import BuildOptions, profile_of
 
 from ..bundle import Bundle, Draft, EngineRecord, Manifest, SplitRecord, update_bundle
 from ..bundle.manifest import MODEL
-from ..errors import SourceError
+from ..bundle.undo import undone_on_error
+from ..errors import CheckFailedError, EngineError, ExportError, PlainconvError, SourceError
 from ..parity import EvalData, Reference, not_executed, read_eval_data
-from ..precision import Precision, precision_of_name, read_images
+from ..precision import TOLERANCES, Precision, precision_of_name, read_images
 from ..source.shapes import Batches, Sizes
-from .lower_graphs import REFERENCE, Wanted, add_graph, can_be_remade, graph_in, judge_of
+from .lower_graphs import REFERENCE, Wanted, add_graph, can_be_remade, graph_in, judge_of, warn
 from .part_options import part_options
 from .steps import Steps, onnx_run, run_of_runner
+
+LEFT_OUT = "left_out"
+"""The manifest's key for precisions that could not be, and why."""
+TELLING_SIZE = 1_000_000
+"""Bytes of an engine from which on its size is that of its weights."""
 
 
 @dataclass(frozen=True)
@@ -84,19 +90,22 @@ def check_build(job: BuildJob) -> None:
 
 def _refuse_unused(job: BuildJob, precisions: Sequence[Precision]) -> None:
     names = ", ".join(job.precisions)
-    if not any(precision.quantized for precision in precisions):
-        for option, given in (("--calibration", job.calibration), ("--calibration-method", job.method != "auto")):
-            if given:
-                raise SourceError(f"{option} given, and {names} is not calibrated; leave it out, or add int8 or fp8")
-    if job.tolerance is not None and all(precision.name == "fp32" for precision in precisions):
-        raise SourceError("--tolerance given, and fp32 has its own; leave it out, or add a lower --precision")
+    if job.method != "auto" and not any(precision.quantized for precision in precisions):
+        found = f"--calibration-method given, and {names} is not calibrated"
+        raise SourceError(f"{found}; leave it out, or add int8 or fp8")
+    if all(precision.name == "fp32" for precision in precisions):
+        if job.calibration is not None:
+            raise SourceError(f"--calibration given, and {names} needs none; leave it out, or add a lower --precision")
+        if job.tolerance is not None:
+            raise SourceError("--tolerance given, and fp32 has its own; leave it out, or add a lower --precision")
 
 
 def build_bundle(path: Path, job: BuildJob) -> bool:
     """Add to the bundle at `path` the graphs and engines of `job` that it lacks; whether it lacked any.
 
     Of a split graph an engine of each part too. What it holds of the same graph, images, options and versions is not
-    made again. Nothing is written where nothing is new, nor where any step fails.
+    made again. A lower precision that cannot be is left out, and stands in the bundle as such; where it is all that was
+    asked for, nothing is written, nor where nothing is new, or fp32 fails.
 
     Raises CheckFailedError where a parity or an accuracy does not hold, EngineError where an engine cannot be built,
     SourceError for images that do not fit the network, and BundleError as `update_bundle` does.
@@ -111,24 +120,67 @@ def build_bundle(path: Path, job: BuildJob) -> bool:
         steps = Steps(reference, data, draft.manifest.parities)
         if data is not None:
             steps.count_base(onnx_run(draft.file(MODEL), draft.manifest.inputs))
-        for name in job.precisions:
-            add_precision(draft, job, name, steps)
+        held = draft.manifest.chain
+        failed = [error for name in job.precisions if (error := add_precision(draft, job, name, steps))]
+        if failed and draft.manifest.chain == held:
+            raise type(failed[0])(f"{failed[0]}; nothing was written") from failed[0]
         steps.raise_failed()
     return True
 
 
-def add_precision(draft: Draft, job: BuildJob, name: str, steps: Steps) -> None:
-    """Add the graph and the engine of one precision to a draft that has its ONNX model, linked, and its reference."""
-    if name != "fp32":
-        wanted = _wanted(job, name, steps.reference)
-        graph = graph_in(draft.manifest, wanted)
-        if graph is None or (job.rebuild and can_be_remade(graph, wanted)):
-            graph = add_graph(draft, wanted, _eval_images(job, steps), steps)
-            for same in [record for record in draft.manifest.engines if record.onnx_sha256 == graph.sha256]:
-                check_engine(draft, same, steps)
-            steps.raise_failed()
-    if job.engine != "none":
+def add_precision(draft: Draft, job: BuildJob, name: str, steps: Steps) -> PlainconvError | None:
+    """Add the graph and the engine of one precision to a draft that has its ONNX model, linked, and its reference.
+
+    A lower precision that cannot be is left out, and so noted in the draft; returns why, else None.
+    """
+    if name == "fp32":
+        if job.engine != "none":
+            add_engines(draft, job, name, steps)
+        return None
+    try:
+        with undone_on_error(draft):
+            _add_lower(draft, job, name, replace(steps, failed=[]))
+    except (CheckFailedError, EngineError, ExportError) as error:
+        _note_left_out(draft, name, str(error))
+        return error
+    _note_left_out(draft, name, None)
+    return None
+
+
+def _note_left_out(draft: Draft, name: str, reason: str | None) -> None:
+    extra = draft.manifest.extra
+    others = [each for each in extra.pop(LEFT_OUT, []) if each.get("precision") != name]
+    noted = [*others, {"precision": name, "reason": reason}] if reason else others
+    if noted:
+        extra[LEFT_OUT] = noted
+
+
+def _add_lower(draft: Draft, job: BuildJob, name: str, steps: Steps) -> None:
+    wanted = _wanted(job, name, steps.reference)
+    graph = graph_in(draft.manifest, wanted)
+    if graph is None or (job.rebuild and can_be_remade(graph, wanted)):
+        graph = add_graph(draft, wanted, _eval_images(job, steps), steps)
+        for same in [record for record in draft.manifest.engines if record.onnx_sha256 == graph.sha256]:
+            check_engine(draft, same, steps)
+    if job.engine != "none" and not steps.failed:
         add_engines(draft, job, name, steps)
+        _warn_of_size(draft, name)
+    if steps.failed:
+        raise CheckFailedError(steps.failed[0])
+
+
+def _warn_of_size(draft: Draft, name: str) -> None:
+    """Say it where an engine is no smaller than that of fp32 for the same GPUs."""
+    engines = draft.manifest.engines
+    for engine in (each for each in engines if each.precision == name and each.size >= TELLING_SIZE):
+        same = (engine.backend, engine.targets, engine.device)
+        wide = [e.size for e in engines if e.precision == "fp32" and (e.backend, e.targets, e.device) == same]
+        if wide and engine.size >= min(wide):
+            warn(
+                draft,
+                f"{name} in name: its engine has {engine.size / 1e6:.1f} MB, that of fp32 {min(wide) / 1e6:.1f} MB; "
+                "see which layers stay wider, and give real images by --calibration, or another --precision",
+            )
 
 
 def add_engines(draft: Draft, job: BuildJob, name: str, steps: Steps) -> None:
@@ -174,8 +226,13 @@ def _check_engines(
             steps.add(not_executed(step, name, reason), file=file)
         return
     with runner() as running:
-        tolerance = graph.tolerance if graph else None
+        tolerance = graph.tolerance if graph else tf32_tolerance(records)
         steps.check(step, run_of_runner(running), file=file, tolerance=tolerance)
+
+
+def tf32_tolerance(records: Sequence[EngineRecord]) -> float | None:
+    """What an fp32 engine whose factors may be rounded to 10 bits, as fp16's, is held to."""
+    return TOLERANCES["fp16"] if any(record.tf32 for record in records) else None
 
 
 def _asked(bundle: Bundle | Draft, job: BuildJob, name: str) -> Iterator[dict[str, Any]]:
@@ -207,15 +264,17 @@ def _is_up_to_date(bundle: Bundle, job: BuildJob, reference: Reference) -> bool:
 def _wanted(job: BuildJob, name: str, reference: Reference) -> Wanted:
     precision = precision_of_name(name)
     images = None
-    if precision.quantized and job.calibration is not None:
-        images = read_images(job.calibration, reference.inputs[0].shape[1:])
+    if job.calibration is not None:
+        images = read_images(job.calibration, reference.inputs)
     return Wanted(precision, images, job.method, job.tolerance, images_at_hand=job.eval_data is not None)
 
 
-def _eval_images(job: BuildJob, steps: Steps) -> np.ndarray | None:
-    """What int8 and fp8 are calibrated on where nothing else is given."""
-    return None if steps.data is None or job.eval_data is None else steps.data.images
+def _eval_images(job: BuildJob, steps: Steps) -> dict[str, np.ndarray] | None:
+    """What lower precisions are held to, and calibrated on, where nothing else is given."""
+    if steps.data is None or job.eval_data is None or len(steps.reference.inputs) > 1:
+        return None
+    return dict.fromkeys(steps.reference.inputs, steps.data.images)
 
 
 def _eval_data(job: BuildJob, reference: Reference) -> EvalData | None:
-    return None if job.eval_data is None else read_eval_data(job.eval_data, reference.inputs[0].shape[1:])
+    return None if job.eval_data is None else read_eval_data(job.eval_data, reference.image_shape)

@@ -9,7 +9,7 @@ import gc
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,16 +20,17 @@ from plainconv.engines import split_loading
 
 from ..bundle import Bundle, Draft, check_target, update_bundle, write_bundle
 from ..bundle.manifest import MODEL
-from ..count import Cost, count_module, count_onnx
+from ..count import Cost, count_module
 from ..errors import ExportError, PlainconvWarning, SourceError
 from ..onnx_file.file import check, write
-from ..parity import EvalData, Reference, read_eval_data, reference_from_module, run_module
+from ..parity import EvalData, Reference, read_eval_data, run_module
 from ..progress import track
 from ..reparam import reparameterize
 from ..source.network import Network, Request
 from ..source.resolve import is_onnx, load_network, weights_sha256
 from ..source.shapes import Batches, Sizes
 from ..surgery import run_passes
+from ..surgery.count import count_onnx
 from ..to_onnx.export import MAX_OPSET, MIN_OPSET, graph_from_module
 from .build import (
     BuildJob,
@@ -50,6 +51,7 @@ from .open_axes import (
     within,
 )
 from .records import cost_json, report_json, spec, versions
+from .references import at_batch, examples_of, reference_of, said_of
 from .split import SplitJob, add_splits, check_split, check_split_job
 from .steps import EAGER, ONNX, PLAIN, Clock, Steps, onnx_run
 
@@ -114,7 +116,8 @@ def export_bundle(job: Job) -> Path:
                     add_precision(draft, job.build, precision, steps)
             if job.split is not None:
                 _split(draft, job, steps, clock)
-            draft.manifest.extra["warnings"] = list(network.warnings)
+            said = draft.manifest.extra.get("warnings", [])
+            draft.manifest.extra["warnings"] = list(dict.fromkeys((*network.warnings, *said)))
             draft.manifest.extra["seconds"] = {name: round(s, 3) for name, s in clock.seconds.items()}
             steps.raise_failed()
     return target
@@ -154,14 +157,12 @@ def _write_graph(draft: Draft, job: Job, network: Network, data: EvalData | None
     """Everything up to the verified ONNX file, into the draft."""
     cost = count_module(network.module, network.example)
     with clock.step("reference"):
-        reference = reference_from_module(
-            network.module,
-            network.example,
-            output_names=network.output_names,
-            macs=cost.macs,
-            longest_sum=cost.longest_sum,
-        )
-        reference = replace(reference, batch=within(reference.batch, job.dynamic_batch))
+        first = next(iter(examples_of(network)))
+        reference = reference_of(network, cost, data=None if data is None else {first: data.images})
+        reference = at_batch(network, cost, reference, within(reference.batch, job.dynamic_batch))
+        for line in said_of(reference, open_batch=job.dynamic_batch is not None):
+            warnings.warn(line, PlainconvWarning, stacklevel=2)
+            network.warnings += (line,)
         at_corners = corners(network, reference, cost, job.dynamic_batch, job.dynamic_size)
         steps = Steps(reference, data, draft.manifest.parities)
         if data is not None:
@@ -276,7 +277,7 @@ def validate_bundle(path: Path, *, eval_data: Path | None) -> list[str]:
     """
     bundle = Bundle.open(path)
     reference = Reference.load(bundle.file(REFERENCE))
-    data = read_eval_data(eval_data, reference.inputs[0].shape[1:]) if eval_data else None
+    data = read_eval_data(eval_data, reference.image_shape) if eval_data else None
     total = 1 + len(bundle.manifest.graphs) + len(bundle.engines) + len(bundle.splits)
     with (
         track(f"validating {bundle.manifest.name}", total=total, unit="steps") as bar,

@@ -18,25 +18,28 @@ from ..parity.inputs import DATA
 from ..precision import Calibration, Precision, judged_by, precision_of_name, typed_model, typed_run
 from ..source.network import Request
 from ..source.resolve import load_network
+from .references import examples_of
 from .steps import Steps, fed
 
 REFERENCE = "reference.npz"
 MAX_DATA = 256
 """The most of the user's images that a lower precision is held to."""
+NAMED = 4
+"""Layers that a warning names."""
 DATA_BUDGET = 200e9
 """Multiply-accumulates that these may take in float64: half a minute on a small CPU."""
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """The graph of one precision: what int8 and fp8 are calibrated on, how, and the tolerance.
+    """The graph of one precision: the images it is held to and calibrated on, by input, how, and the tolerance.
 
     What is None, or "auto", is left to whoever made the graph that the bundle has; but for random images, where
     `images_at_hand` says that there are better ones.
     """
 
     precision: Precision
-    images: np.ndarray | None
+    images: Mapping[str, np.ndarray] | None
     method: str
     tolerance: float | None
     images_at_hand: bool = False
@@ -44,7 +47,7 @@ class Wanted:
     @property
     def sha256(self) -> str | None:
         """Of the images."""
-        return None if self.images is None else sha256_of_arrays({"images": self.images})
+        return None if self.images is None else sha256_of_images(self.images)
 
     def made_as(self, graph: GraphRecord) -> bool:
         """Whether `graph` is what is wanted."""
@@ -53,9 +56,14 @@ class Wanted:
             graph.precision == self.precision.name
             and self.tolerance in (None, graph.tolerance)
             and self.sha256 in (None, made.get("sha256"))
-            and not (self.precision.quantized and self.images_at_hand and made.get("images") is None)
+            and not (self.images_at_hand and made.get("images") is None)
             and (not self.precision.quantized or self.method in ("auto", made.get("method")))
         )
+
+
+def sha256_of_images(images: Mapping[str, np.ndarray]) -> str:
+    """The hash of images; of those of a single input whatever it is called."""
+    return sha256_of_arrays({"images": next(iter(images.values()))} if len(images) == 1 else images)
 
 
 def graph_in(manifest: Manifest, wanted: Wanted) -> GraphRecord | None:
@@ -68,22 +76,21 @@ def can_be_remade(graph: GraphRecord, wanted: Wanted) -> bool:
     return wanted.images is not None or (graph.calibration or {}).get("images") is None
 
 
-def add_graph(draft: Draft, wanted: Wanted, eval_images: np.ndarray | None, steps: Steps) -> GraphRecord:
+def add_graph(draft: Draft, wanted: Wanted, eval_images: Mapping[str, np.ndarray] | None, steps: Steps) -> GraphRecord:
     """Make the graph of a precision, measure it, and add both to the draft."""
     precision, name = wanted.precision, wanted.precision.name
     _refuse_lower(draft.file(MODEL), name)
     reference, at = steps.reference, REFERENCE
-    calibration = record = None
-    if precision.quantized:
-        images = eval_images if wanted.images is None else wanted.images
-        record = {"images": None if images is None else len(images), "method": wanted.method}
-        if images is None:
-            _warn_of_random_images(name)
-            images = judged_by(reference, precision).inputs[0]
-        else:
-            record["sha256"] = sha256_of_arrays({"images": images})
-            reference, at = _reference_on(images, draft, steps.reference)
-        calibration = Calibration(images, wanted.method)
+    images = eval_images if wanted.images is None else wanted.images
+    record: dict[str, Any] | None = None
+    if images is not None:
+        record = {"images": min(len(x) for x in images.values()), "sha256": sha256_of_images(images)}
+        reference, at = _reference_on(images, draft, steps.reference)
+    elif precision.quantized:
+        record = {"images": None}
+        _warn_of_random_images(name)
+        images = judged_by(reference, precision).inputs
+    calibration = Calibration(images, wanted.method) if precision.quantized and images is not None else None
     tolerance = precision.tolerance if wanted.tolerance is None else wanted.tolerance
     typed = typed_model(draft.file(MODEL), precision, reference, calibration=calibration, tolerance=tolerance)
     file = f"model.{name.replace('+', '_')}.onnx"
@@ -93,6 +100,8 @@ def add_graph(draft: Draft, wanted: Wanted, eval_images: np.ndarray | None, step
     before = [graph.reference for graph in draft.manifest.graphs if graph.precision == name]
     types = sorted(typed.layers.values())
     onnx = next(link for link in draft.manifest.chain if link.step == "onnx")
+    if record is not None and calibration is not None:
+        record |= {"method": wanted.method, "chosen": typed.method}
     graph = draft.add_graph(
         GraphRecord(
             file=file,
@@ -103,18 +112,46 @@ def add_graph(draft: Draft, wanted: Wanted, eval_images: np.ndarray | None, step
             reference=at,
             tolerance=tolerance,
             kept=tuple({"layer": kept.node, "type": kept.type, "reason": kept.reason} for kept in typed.kept),
-            calibration=record and {**record, "chosen": typed.method},
+            calibration=record,
         )
     )
     for unused in set(before) - {REFERENCE, *(graph.reference for graph in draft.manifest.graphs)}:
         draft.remove(unused)
     check_graph(draft, graph, steps)
+    warn_in_name(draft, graph)
     return graph
+
+
+def warn_in_name(draft: Draft, graph: GraphRecord) -> None:
+    """Say it where fewer than half of the layers are in the precision that the graph is called by."""
+    precision = precision_of_name(graph.precision)
+    said = draft.manifest.extra.get("warnings")
+    if said:
+        said[:] = [line for line in said if not line.startswith(f"{graph.precision} in name")]
+    inside, total = graph.layers.get(precision.quantized or precision.rest, 0), sum(graph.layers.values())
+    if 2 * inside >= total:
+        return
+    names = [str(kept["layer"]) for kept in graph.kept]
+    named = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if names[NAMED:] else "")
+    made_on = "" if (graph.calibration or {}).get("images") else "real images by --calibration, or "
+    warn(
+        draft,
+        f"{graph.precision} in name: {inside} of {total} layers are in it ({named} stay wider); give {made_on}"
+        "another --precision",
+    )
+
+
+def warn(draft: Draft, line: str) -> None:
+    """Say one line on stderr, and keep it in the bundle."""
+    warnings.warn(line, PlainconvWarning, stacklevel=2)
+    kept = draft.manifest.extra.setdefault("warnings", [])
+    if line not in kept:
+        kept.append(line)
 
 
 def check_graph(draft: Draft, graph: GraphRecord, steps: Steps) -> None:
     """A graph of a lower precision against its reference, its roundings computed as an engine computes them."""
-    run = fed(typed_run(draft.file(graph.file)), draft.manifest.inputs)
+    run = fed(typed_run(draft.file(graph.file)), [spec.dtype for spec in draft.manifest.inputs])
     step = f"ONNX {graph.precision}"
     steps.against(judge_of(draft, graph)).check(step, run, file=graph.file, tolerance=graph.tolerance)
 
@@ -141,24 +178,24 @@ def _refuse_lower(model: Path, name: str) -> None:
         )
 
 
-def _reference_on(images: np.ndarray, draft: Draft, base: Reference) -> tuple[Reference, str]:
+def _reference_on(images: Mapping[str, np.ndarray], draft: Draft, base: Reference) -> tuple[Reference, str]:
     """The ONNX model, which parity holds to the eager network, in float64 on the user's images; and its file.
 
     One that another precision has made of the same images is taken as it is.
     """
-    file = f"reference.{sha256_of_arrays({'images': images})[:8]}.npz"
+    file = f"reference.{sha256_of_images(images)[:8]}.npz"
     if draft.file(file).exists():
         return Reference.load(draft.file(file)), file
     macs = float(draft.manifest.counts.get("onnx", {}).get("macs") or 0)
     count = min(MAX_DATA, max(2, int(DATA_BUDGET / macs) if macs else MAX_DATA))
-    network = load_network(str(draft.file(MODEL)), Request(input_shape=(base.batch, *base.inputs[0].shape[1:])))
+    network = load_network(str(draft.file(MODEL)), Request(input_shape=(base.batch, *base.image_shape)))
     reference = reference_from_module(
         network.module,
-        network.example,
+        examples_of(network),
         output_names=base.names,
         macs=macs or None,
         longest_sum=base.longest_sum,
-        data=images[:count],
+        data={name: x[:count] for name, x in images.items()},
         max_data=count,
     ).of_kinds((DATA,))
     reference.save(draft.path(file))

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from ..count import Cost
 from ..errors import SourceError, first_line
-from ..parity import Reference, Run, reference_from_module
+from ..parity import Reference, Run
 from ..parity.inputs import MAC_BUDGET
 from ..source.network import Network, Request
 from ..source.shapes import Batches, Sizes
+from .references import examples_of, reference_of
 from .steps import Steps
 
 FEW_IMAGES = MAC_BUDGET / 5
@@ -127,14 +128,12 @@ def corners(
         if not any(differs):
             continue
         here = reference
-        if differs[1]:
-            here = reference_from_module(
-                network.module,
-                _images(network.example, pixels),
-                output_names=network.output_names,
-                macs=max(macs, FEW_IMAGES),
-                longest_sum=cost.longest_sum,
-            )
+        if differs[1] or reference.mixes:  # then what an image gives depends on how many go with it
+            image = _images(network.example, pixels)
+            name = next(iter(examples_of(network)))
+            few = replace(cost, macs=int(max(macs, FEW_IMAGES)))
+            count = images if reference.mixes else reference.batch
+            here = reference_of(network, few, examples={name: image[:1].repeat(count, *[1] * (image.dim() - 1))})
         at = ", ".join([f"batch {images}"] * differs[0] + [_spelled(pixels)] * differs[1])
         found.setdefault(at, Corner(at, replace(here, batch=images)))
     return tuple(found.values())

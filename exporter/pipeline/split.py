@@ -293,9 +293,13 @@ def _batches(reference: Reference, inputs: Sequence[TensorSpec]) -> list[tuple[n
     """What the parts are tried on: the first images, and where the batch is open one and three of them too."""
     sizes = [reference.batch]
     if all(isinstance(spec.shape[0], str) for spec in inputs):
-        sizes = sorted({1, reference.batch, min(3, len(reference.inputs[0]))})
+        sizes = sorted({1, reference.batch, min(3, len(reference.kinds))})
     return [
-        tuple(x[:size].astype(spec.dtype) for x, spec in zip(reference.inputs, inputs, strict=True)) for size in sizes
+        tuple(
+            (x[0] if name in reference.whole else x[:size]).astype(spec.dtype)
+            for (name, x), spec in zip(reference.inputs.items(), inputs, strict=True)
+        )
+        for size in sizes
     ]
 
 

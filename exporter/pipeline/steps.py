@@ -112,12 +112,12 @@ class Clock:
 
 def onnx_run(path: Path, inputs: Sequence[TensorSpec]) -> Run:
     """`path` in ONNX Runtime, fed in the types of its inputs."""
-    return fed(run_onnx(path), inputs)
+    return fed(run_onnx(path), [spec.dtype for spec in inputs])
 
 
-def fed(run: Run, inputs: Sequence[TensorSpec]) -> Run:
-    """`run` on arrays that are cast to the types of `inputs`: the reference keeps every float input in float32."""
-    return lambda *arrays: run(*(a.astype(spec.dtype, copy=False) for a, spec in zip(arrays, inputs, strict=True)))
+def fed(run: Run, types: Sequence[np.dtype | str]) -> Run:
+    """`run` on arrays that are cast to these types: the reference keeps every float input in float32."""
+    return lambda *arrays: run(*(a.astype(dtype, copy=False) for a, dtype in zip(arrays, types, strict=True)))
 
 
 def run_of_runner(runner: Any) -> Run:
@@ -128,4 +128,4 @@ def run_of_runner(runner: Any) -> Run:
         outputs = runner(feeds)
         return [outputs[spec.name] for spec in runner.outputs]
 
-    return fed(run, runner.inputs)
+    return fed(run, [spec.dtype for spec in runner.inputs])

@@ -7,7 +7,7 @@ to the true one (Kullback-Leibler divergence); both by ONNX Runtime's calibrator
 import contextlib
 import io
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,57 +35,73 @@ MAX_IMAGES = 512
 
 @dataclass(frozen=True)
 class Calibration:
-    """Images [n, …] as the network takes them, and the method, of `METHODS`; "auto" is the one that errs least."""
+    """Images [n, …] as the network takes them, by its inputs' names, and the method, of `METHODS`.
 
-    images: np.ndarray
+    "auto" is the one that errs least.
+    """
+
+    images: Mapping[str, np.ndarray]
     method: str = "auto"
 
 
-def read_images(path: Path, image_shape: tuple[int, ...]) -> np.ndarray:
-    """The array "images", float32, of the .npz file at `path`; `image_shape` is C, H, W.
+def read_images(path: Path, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Images for each of `inputs` (arrays of the wanted shapes [·, …] and types), as in the .npz file at `path`.
+
+    Each under its input's name; of a single input "images" will do.
 
     Raises:
-        SourceError: the file is missing or no .npz, lacks the array, or it is empty, of another shape, not finite or of
-            integers: bytes of pixels, which nothing after this would tell from the network's own inputs.
+        SourceError: the file is missing or no .npz, lacks an array, or one is empty, of another shape, not finite or of
+            integers where the network takes floats: bytes of pixels, which nothing after this would tell from its own
+            inputs.
 
     """
-    images = arrays_of_npz(path, ("images",))["images"]
-    check_images(path, images, image_shape)
-    if images.dtype.kind != "f":
-        raise SourceError(
-            f"{path.name}: images are {images.dtype}, want floats, preprocessed as the network takes them; give them "
-            ".astype('float32') if they are"
-        )
-    return images.astype(np.float32)
+    keys = {name: name for name in inputs}
+    if len(inputs) == 1:
+        keys = dict.fromkeys(inputs, "images")
+    held = arrays_of_npz(path, tuple(keys.values()))
+    found = {}
+    for name, wanted in inputs.items():
+        images = held[keys[name]]
+        check_images(path, images, wanted.shape[1:])
+        if images.dtype.kind != "f" and wanted.dtype.kind == "f":
+            raise SourceError(
+                f"{path.name}: images are {images.dtype}, want floats, preprocessed as the network takes them; give "
+                "them .astype('float32') if they are"
+            )
+        found[name] = images.astype(wanted.dtype)
+    return found
 
 
-def ranges_of(model: ir.Model, images: np.ndarray, method: str, batch: int) -> dict[str, float]:
+def ranges_of(
+    model: ir.Model, images: Mapping[str, np.ndarray], method: str, batch: int, whole: Set[str] = frozenset()
+) -> dict[str, float]:
     """For each value that a node to be quantized reads, the largest magnitude to keep.
 
     Args:
-        model: the float32 graph, of one input.
-        images: [n, …], as the network takes them; the first `MAX_IMAGES` are used.
+        model: the float32 graph.
+        images: [n, …] for each input, as the network takes them; the first `MAX_IMAGES` are used.
         method: of `METHODS` but "auto".
         batch: how many images a run takes.
+        whole: the inputs that have no batch axis.
 
     Raises:
         ExportError: ONNX Runtime's calibrator fails.
 
     """
-    images = images[:MAX_IMAGES]
+    images = {name: x[:MAX_IMAGES] for name, x in images.items()}
     wanted = {str(node.inputs[0].name) for node in model.graph if quantizable(node) and node.inputs[0] is not None}
-    found = peaks_of(model, (images,), batch) if method == "minmax" else _calibrated(model, images, method, batch)
+    feeds = batches(images, batch, whole)
+    found = peaks_of(model, images, batch, whole) if method == "minmax" else _calibrated(model, feeds, method)
     return {name: found[name] for name in wanted}
 
 
-def _calibrated(model: ir.Model, images: np.ndarray, method: str, batch: int) -> Mapping[str, float]:
+def _calibrated(model: ir.Model, feeds: Iterable[Mapping[str, np.ndarray]], method: str) -> Mapping[str, float]:
     from onnxruntime.quantization import CalibrationMethod
     from onnxruntime.quantization.calibrate import create_calibrator
 
     options: dict[str, Any] = {"symmetric": True, "num_bins": BINS}
     options |= {"num_quantized_bins": LEVELS} if method == "entropy" else {"percentile": PERCENTILE}
     how = {"entropy": CalibrationMethod.Entropy, "percentile": CalibrationMethod.Percentile}[method]
-    name = str(model.graph.inputs[0].name)
     with tempfile.TemporaryDirectory() as folder, quiet("root"), contextlib.redirect_stdout(io.StringIO()):
         path = Path(folder) / "model.onnx"
         save(model, path)
@@ -93,8 +109,8 @@ def _calibrated(model: ir.Model, images: np.ndarray, method: str, batch: int) ->
             calibrator = create_calibrator(
                 path, list(WEIGHTED), str(path.with_name("augmented.onnx")), how, extra_options=options
             )
-            for (x,) in batches((images,), batch):  # one at a time: it holds every value of all it is given
-                calibrator.collect_data(_Reader([{name: x}]))
+            for feed in feeds:  # one at a time: it holds every value of all it is given
+                calibrator.collect_data(_Reader([feed]))
             data = calibrator.compute_data()
         except Exception as error:  # NumPy's, ONNX Runtime's and its own, without a common base
             raise ExportError(f"calibration by {method} failed ({one_line(error)}); try another method") from error

@@ -1,7 +1,7 @@
 """A typed graph in ONNX Runtime on the CPU, each type's rounding as an engine does it."""
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +24,13 @@ def run_of(model: ir.Model) -> Run:
         return run_onnx(path, optimized=False)
 
 
-def peaks_of(model: ir.Model, inputs: Sequence[np.ndarray], batch: int) -> dict[str, float]:
-    """The largest magnitude of each float value of `model`, and of each input, over all of `inputs` ([images, …])."""
+def peaks_of(
+    model: ir.Model, inputs: Mapping[str, np.ndarray], batch: int, whole: Set[str] = frozenset()
+) -> dict[str, float]:
+    """The largest magnitude of each float value of `model`, and of each input, over all of `inputs`.
+
+    Arrays by name, [images, …]; those in `whole` have no batch axis.
+    """
     model = model.clone()
     floats = [v for node in model.graph for v in node.outputs if v.dtype == ir.DataType.FLOAT]
     values = [v for v in floats if v.uses() or v.is_graph_output()]
@@ -34,19 +39,20 @@ def peaks_of(model: ir.Model, inputs: Sequence[np.ndarray], batch: int) -> dict[
     outputs = [_peak(model.graph, v, unused) for v in values]
     model.graph.outputs[:] = outputs
     run = run_of(model)
-    rows = [np.stack(run(*arrays)) for arrays in batches(inputs, batch)]
+    names_in = [str(value.name) for value in model.graph.inputs]
+    rows = [np.stack(run(*(feed[name] for name in names_in))) for feed in batches(inputs, batch, whole)]
     known = {str(name): float(peak) for name, peak in zip(names, np.max(np.stack(rows), axis=0), strict=True)}
-    for value, x in zip(model.graph.inputs, inputs, strict=True):
-        known[str(value.name)] = float(np.abs(x).max())
-    return known
+    return known | {name: float(np.abs(x.astype(np.float64)).max()) for name, x in inputs.items() if x.size}
 
 
-def batches(inputs: Sequence[np.ndarray], batch: int) -> Iterator[tuple[np.ndarray, ...]]:
-    """`batch` images at a time, the last ones filled up with the last image."""
-    count = len(inputs[0])
+def batches(
+    inputs: Mapping[str, np.ndarray], batch: int, whole: Set[str] = frozenset()
+) -> Iterator[dict[str, np.ndarray]]:
+    """`batch` images at a time, the last ones filled up with the last image; of inputs in `whole` one row."""
+    count = min(len(x) for x in inputs.values())
     for start in range(0, count, batch):
         index = np.minimum(np.arange(start, start + batch), count - 1)
-        yield tuple(x[index] for x in inputs)
+        yield {name: x[index[0] if name in whole else index] for name, x in inputs.items()}
 
 
 def _peak(graph: ir.Graph, value: ir.Value, names: Names) -> ir.Value:

@@ -1,10 +1,10 @@
 """A float32 graph → the same in a lower precision, where measuring allows it."""
 
-import math
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 from onnx.helper import find_min_ir_version_for, make_opsetid
 
@@ -13,7 +13,7 @@ from ..onnx_file.ir_graph import settled
 from ..onnx_file.layer_types import types_of_layers
 from ..parity import Reference, Run
 from ..parity.inputs import DATA, NORMAL
-from ..parity.reference import AGREEMENT
+from ..parity.measure import AGREEMENT
 from ..progress import track
 from .calibrate import QUICK, Calibration, ranges_of
 from .edit import load, opset_of
@@ -68,12 +68,19 @@ class _Maker:
 
     def holds(self, kept: Set[str], judge: Reference, tolerance: float) -> bool:
         """Whether every output is within its tolerance."""
-        return not any(parity.failed for parity in judge.judge("", run_of(self.model_with(kept)), tolerance))
+        return not any(parity.failed for parity in judge.judge("", self._run(kept, judge), tolerance))
 
-    def error(self, kept: Set[str], judge: Reference) -> float:
-        """Its largest error, in units of the output's spread; infinite where it is not a number."""
-        errors = [parity.error for parity in judge.judge("", run_of(self.model_with(kept)), 1.0)]
-        return max(math.inf if math.isnan(error) else error for error in errors)
+    def error(self, kept: Set[str], judge: Reference, tolerance: float) -> float:
+        """Its largest error, in units of the output's spread; infinite where it is not a number.
+
+        Of integers, whose share that differs has a tolerance of its own, as much of `tolerance` as that is of theirs.
+        """
+        return tolerance * max(p.used for p in judge.judge("", self._run(kept, judge), tolerance))
+
+    def _run(self, kept: Set[str], judge: Reference) -> Run:
+        run = run_of(self.model_with(kept))
+        types = [np.dtype(value.dtype.numpy()) for value in self.model.graph.inputs if value.dtype is not None]
+        return lambda *arrays: run(*(x.astype(t, copy=False) for x, t in zip(arrays, types, strict=True)))
 
 
 def typed_model(
@@ -113,25 +120,28 @@ def typed_model(
     with track(f"{precision.name}: layers tried", total=None, unit="layers") as bar:
         large: tuple[Kept, ...] = ()
         if precision.rest == "fp16":
-            large = beyond_range(model, units, peaks_of(model, reference.inputs, reference.batch), FLOATS["fp16"])
+            inputs, whole = _by_name(model, reference.inputs), _whole(model, reference)
+            peaks = peaks_of(model, inputs, reference.batch, whole)
+            large = beyond_range(model, units, peaks, FLOATS["fp16"])
         wide = frozenset(kept.node for kept in large)
-        maker, method = _calibrated(_Maker(model, precision, units, wide), calibration, judge)
+        maker, method = _calibrated(_Maker(model, precision, units, wide), calibration, judge, limit)
         few, free = judge.first(FEW), units.keys() - wide
         alone = layers_to_keep(
             [name for name in units if name in free],
             holds=lambda kept: maker.holds(kept, judge, limit),
-            error_alone=lambda name: maker.error(free - {name}, few),
+            error_alone=lambda name: maker.error(free - {name}, few, limit),
             tried=lambda name: bar.advance(1, name),
         )
     left_in = precision.rest if precision.quantized else "fp32"
-    kept = (*large, *(Kept(name, left_in, f"alone {error:.2g} of the spread off") for name, error in alone.items()))
+    off = {name: f"alone {error:.2g} of the spread off (RMS)" for name, error in alone.items()}
+    kept = (*large, *(Kept(name, left_in, reason) for name, reason in off.items()))
     typed = maker.model_with(alone.keys())
     layers = types_of_layers(typed)
     if (precision.quantized or precision.rest) not in layers.values():
         remedy = "calibrate on images like those it will see, or " if precision.quantized else ""
         raise CheckFailedError(
-            f"{onnx.name}: no layer can be {precision.name} with outputs within {limit:g} of their spread, and the "
-            f"largest score as it is on {AGREEMENT:.0%} of the images given; "
+            f"{onnx.name}: no layer can be {precision.name} with outputs within {limit:g} of their spread (RMS), and "
+            f"the largest score, or integer, as it is in {AGREEMENT:.0%} of the places; "
             f"{remedy}allow more with --tolerance"
         )
     kept = (*kept, *_unable(model, units, layers, precision, {layer.node for layer in kept}))
@@ -165,27 +175,41 @@ def typed_run(path: Path) -> Run:
     return run_of(load(path))
 
 
-def _calibrated(maker: _Maker, calibration: Calibration | None, judge: Reference) -> tuple[_Maker, str | None]:
+def _calibrated(
+    maker: _Maker, calibration: Calibration | None, judge: Reference, tolerance: float
+) -> tuple[_Maker, str | None]:
     """`maker` with the ranges that its precision needs, by the best of the methods asked for."""
     if not maker.precision.quantized:
         return maker, None
-    if len(judge.inputs) > 1:
-        found = f"the network has {len(judge.inputs)} inputs, and {maker.precision.quantized} is calibrated on one"
-        raise ExportError(f"{found}; give it a precision that needs no calibration: fp16 or bf16")
-    asked = calibration or Calibration(judge.inputs[0])
+    asked = calibration or Calibration(judge.inputs)
+    images, whole = _by_name(maker.model, asked.images), _whole(maker.model, judge)
     methods = QUICK if asked.method == "auto" else (asked.method,)
     makers, failed = {}, None
     for method in methods:
         try:
-            makers[method] = replace(maker, ranges=ranges_of(maker.model, asked.images, method, judge.batch))
+            makers[method] = replace(maker, ranges=ranges_of(maker.model, images, method, judge.batch, whole))
         except ExportError as error:  # numbers so large or small that a histogram of them has no bins
             failed = error
     if not makers and failed is not None:
         raise failed
     if len(makers) == 1:
         return next(iter(makers.values())), next(iter(makers))
-    best = min(makers, key=lambda method: makers[method].error(frozenset(), judge))
+    best = min(makers, key=lambda method: makers[method].error(frozenset(), judge, tolerance))
     return makers[best], best
+
+
+def _by_name(model: ir.Model, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Arrays in the order of the inputs of `model`, by the names and in the types that these have there."""
+    return {
+        str(value.name): x if value.dtype is None else x.astype(value.dtype.numpy(), copy=False)
+        for value, x in zip(model.graph.inputs, inputs.values(), strict=True)
+    }
+
+
+def _whole(model: ir.Model, reference: Reference) -> frozenset[str]:
+    """The inputs without a batch axis, as `model` calls them."""
+    names = zip(model.graph.inputs, reference.inputs, strict=True)
+    return frozenset(str(value.name) for value, name in names if name in reference.whole)
 
 
 def _in_opset(model: ir.Model, precision: Precision) -> ir.Model:

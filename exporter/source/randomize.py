@@ -4,10 +4,15 @@ import contextlib
 import math
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..parity.inputs import patchy
+
 _Norm = nn.modules.batchnorm._BatchNorm
+IMAGES = 8
+"""Random images that statistics are taken of: behind a global pool there is one number of each."""
 
 
 @torch.no_grad()
@@ -16,8 +21,8 @@ def randomized(module: nn.Module, seed: int, example: Tensor | None = None) -> n
 
     Kernels N(0, 1/√fan_in), batch norms with γ U(½, 3/2) and β N(0, ½): a freshly initialized network has identity
     norms, which would hide an error in folding them. Their statistics are N(0, ½) and U(½, 2) or, given an `example`
-    [N, C, …] of the input, what two random images of that size really have there, off by as much: the statistics of a
-    trained network fit its data, and without that a deep one hardly depends on its input any more.
+    [N, C, …] of the input, what `IMAGES` random images of that size really have there, off by a little: the statistics
+    of a trained network fit its data, and without that a deep one hardly depends on its input any more.
     """
     module.eval()
     generator = torch.Generator().manual_seed(seed)
@@ -35,7 +40,8 @@ def randomized(module: nn.Module, seed: int, example: Tensor | None = None) -> n
             norm.running_mean.normal_(0, 0.5, generator=generator)
             norm.running_var.uniform_(0.5, 2, generator=generator)
     if example is not None:
-        images = torch.randn(2, *example.shape[1:], generator=generator).to(example.dtype)
+        shape = (IMAGES, *example.shape[1:])
+        images = torch.from_numpy(patchy(np.random.default_rng(seed), shape)).to(example.dtype)
         with _fitting_statistics(norms):
             module(images)
     return module

@@ -92,9 +92,7 @@ def _comparison(graph: gs.Graph, z: Any) -> tuple[Any, Any, Any] | None:
     return None
 
 
-def _compare(
-    graph: gs.Graph, node: Any, u: Any, limit: Any, k_C: np.ndarray | None, c_C: np.ndarray | None
-) -> None:
+def _compare(graph: gs.Graph, node: Any, u: Any, limit: Any, k_C: np.ndarray | None, c_C: np.ndarray | None) -> None:
     """Let `node` compare with k·limit + c, the other way round where k is negative."""
     y, name = node.outputs[0], node.name
     op = "Max" if node.op == "Relu" else node.op

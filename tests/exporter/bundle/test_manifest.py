@@ -98,7 +98,7 @@ def test_manifest_is_canonical_json_sealed_by_its_own_hash():
     assert raw.decode() == json.dumps(data, sort_keys=True, indent=2, ensure_ascii=False) + "\n"
     own = data["manifest_sha256"]
     assert hashlib.sha256(raw.replace(own.encode(), b"0" * 64)).hexdigest() == own
-    assert data["format"] == "plainconv-bundle" and data["format_version"] == 2
+    assert data["format"] == "plainconv-bundle" and data["format_version"] == 3
     assert data["chain"][2] == {"step": "onnx", "sha256": sha("onnx"), "from": sha("plain"), "files": ["model.onnx"]}
 
 
@@ -129,8 +129,8 @@ def seal(data):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format_version": 1}, "format version 1, this program reads 2; install"),
-        ({"format_version": 3}, "format version 3, this program reads 2; install"),
+        ({"format_version": 2}, "format version 2, this program reads 3; export again, or install"),
+        ({"format_version": 4}, "format version 4, this program reads 3; install"),
         ({"format": "zip"}, 'no "format": "plainconv-bundle"'),
         ({"name": 3}, "name is 3, wanted str"),
         ({"name": None}, "name is None, wanted str"),
@@ -154,7 +154,7 @@ def test_the_version_comes_before_the_keys():
     """Given a manifest of version 1, which had no graphs -> its version is named, not the key that it lacks."""
     data = json.loads(bytes_of_manifest(a_manifest())) | {"format_version": 1}
     del data["graphs"]
-    with pytest.raises(BundleError, match="format version 1, this program reads 2"):
+    with pytest.raises(BundleError, match="format version 1, this program reads 3"):
         manifest_of_bytes(seal(data))
 
 

@@ -4,7 +4,7 @@ import math
 
 from plainconv.exporter.parity import Parity, not_executed
 
-HELD = Parity("onnx", "logits", 1e-6, 4e-6, 2.0, 1e-6, (3, 17), "large", 1.0, "held")
+HELD = Parity("onnx", "logits", "max", 1e-6, 4e-6, 2.0, 1e-6, (3, 17), "large", None, 1, None, None, None, 1.0, "held")
 
 
 def test_a_parity_that_held_is_true_and_explains_itself() -> None:
@@ -34,3 +34,20 @@ def test_as_json_is_strict_json() -> None:
     assert plain["status"] == "not executed: no GPU"
     assert plain["error"] is None
     assert json.loads(json.dumps(HELD.as_json(), allow_nan=False))["worst"] == [3, 17]
+
+
+def test_a_part_and_its_measure_are_named() -> None:
+    part = dataclasses.replace(HELD, measure="rms", parts_axis=1, axis=1, index=4)
+    assert "logits[:, 4]: held; RMS error 1.00e-06" in str(part)
+    assert (part.place, HELD.place) == ("[:, 4]", "")
+
+
+def test_integers_say_what_share_of_them_differs() -> None:
+    text = str(dataclasses.replace(HELD, measure="agreement", error=0.0625, tolerance=0.05, status="failed"))
+    assert "failed; 6.25% of the numbers differ, at most 5.00% may; worst at image 3 (large), element [17]" in text
+
+
+def test_how_much_of_the_tolerance_is_used_is_infinite_for_no_number() -> None:
+    assert HELD.used == 0.25
+    assert dataclasses.replace(HELD, error=math.nan).used == math.inf
+    assert not_executed("engine", "logits", "no GPU").used == math.inf

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 from pathlib import Path
 
@@ -7,7 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from plainconv.exporter.parity import Reference, reference_from_module, run_module
-from plainconv.exporter.parity.reference import MULTIPLE, UNIT_ROUNDOFF, in_batches
+from plainconv.exporter.parity.batches import in_batches
+from plainconv.exporter.parity.measure import MULTIPLE, UNIT_ROUNDOFF
+
+U = UNIT_ROUNDOFF["float32"]
 
 EXAMPLE = torch.zeros(1, 3, 8, 8)
 
@@ -40,7 +44,7 @@ def test_the_network_itself_holds_with_the_error_that_eager_float32_has() -> Non
     reference = reference_from_module(net, EXAMPLE)
     (parity,) = reference.judge("eager", run_module(net))
     assert parity
-    assert parity.own_error == reference.own_errors[0] > 0
+    assert parity.own_error == reference.outputs["logits"].own_errors.max() > 0
     assert parity.error == pytest.approx(parity.own_error, rel=0.5)  # kernels differ from batch to batch
     assert parity.top1 == 1.0
     assert "held" in str(parity)
@@ -48,12 +52,45 @@ def test_the_network_itself_holds_with_the_error_that_eager_float32_has() -> Non
 
 def test_the_tolerance_is_a_multiple_of_eagers_own_error_and_never_below_that_of_rounding() -> None:
     reference = reference_from_module(network(), EXAMPLE)
-    assert reference.tolerance(0) >= MULTIPLE * reference.own_errors[0]
+    own = reference.outputs["logits"].own_errors
+    assert (reference.tolerances("logits") >= MULTIPLE * own).all()
 
     exact = reference_from_module(nn.Flatten(), EXAMPLE)  # eager float32 is exact here
-    rounding = max(np.abs(y).max() / scale for y, scale in zip(exact.outputs[0], exact.scales[0], strict=True))
-    assert exact.own_errors == (0.0,)
-    assert exact.tolerance(0) == pytest.approx(MULTIPLE * UNIT_ROUNDOFF * rounding)
+    wanted = exact.outputs["logits"]
+    rounding = (np.abs(wanted.values).max(axis=1) / wanted.scales[:, 0]).max()
+    assert not wanted.own_errors.any()
+    assert exact.tolerances("logits")[0] == pytest.approx(MULTIPLE * U * rounding)
+
+
+def test_one_chaotic_image_leaves_the_others_their_tolerance() -> None:
+    """Given an own error of 3e-5 on all images but one, of 0.15 there → that one alone is allowed more; certified."""
+    net = network()
+    reference = reference_from_module(net, EXAMPLE)
+    wanted = reference.outputs["logits"]
+    own = np.full_like(wanted.own_errors, 3e-5)
+    own[4] = 0.15
+    wild = dataclasses.replace(reference, outputs={"logits": dataclasses.replace(wanted, own_errors=own)})
+    allowed = wild.tolerances("logits")
+    assert allowed[4, 0] == pytest.approx(MULTIPLE * 0.15)
+    assert allowed[[0, 1, 2]] == pytest.approx(MULTIPLE * 3e-5)
+    assert wild.judge("eager", run_module(net))[0]
+    wrong = [wanted.values.copy()]
+    wrong[0][5] += 1e-3 * wanted.spread
+    assert not wild.compare("step", wrong)[0]
+
+
+def test_the_error_of_the_runtimes_that_count_is_the_networks_own() -> None:
+    net = network()
+    reference = reference_from_module(net, EXAMPLE)
+    coarse = in_batches(run_module(net), reference.arrays, 1)[0].astype(np.float16)
+
+    def run(x: np.ndarray) -> list[np.ndarray]:
+        return [run_module(net)(x)[0].astype(np.float16)]
+
+    (alone,) = reference.compare("step", [coarse])
+    (counted,) = reference_from_module(net, EXAMPLE, own_runs=[run]).compare("step", [coarse])
+    assert alone.status == "failed"
+    assert counted.error <= counted.tolerance and counted.own_error > 100 * alone.own_error
 
 
 @pytest.mark.parametrize("kind", ["normal", "zeros", "large", "hot"])
@@ -61,8 +98,8 @@ def test_a_wrong_output_on_one_kind_of_input_alone_fails_and_is_named(kind: str)
     net = network()
     reference = reference_from_module(net, EXAMPLE)
     image = reference.kinds.index(kind)
-    wrong = [y.astype(np.float32) for y in in_batches(run_module(net), reference.inputs, 1)]
-    wrong[0][image, 3] += 1e-3 * reference.scales[0][image]
+    wrong = [y.astype(np.float32) for y in in_batches(run_module(net), reference.arrays, 1)]
+    wrong[0][image, 3] += 1e-3 * reference.outputs["logits"].scales[image, 0]
 
     (parity,) = reference.compare("step", wrong)
 
@@ -76,7 +113,7 @@ def test_a_wrong_output_on_one_kind_of_input_alone_fails_and_is_named(kind: str)
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_an_output_that_is_not_finite_never_holds(value: float) -> None:
     reference = reference_from_module(network(), EXAMPLE)
-    outputs = [reference.outputs[0].copy()]
+    outputs = [reference.outputs["logits"].values.copy()]
     outputs[0][1, 2] = value
     (parity,) = reference.compare("step", outputs)
     assert not parity
@@ -85,7 +122,7 @@ def test_an_output_that_is_not_finite_never_holds(value: float) -> None:
 
 def test_an_output_of_another_shape_or_number_fails() -> None:
     reference = reference_from_module(network(), EXAMPLE)
-    (shape,) = reference.compare("step", [reference.outputs[0][:, :4]])
+    (shape,) = reference.compare("step", [reference.outputs["logits"].values[:, :4]])
     (number,) = reference.compare("step", [])
     assert not shape
     assert "want [5]" in shape.status
@@ -112,15 +149,15 @@ def test_an_output_whose_spread_drowns_in_rounding_is_not_certified() -> None:
 def test_an_output_nearly_independent_of_the_input_fails_where_an_absolute_tolerance_would_pass() -> None:
     net = Shifted(network(), lambda _x, y: y * 1e-5)
     reference = reference_from_module(net, EXAMPLE)
-    swapped = [np.roll(reference.outputs[0], 1, axis=0)]
-    assert np.abs(swapped[0] - reference.outputs[0])[reference.kinds.index("zeros")].max() < 1e-4
+    swapped = [np.roll(reference.outputs["logits"].values, 1, axis=0)]
+    assert np.abs(swapped[0] - reference.outputs["logits"].values)[reference.kinds.index("zeros")].max() < 1e-4
     assert not reference.compare("step", swapped)[0]
 
 
 def test_a_lower_precision_is_held_to_the_tolerance_given() -> None:
     net = network()
     reference = reference_from_module(net, EXAMPLE)
-    half = [y.astype(np.float16) for y in in_batches(run_module(net), reference.inputs, 1)]
+    half = [y.astype(np.float16) for y in in_batches(run_module(net), reference.arrays, 1)]
     assert not reference.compare("fp16", half)[0]
     assert reference.compare("fp16", half, tolerance=5e-3)[0]
 
@@ -130,7 +167,7 @@ def test_a_lower_precision_must_agree_on_the_users_images(swapped: int, held: bo
     """Given 30 images and outputs within the tolerance, the two largest swapped on some -> at most 5 % may be so."""
     data = np.random.default_rng(0).standard_normal((30, *EXAMPLE.shape[1:]), np.float32)
     reference = reference_from_module(network(), EXAMPLE, data=data, max_data=30).of_kinds(("data",))
-    y = reference.outputs[0].copy()
+    y = reference.outputs["logits"].values.copy()
     for scores in y[:swapped]:
         second, first = np.argsort(scores)[-2:]
         scores[[first, second]] = scores[[second, first]]
@@ -144,7 +181,7 @@ def test_a_lower_precision_must_agree_on_the_users_images(swapped: int, held: bo
 def test_inputs_are_the_same_each_time_and_fewer_for_an_expensive_network() -> None:
     first, second = (reference_from_module(network(), EXAMPLE, macs=1e5) for _ in range(2))
     dear = reference_from_module(network(), EXAMPLE, macs=1e12)
-    assert all(np.array_equal(a, b) for a, b in zip(first.inputs, second.inputs, strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(first.arrays, second.arrays, strict=True))
     assert first.kinds.count("normal") > dear.kinds.count("normal") == 2
     assert set(first.kinds) == {"normal", "zeros", "large", "hot"} and set(dear.kinds) == {"normal", "zeros", "hot"}
 
@@ -152,10 +189,11 @@ def test_inputs_are_the_same_each_time_and_fewer_for_an_expensive_network() -> N
 def test_the_users_own_images_count_and_set_the_spread() -> None:
     data = np.random.default_rng(1).uniform(0, 1, (4, 3, 8, 8)).astype(np.float32)
     reference = reference_from_module(network(), EXAMPLE, data=data)
-    shown = [x for x, kind in zip(reference.inputs[0], reference.kinds, strict=True) if kind == "data"]
+    shown = [x for x, kind in zip(reference.arrays[0], reference.kinds, strict=True) if kind == "data"]
     assert np.array_equal(np.stack(shown), data)
-    own = reference.outputs[0][[kind == "data" for kind in reference.kinds]]
-    assert reference.spreads[0] == pytest.approx(math.sqrt(own.var(axis=0, ddof=1).mean()))
+    wanted = reference.outputs["logits"]
+    own = wanted.values[[kind == "data" for kind in reference.kinds]]
+    assert wanted.spread == pytest.approx(math.sqrt(own.var(axis=0, ddof=1).mean()))
 
 
 def test_several_inputs_and_outputs_are_judged_one_by_one() -> None:
@@ -169,7 +207,7 @@ def test_several_inputs_and_outputs_are_judged_one_by_one() -> None:
     assert second
     assert (first.output, second.output) == ("sum", "map")
     assert first.top1 == 1.0
-    assert second.top1 is None
+    assert second.top1 == 1.0
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3])
@@ -179,8 +217,9 @@ def test_a_network_made_for_one_batch_size_is_run_with_it(batch: int) -> None:
             return x.reshape(batch, 3 * 8 * 8) * 2
 
     reference = reference_from_module(Fixed().eval(), torch.zeros(batch, 3, 8, 8))
-    assert reference.outputs[0].shape == (len(reference.kinds), 192)
-    assert np.allclose(reference.outputs[0], reference.inputs[0].reshape(-1, 192) * 2.0)
+    values = reference.outputs["logits"].values
+    assert values.shape == (len(reference.kinds), 192)
+    assert np.allclose(values, reference.arrays[0].reshape(-1, 192) * 2.0)
     assert reference.judge("eager", run_module(Fixed()))[0]
 
 
@@ -199,8 +238,8 @@ def test_the_bias_of_a_long_sum_is_allowed_only_where_its_terms_are_equal(kind: 
     terms = 3000
     reference = reference_from_module(net, EXAMPLE, longest_sum=terms)
     at = reference.kinds.index(kind)
-    outputs = [y.copy() for y in reference.outputs]
-    outputs[0][at] += 0.5 * terms * UNIT_ROUNDOFF * np.abs(outputs[0][at]).max()
+    outputs = [y.values.copy() for y in reference.outputs.values()]
+    outputs[0][at] += 0.5 * terms * U * np.abs(outputs[0][at]).max()
     assert bool(reference.compare("step", outputs)[0]) is allowed
 
 
@@ -209,8 +248,8 @@ def test_the_bias_of_long_sums_is_allowed_on_flat_images_alone(kind: str, held: 
     net, terms = network(), 100_000
     reference = reference_from_module(net, EXAMPLE, longest_sum=terms)
     image = reference.kinds.index(kind)
-    biased = [y.copy() for y in reference.outputs]
-    biased[0][image] *= 1 + 0.5 * terms * UNIT_ROUNDOFF
+    biased = [y.values.copy() for y in reference.outputs.values()]
+    biased[0][image] *= 1 + 0.5 * terms * U
     (parity,) = reference.compare("step", biased)
     assert bool(parity) == held
     assert not reference_from_module(net, EXAMPLE).compare("step", biased)[0]
@@ -222,14 +261,16 @@ def test_part_of_a_reference_is_held_to_the_same_spread() -> None:
     reference = reference_from_module(net, EXAMPLE)
     rows = [i for i, kind in enumerate(reference.kinds) if kind in ("hot", "zeros")]
     edges, few = reference.of_kinds(("hot", "zeros")), reference.first(2)
+    whole = reference.outputs["logits"]
     for part, taken in ((edges, rows), (few, [0, 1])):
         assert part.kinds == tuple(reference.kinds[i] for i in taken)
-        for field in ("inputs", "outputs", "scales"):
-            assert np.array_equal(getattr(part, field)[0], getattr(reference, field)[0][taken])
-        assert (part.spreads, part.own_errors) == (reference.spreads, reference.own_errors)
+        assert np.array_equal(part.arrays[0], reference.arrays[0][taken])
+        for field in ("values", "scales", "own_errors"):
+            assert np.array_equal(getattr(part.outputs["logits"], field), getattr(whole, field)[taken])
+        assert part.outputs["logits"].spread == whole.spread
         assert part.judge("eager", run_module(net))[0]
-    wrong = [y.copy() for y in edges.outputs]
-    wrong[0][-1] += 0.1 * reference.spreads[0]
+    wrong = [edges.outputs["logits"].values.copy()]
+    wrong[0][-1] += 0.1 * whole.spread
     assert not edges.compare("step", wrong)[0]
     assert edges.compare("step", wrong)[0].worst_input == edges.kinds[-1]
 
@@ -242,3 +283,88 @@ def test_part_that_cannot_be_taken_is_the_whole() -> None:
     mixed = Shifted(network(), lambda x, y: y.sum())
     scalar = reference_from_module(mixed, torch.zeros(2, 3, 8, 8))
     assert scalar.first(1) is scalar
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_half_precision_network_is_certified_and_half_of_its_output_is_not(dtype: torch.dtype) -> None:
+    """Given a network in half precision → held by its own error from float64; a wrong bias of 5 % is refused."""
+    net = network().to(dtype)
+    reference = reference_from_module(net, EXAMPLE)
+    (parity,) = reference.judge("step", run_module(net))
+    assert parity and parity.measure == "rms" and reference.dtype == str(dtype).removeprefix("torch.")
+    (same,) = reference.judge("step", run_module(network().to(dtype).float()))  # other roundings of the same weights
+    assert same
+    with torch.no_grad():
+        net[-1].bias[2] += 0.5 * reference.outputs["logits"].spread
+    assert reference.judge("step", run_module(net))[0].failed
+
+
+def over_batch(x: Tensor, y: Tensor) -> Tensor:
+    return y / (1 + x.flatten(1).std(0, unbiased=False).mean())
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_network_whose_images_influence_one_another_is_run_by_the_batch(batch: int) -> None:
+    """Given a statistic over the batch → the reference is what the batch given makes of it, and says so."""
+    net = Shifted(network(), over_batch)
+    reference = reference_from_module(net, torch.zeros(batch, 3, 8, 8))
+    assert reference.mixes
+    assert reference.judge("eager", run_module(net))[0]
+    alone = net(torch.from_numpy(reference.arrays[0][:batch])).detach().numpy()
+    assert reference.outputs["logits"].values[:batch] == pytest.approx(alone, rel=1e-5)
+    assert not reference_from_module(network(), torch.zeros(batch, 3, 8, 8)).mixes
+
+
+def test_an_edge_that_the_network_itself_makes_no_number_of_is_left_out_and_said() -> None:
+    """Given x / ‖x‖ → all images but that of zeros; NaN on a random one is not certified."""
+    unit = Shifted(network(), lambda x, y: y / x.flatten(1).norm(dim=1, keepdim=True))
+    reference = reference_from_module(unit, EXAMPLE)
+    assert "zeros" not in reference.kinds and "hot" in reference.kinds
+    assert [line.partition(" is left out")[0] for line in reference.left_out] == ["the image of zeros"]
+    assert reference.judge("eager", run_module(unit))[0]
+
+    root = Shifted(network(), lambda x, y: y * x.mean(dim=(1, 2, 3))[:, None].sqrt())
+    (parity,) = reference_from_module(root, EXAMPLE).judge("eager", run_module(root))
+    assert parity.status.startswith("not certified: the reference is not finite")
+
+
+def test_a_constant_beside_an_output_that_moves_is_held_to_its_value() -> None:
+    class Anchored(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return x.mean((2, 3)), torch.arange(4.0).expand(len(x), 4) + 7
+
+    reference = reference_from_module(Anchored(), EXAMPLE, output_names=("scores", "anchors"))
+    exact = reference.run(run_module(Anchored()))
+    assert all(reference.compare("step", exact))
+    assert reference.compare("step", [exact[0], exact[1] + 0.01])[1].failed
+
+
+def test_integers_are_judged_by_agreement() -> None:
+    class Classes(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.argmax(dim=1)
+
+    reference = reference_from_module(Classes(), EXAMPLE)
+    (held,) = reference.judge("eager", run_module(Classes()))
+    assert held and held.measure == "agreement" and held.error == 0
+    assert reference.compare("step", [reference.outputs["logits"].values.astype(np.float32)])[0].failed
+    off = reference.outputs["logits"].values.copy()
+    off[2, :2] += 1
+    (failed,) = reference.compare("step", [off])
+    assert failed.failed and failed.worst == (2, 0, 0) and failed.error == pytest.approx(16 / off.size)
+    assert reference.compare("int8", [off], tolerance=0.3)[0]
+
+
+def test_inputs_by_name_of_any_type_and_without_a_batch_axis() -> None:
+    class Many(nn.Module):
+        def forward(self, image: Tensor, words: Tensor, size: Tensor) -> dict[str, Tensor]:
+            return {"a": image.mean((2, 3)) * size.prod(), "b": words.float().sum(1, keepdim=True) + image.sum((2, 3))}
+
+    examples = {
+        "image": EXAMPLE.repeat(2, 1, 1, 1),
+        "words": torch.zeros(2, 5, dtype=torch.int64),
+        "size": torch.ones(3),
+    }
+    reference = reference_from_module(Many(), examples, output_names=("a", "b"))
+    assert list(reference.inputs) == ["image", "words", "size"] and reference.whole == {"size"}
+    assert all(reference.judge("eager", run_module(Many())))

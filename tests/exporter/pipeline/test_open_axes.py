@@ -213,8 +213,8 @@ def at_corners(network, batch, size, macs=1000):
 def test_corners(network, batch, size, wanted):
     """Given what is open -> the smallest and the largest of it, but for what the export itself is tried at."""
     found = {corner.at: corner.reference for corner in at_corners(network, batch, size)}
-    assert {at: (r.batch, r.inputs[0].shape[2:]) for at, r in found.items()} == wanted
-    assert all(np.isfinite(r.outputs[0]).all() and len(r.inputs[0]) >= 4 for r in found.values())
+    assert {at: (r.batch, r.image_shape[1:]) for at, r in found.items()} == wanted
+    assert all(np.isfinite(r.outputs["logits"].values).all() and len(r.kinds) >= 4 for r in found.values())
 
 
 def test_largest_batch_that_is_too_much_is_cut_down(network):

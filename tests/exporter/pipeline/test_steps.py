@@ -6,6 +6,7 @@ import pytest
 from plainconv.exporter.bundle import TensorSpec
 from plainconv.exporter.errors import CheckFailedError
 from plainconv.exporter.parity import EvalData, Parity, Reference, not_executed
+from plainconv.exporter.parity.wanted import wanted_output
 from plainconv.exporter.pipeline.steps import Steps, fed
 
 X = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
@@ -13,7 +14,9 @@ X = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
 
 def reference(y=X):
     """The identity on three numbers, as if they were scores."""
-    return Reference(1, (X,), ("normal",) * 6, ("y",), (y.astype(np.float64),), (np.ones(6),), (1.0,), (1e-7,))
+    kinds = ("normal",) * 6
+    wanted = wanted_output(y.astype(np.float64), [(y * (1 + 1e-7)).astype(np.float64)], kinds, np.arange(6))
+    return Reference(1, {"x": X}, kinds, {"y": wanted})
 
 
 def same(x):
@@ -33,7 +36,7 @@ def test_a_file_that_is_measured_again_has_one_record():
 
 
 def test_a_step_is_held_to_the_tolerance_it_is_given():
-    """Given an error of 0.05 spreads -> held within 0.1, failed within 0.01 and as float32."""
+    """Given an error of about 0.05 spreads -> held within 0.1, failed within 0.01 and as float32."""
     for tolerance, status in ((0.1, "held"), (0.01, "failed"), (None, "failed")):
         steps = Steps(reference(), None)
         steps.check("step", lambda x: [x + np.float32(0.05)], tolerance=tolerance)
@@ -48,7 +51,7 @@ def test_steps_against_another_reference_go_into_the_same_record():
     other = steps.against(reference(X + 1))
     other.check("other", same, tolerance=0.1)
     assert [p["status"] for p in steps.parities] == ["failed"] and len(steps.failed) == 1
-    assert steps.reference.outputs[0][0, 0] != other.reference.outputs[0][0, 0]
+    assert steps.reference.outputs["y"].values[0, 0] != other.reference.outputs["y"].values[0, 0]
 
 
 def test_accuracy_is_counted_beside_the_base():
@@ -88,5 +91,7 @@ def test_a_step_that_was_not_executed_fails_nothing():
 def test_a_run_is_fed_in_the_types_of_its_inputs():
     seen = []
     specs = (TensorSpec("a", "float16", (1, 3)), TensorSpec("b", "int64", (1,)))
-    fed(lambda *arrays: seen.extend(array.dtype for array in arrays) or [], specs)(X[:1], np.zeros(1, np.int32))
+    fed(lambda *arrays: seen.extend(array.dtype for array in arrays) or [], [spec.dtype for spec in specs])(
+        X[:1], np.zeros(1, np.int32)
+    )
     assert seen == [np.float16, np.int64]

@@ -79,7 +79,7 @@ def test_output_of_the_graph_counts(made):
     """Given a last layer whose outputs, which nothing reads, are near the end of fp16 → it stays."""
     weights = {"w": np.ones((1, 1), np.float32), "k": np.float32(1.6e4)}
     model = made("(float[1,1] x) => (float[1,1] y) { a = MatMul(x, w) y = Mul(a, k) }", weights)
-    peaks = peaks_of(model, (np.array([[1.5]], np.float32),), 1)
+    peaks = peaks_of(model, {"x": np.array([[1.5]], np.float32)}, 1)
     assert peaks["y"] > 65504 / RANGE_LEFT
     assert [k.node for k in beyond_range(model, units_of(model), peaks, FP16)] == ["matmul"]
 

@@ -134,7 +134,10 @@ def test_error_is_within_what_the_types_allow(made, checked, signature, name, ne
     before = signature(model)
     if kind:
         quantize(
-            model, QUANTIZED[kind], ranges_of(model, images, "minmax", 2), rest=FLOATS.get(rest, ir.DataType.FLOAT)
+            model,
+            QUANTIZED[kind],
+            ranges_of(model, {"x": images}, "minmax", 2),
+            rest=FLOATS.get(rest, ir.DataType.FLOAT),
         )
     if rest != "fp32":
         narrow(model, FLOATS[rest])

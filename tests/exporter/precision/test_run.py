@@ -18,7 +18,7 @@ CHAIN = "(float[2,3] x) => (float[2,3] y) { a = Neg(x) b = Relu(a) c = Shape(b) 
 @pytest.mark.parametrize(("count", "batch"), [(1, 1), (5, 2), (4, 2), (1, 3), (7, 7)])
 def test_batches_are_whole_and_hold_every_image(count, batch):
     x = np.arange(count)
-    found = [b for (b,) in batches((x,), batch)]
+    found = [feed["x"] for feed in batches({"x": x}, batch)]
     assert {len(b) for b in found} == {batch}
     assert_array_equal(np.concatenate(found)[:count], x)
     assert set(np.concatenate(found)[count:]) <= {count - 1}
@@ -29,7 +29,7 @@ def test_peaks_of_every_float_value(made, checked):
     model = made(CHAIN, {"k": np.float32(-10)})
     before = checked(model)
     x = np.random.default_rng(0).standard_normal((7, 3)).astype(np.float32)
-    peaks = peaks_of(model, (x,), 2)
+    peaks = peaks_of(model, {"x": x}, 2)
     assert peaks == {"x": np.abs(x).max(), "a": np.abs(x).max(), "b": (-x).max(), "y": 10 * (-x).max()}
     assert checked(model) == before
 
@@ -37,7 +37,7 @@ def test_peaks_of_every_float_value(made, checked):
 def test_peaks_of_several_inputs(made):
     model = made("(float[1,2] x, float[1,2] z) => (float[1,2] y) { y = Add(x, z) }")
     x, z = np.array([[1, -3]], np.float32), np.array([[-1, -4]], np.float32)
-    assert peaks_of(model, (x, z), 1) == {"x": 3, "z": 4, "y": 7}
+    assert peaks_of(model, {"x": x, "z": z}, 1) == {"x": 3, "z": 4, "y": 7}
 
 
 def test_run_leaves_the_model_and_rounds(made, checked):

@@ -7,8 +7,8 @@ import pytest
 
 from plainconv.exporter.errors import CheckFailedError, ExportError
 from plainconv.exporter.onnx_file.ir_graph import save
+from plainconv.exporter.parity import in_batches
 from plainconv.exporter.parity.inputs import DATA, HOT, NORMAL
-from plainconv.exporter.parity.reference import in_batches
 from plainconv.exporter.precision import NAMES, Calibration, precision_of_name, typed_model
 from plainconv.exporter.precision.edit import load
 from plainconv.exporter.precision.narrow import narrow
@@ -41,12 +41,14 @@ def measured(typed, reference, tolerance=None):
 def test_trained_networks_in_every_precision(digits, checked, signature, name):
     """Given a trained network → parity holds, every layer is in the type but those kept, it classifies as before."""
     precision = precision_of_name(name)
-    typed = typed_model(digits.path, precision, digits.reference, calibration=Calibration(digits.images[32:64]))
+    typed = typed_model(
+        digits.path, precision, digits.reference, calibration=Calibration({"input": digits.images[32:64]})
+    )
     checked(typed.model)
     assert signature(typed.model) == signature(load(digits.path))
     assert [p.status for p in measured(typed, digits.reference)] == ["held"]
     kept = {k.node for k in typed.kept}
-    assert {layer for layer, kind in typed.layers.items() if kind == "fp32"} == kept
+    assert {layer for layer, kind in typed.layers.items() if kind != (precision.quantized or precision.rest)} == kept
     assert {kind for layer, kind in typed.layers.items() if layer not in kept} == {
         precision.quantized or precision.rest
     }
@@ -119,7 +121,7 @@ def test_without_keeping_it_overflows(file_of, reference_from_onnx):
     narrow(model, ir.DataType.FLOAT16)
     reference = reference_from_onnx(path)
     with np.errstate(all="ignore"):
-        outputs = in_batches(run_of(model), reference.inputs, 1)[0]
+        outputs = in_batches(run_of(model), reference.arrays, 1)[0]
         (parity,) = reference.judge("fp16", run_of(model), 0.1)
     assert not np.isfinite(outputs).all()
     assert not parity
@@ -199,18 +201,17 @@ def test_older_opset_is_converted(file_of, checked, reference_from_onnx, name):
     assert all(measured(typed, reference, 1.0))
 
 
-def test_quantized_network_of_two_inputs_is_refused(file_of, reference_from_onnx):
-    """Given two inputs, of which calibration images are for one → int8 refused in one line; fp16 is not calibrated."""
+@pytest.mark.parametrize("name", ["int8", "fp16"])
+def test_a_network_of_two_inputs_in_a_lower_precision(file_of, reference_from_onnx, name):
+    """Given two inputs → both are calibrated on, and the result is held to the reference."""
     path = file_of("(float[1,4] x) => (float[1,3] logits) { logits = MatMul(x, w) }", {"w": (4, 3)})
     one = reference_from_onnx(path)
     two = file_of(
         "(float[1,4] x, float[1,4] z) => (float[1,3] logits) { s = Add(x, z) logits = MatMul(s, w) }", {"w": (4, 3)}
     )
-    half = tuple(np.float32(0.5) * one.inputs[0] for _ in range(2))
-    reference = type(one)(**{**vars(one), "inputs": half})
-    with pytest.raises(ExportError, match=r"has 2 inputs, and int8 is calibrated on one; .* fp16 or bf16"):
-        typed_model(two, precision_of_name("int8"), reference)
-    assert measured(typed_model(two, precision_of_name("fp16"), reference), reference)[0]
+    half = np.float32(0.5) * one.arrays[0]
+    reference = type(one)(**{**vars(one), "inputs": {"x": half, "z": half}})
+    assert measured(typed_model(two, precision_of_name(name), reference), reference)[0]
 
 
 def test_what_a_precision_is_judged_on(digits):
@@ -229,7 +230,7 @@ def test_saved_graph_gives_the_same(file_of, tmp_path, reference_from_onnx, name
     reference = reference_from_onnx(path)
     typed = typed_model(path, precision_of_name(name), reference)
     save(typed.model, tmp_path / "typed.onnx")
-    x = reference.inputs[0][:1]
+    x = reference.arrays[0][:1]
     np.testing.assert_array_equal(typed_run(tmp_path / "typed.onnx")(x)[0], run_of(typed.model)(x)[0])
 
 

@@ -122,7 +122,9 @@ def checked(steps: list[str], folder: Path) -> None:
         x = STEPS[step](c, x)
     ends = [helper.make_tensor_value_info(name, FLOAT, SHAPE) for name in ("x", x)]
     graph = helper.make_graph(c.nodes, "g", ends[:1], [*ends[1:], *c.more], c.weights)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), folder / "given.onnx")
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), folder / "given.onnx"
+    )
     report = simplify(folder / "given.onnx", folder / "plain.onnx")
     feeds = {"x": np.random.default_rng(1).standard_normal(SHAPE).astype(np.float32)}
     wanted, found = (run(folder / name, feeds) for name in ("given.onnx", "plain.onnx"))

@@ -413,7 +413,9 @@ def test_a_weight_that_lies_askew_is_read_right(tmp_path: Path) -> None:
 @pytest.mark.parametrize("attribute", ["dilations", "strides", "pads"])
 def test_an_absurd_window_is_no_crash(tmp_path: Path, attribute: str) -> None:
     model = parsed(NET.replace("6,6]", "a,b]").replace("8,8]", "H,W]"), NORM | {"w": W})
-    model.graph.node[0].attribute.append(helper.make_attribute(attribute, [1 << 40] * (4 if attribute == "pads" else 2)))
+    model.graph.node[0].attribute.append(
+        helper.make_attribute(attribute, [1 << 40] * (4 if attribute == "pads" else 2))
+    )
     (tmp_path / "given.onnx").write_bytes(model.SerializeToString())
     try:
         simplify(tmp_path / "given.onnx", tmp_path / "plain.onnx")

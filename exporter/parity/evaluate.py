@@ -1,0 +1,198 @@
+"""The reference of a network: the module itself, evaluated in float64 and in its own type."""
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
+
+from .batches import Run, in_batches
+from .inputs import DATA, EDGES, NORMAL, Inputs, Scale, test_inputs
+from .own_scale import own_scales
+from .reference import Reference
+from .wanted import wanted_output
+from .widen import float64_outputs
+
+CHUNK = 8
+"""Images evaluated at a time, where the network takes them together: each weight is widened once for all of them."""
+APART = 1e-9
+"""How far, of the largest output, an image among others may be from the image alone, in float64."""
+Examples = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
+
+
+def reference_from_module(
+    module: nn.Module,
+    example: Examples,
+    *,
+    output_names: Sequence[str] = ("logits",),
+    seed: int = 0,
+    macs: float | None = None,
+    longest_sum: int = 1,
+    data: np.ndarray | Mapping[str, np.ndarray] | None = None,
+    max_data: int | None = None,
+    scales: Mapping[str, Scale] | None = None,
+    own_runs: Sequence[Run] = (),
+) -> Reference:
+    """Evaluate the eager `module` (eval mode; left as it is) in float64 on the inputs that `example` calls for.
+
+    An edge on which the module itself gives no finite numbers is left out.
+
+    Args:
+        module: the network as it was trained.
+        example: its inputs, [N, …] each, by position or by name; N is the batch that steps are run with.
+        output_names: one an output; made up where they are too few.
+        seed: of the random images.
+        macs: of one image; sets how many images are affordable.
+        longest_sum: the most terms that one value in the network adds up.
+        data: the user's own images, [images, …], for the first input or by name.
+        max_data: how many of these to take; by default as many as there are random ones.
+        scales: of the random images; by default what the first layers of `module` make normal.
+        own_runs: other runtimes of the very network, whose errors count as its own too.
+
+    """
+    examples = _named(example)
+    batch = int(next(iter(examples.values())).shape[0])
+    own = data if isinstance(data, Mapping) or data is None else {next(iter(examples)): data}
+    inputs = test_inputs(
+        {name: _array(x) for name, x in examples.items()},
+        seed=seed,
+        macs=macs,
+        data=own,
+        max_data=max_data,
+        scales=own_scales(module, examples) if scales is None else scales,
+    )
+    wide, mixes, together = _in_float64(module, inputs, batch)
+    runs = (run_module(module), *own_runs)
+    narrow = [_evaluate(run, inputs, batch, together=together)[0] for run in runs]
+    finite = _finite_rows((wide, narrow[0]), len(inputs.kinds))
+    gone = [i for i, kind in enumerate(inputs.kinds) if kind in EDGES and not finite[i]]
+    left_out = tuple(
+        f"the image of {inputs.kinds[i]} is left out: the network itself gives no finite numbers for it" for i in gone
+    )
+    if gone:
+        rows = np.setdiff1d(np.arange(len(inputs.kinds)), gone)
+        inputs = replace(
+            inputs,
+            arrays={name: x[rows] for name, x in inputs.arrays.items()},
+            kinds=tuple(inputs.kinds[i] for i in rows),
+        )
+        if mixes and batch > 1:
+            wide, *_ = _in_float64(module, inputs, batch)
+            narrow = [_evaluate(run, inputs, batch, together=False)[0] for run in runs]
+        else:
+            wide, narrow = [y[rows] for y in wide], [[y[rows] for y in each] for each in narrow]
+    kinds = inputs.kinds
+    spread_of = np.flatnonzero(np.array(kinds) == (DATA if kinds.count(DATA) > 1 else NORMAL))
+    names = (*output_names, *(f"output_{i}" for i in range(len(output_names), len(wide))))[: len(wide)]
+    outputs = {
+        name: wanted_output(y, [each[i] for each in narrow if each[i].shape == y.shape], kinds, spread_of)
+        for i, (name, y) in enumerate(zip(names, wide, strict=True))
+    }
+    return Reference(batch, inputs.arrays, kinds, outputs, longest_sum, _dtype(module), inputs.whole, mixes, left_out)
+
+
+def run_module(module: nn.Module) -> Run:
+    """`module` in its own dtype, on arrays."""
+
+    def run(*arrays: np.ndarray) -> list[np.ndarray]:
+        return _arrays(_own_outputs(module, _tensors(arrays)))
+
+    return run
+
+
+def _named(example: Examples) -> dict[str, Tensor]:
+    if isinstance(example, Mapping):
+        return dict(example)
+    tensors = (example,) if isinstance(example, Tensor) else tuple(example)
+    return {"input" if i == 0 else f"input_{i}": x for i, x in enumerate(tensors)}
+
+
+def _array(x: Tensor) -> np.ndarray:
+    """As NumPy has it; floats in float32."""
+    array: np.ndarray = (x.float() if x.is_floating_point() else x).detach().cpu().numpy()
+    return array
+
+
+def _tensors(arrays: Sequence[np.ndarray]) -> tuple[Tensor, ...]:
+    return tuple(torch.from_numpy(np.ascontiguousarray(a)) for a in arrays)
+
+
+def _in_float64(module: nn.Module, inputs: Inputs, batch: int) -> tuple[list[np.ndarray], bool, bool]:
+    """The outputs in float64, whether an image's depend on the others of its batch, and whether batches were joined."""
+
+    def run(*arrays: np.ndarray) -> list[np.ndarray]:
+        return _arrays(float64_outputs(module, _tensors(arrays)))
+
+    found, joined = _evaluate(run, inputs, batch, together=True)
+    if batch == 1 and not joined:
+        return found, False, False
+    whole = [name in inputs.whole for name in inputs.arrays]
+    try:
+        first = run(*(x[0] if w else x[:1] for x, w in zip(inputs.arrays.values(), whole, strict=True)))
+    except Exception:  # a network made for its batch, whatever it raises
+        return found, False, joined
+    apart = all(len(y) == len(inputs.kinds) for y in found)
+    mixes = apart and any(not _close(y[0], y_first) for y, y_first in zip(found, first, strict=True))
+    if mixes and batch == 1:
+        found, joined = _evaluate(run, inputs, batch, together=False)
+    return found, mixes, joined
+
+
+def _close(y: np.ndarray, alone: np.ndarray) -> bool:
+    if alone.shape != (1, *y.shape):
+        return True  # it says nothing of the images
+    if y.dtype.kind != "f":
+        return bool(np.mean(y == alone[0]) > 0.999) if y.size else True
+    off, most = np.abs(y - alone[0]), float(np.max(np.abs(y), initial=0.0))
+    return not np.isfinite(off).all() or float(np.max(off, initial=0.0)) <= APART * most
+
+
+def _finite_rows(each: Sequence[list[np.ndarray]], count: int) -> np.ndarray:
+    """The images for which all outputs are finite."""
+    finite = np.ones(count, bool)
+    for outputs in each:
+        for y in outputs:
+            if y.dtype.kind == "f" and len(y) == count:
+                finite &= np.isfinite(y.reshape(count, -1)).all(axis=1)
+    return finite
+
+
+def _evaluate(run: Run, inputs: Inputs, batch: int, *, together: bool) -> tuple[list[np.ndarray], bool]:
+    """Outputs of all images, several batches at once where the network keeps them apart and `together` allows it.
+
+    And whether several were.
+    """
+    arrays = tuple(inputs.arrays.values())
+
+    def run_together(*arrays: np.ndarray) -> Sequence[np.ndarray]:
+        outputs = run(*arrays)
+        if not all(y.ndim and len(y) == len(arrays[0]) for y in outputs):
+            raise RuntimeError("the outputs do not keep the images apart")
+        return outputs
+
+    if batch == 1 and together and not inputs.whole:
+        with contextlib.suppress(Exception):  # a network, or a file, made for one image
+            return in_batches(run_together, arrays, CHUNK, fill=False), True
+    return in_batches(run, arrays, batch, whole=[name in inputs.whole for name in inputs.arrays]), False
+
+
+def _dtype(module: nn.Module) -> str:
+    """The lowest type among the floats of the network, which its rounding errors are of."""
+    held = {t.dtype for t in (*module.parameters(), *module.buffers())}
+    lower = [name for name in ("bfloat16", "float16") if getattr(torch, name) in held]
+    return lower[0] if lower else "float32"
+
+
+@torch.no_grad()
+def _own_outputs(module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
+    dtype = next((p.dtype for p in (*module.parameters(), *module.buffers()) if p.is_floating_point()), torch.float32)
+    return module(*(x.to(dtype) if x.is_floating_point() else x for x in inputs))
+
+
+def _arrays(outputs: Any) -> list[np.ndarray]:
+    leaves = [t for t in tree_flatten(outputs)[0] if isinstance(t, Tensor)]
+    return [(t.float() if t.dtype in (torch.float16, torch.bfloat16) else t).detach().cpu().numpy() for t in leaves]

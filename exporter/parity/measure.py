@@ -1,0 +1,200 @@
+"""How far a step is from float64: one measure for float32, one for lower precisions, one for integers.
+
+float32: the largest error of any element, in units of its part's scale. It may be at most `MULTIPLE` times what the
+network's own float32 is off by on the same images, and no less than `MULTIPLE` times the rounding of a perfect result,
+u·|y64|, u = 2⁻²⁴: where eager happens to be exact, a step need not be. Own errors are taken from all images but the
+chaotic ones, on which they are `CHAOTIC` times the usual; there they count for that image alone. The images of zeros
+and of hot pixels have feature maps of equal values, and in a sum of n equal terms all roundings go the same way: added
+one after another they are off by up to n·u of the sum, where eager PyTorch, which adds in pairs, shows nothing of it.
+On these images n·u·|y64| is allowed, n being the longest sum in the network.
+
+Lower precisions: the root mean square of these errors: of all elements, of each image, and at each index of each axis
+over the spread there. A slice of n elements is allowed 1 + 3/√n times the tolerance, as its own is a matter of chance.
+At most `MOST_FAR` of the elements are off by more than `FAR` tolerances. Where there are classes, the largest is the
+same wherever it leads by more than two tolerances.
+
+Integers and bools: the share of elements that differ, of all, and in lower precisions of each frequent value too.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from .wanted import DIFFER, Wanted
+
+MULTIPLE = 4.0
+"""How many times as far from float64 as the network's own float32 a step may be."""
+CHAOTIC = 30.0
+UNIT_ROUNDOFF = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
+"""The relative error of a number rounded to the type."""
+FAR, MOST_FAR = 4.0, 0.01
+SLICE_FLOOR = 0.25
+"""Of the part's spread: a slice that moves by less is measured as if it moved by that."""
+AGREEMENT, ENOUGH = 0.95, 20
+"""Of that many positions, this share must have the same largest score, or the same integer, in a lower precision."""
+OF_EACH = 0.75
+"""The share of a frequent integer's positions that both have in common."""
+TIES = 1e-3
+"""The share of integers that rounding decides in float32: where two scores tie."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was found: `error` holds where it is at most `tolerance`. `worst` is the image and element farthest off.
+
+    `axis` and `index` say which slice the error is of, where it is of one; `far` is the share of elements far off,
+    `top1` that of positions with the same largest class. `why` says what else does not hold.
+    """
+
+    measure: str
+    error: float
+    tolerance: float
+    worst: tuple[int, ...] = ()
+    axis: int | None = None
+    index: int | None = None
+    far: float | None = None
+    top1: float | None = None
+    why: str = ""
+
+
+def float32_tolerances(wanted: Wanted, flat: np.ndarray, longest_sum: int) -> np.ndarray:
+    """What each image and part may be off by in float32, in units of its scale: [images, K]."""
+    own = wanted.own_errors
+    each = own.max(axis=1, initial=0.0)
+    usual = each <= CHAOTIC * np.median(each)
+    typical = own[usual].max(axis=0, initial=0.0)
+    typical = np.maximum(typical, np.median(typical) if len(typical) else 0.0)
+    with np.errstate(all="ignore"):
+        rounding = UNIT_ROUNDOFF["float32"] * wanted.peaks() / wanted.scales
+    allowed: np.ndarray = MULTIPLE * np.maximum(own, np.maximum(typical, rounding.max(axis=0, initial=0.0)))
+    allowed[flat] = np.fmax(allowed[flat], longest_sum * rounding[flat])
+    return allowed
+
+
+def largest_error(wanted: Wanted, y: np.ndarray, allowed: np.ndarray) -> Measured:
+    """The error that uses up most of what its image and part is `allowed`, [images, K]."""
+    found = Measured("max", 0.0, float(np.max(allowed, initial=0.0)))
+    most = -1.0
+    for i in range(len(y)):
+        with np.errstate(all="ignore"):
+            errors = np.abs(y[i].astype(np.float64) - wanted.values[i]) / wanted.scale_of(i)
+            shares = errors / wanted.along(allowed[i])
+        shares = np.where(np.isnan(errors), np.inf, np.where(np.isnan(shares), 0.0, shares))  # 0 of 0 allowed
+        at = np.unravel_index(int(np.argmax(shares)), shares.shape)
+        if shares[at] > most:
+            most, worst = float(shares[at]), (i, *(int(k) for k in at))
+            part = 0 if wanted.axis is None else worst[wanted.axis]
+            index = None if wanted.axis is None else part
+            found = Measured("max", float(errors[at]), float(allowed[i, part]), worst, wanted.axis, index)
+    return found
+
+
+def rms_error(wanted: Wanted, y: np.ndarray, tolerance: float) -> Measured:
+    """The slice whose root mean square error uses up most of the tolerance."""
+    count, size = len(y), wanted.values[0].size if len(y) else 0
+    along = [np.zeros(n) for n in wanted.values.shape[1:]]
+    of_images, far, peak = np.zeros(count), 0, -1.0
+    worst: tuple[int, ...] = ()
+    for i in range(count):
+        with np.errstate(all="ignore"):
+            errors = np.abs(y[i].astype(np.float64) - wanted.values[i]) / wanted.scale_of(i)
+        errors = np.where(np.isnan(errors), np.inf, errors)
+        squares = errors**2
+        of_images[i] = squares.mean()
+        far += int((errors > FAR * tolerance).sum())
+        where = np.unravel_index(int(np.argmax(errors)), errors.shape)
+        if errors[where] > peak:
+            peak, worst = float(errors[where]), (i, *(int(k) for k in where))
+        for k, sums in enumerate(along):
+            sums += squares.mean(axis=tuple(n for n in range(squares.ndim) if n != k))
+    slices = [(0, of_images, np.ones(count), size)]
+    for k, (sums, spreads) in enumerate(zip(along, wanted.slices, strict=True), start=1):
+        if len(spreads) and len(spreads) > 1:
+            floor = np.ones(len(sums)) if k == wanted.axis else np.clip(spreads, SLICE_FLOOR, 1.0)
+            slices.append((k, sums / count, floor, count * size // len(sums)))
+    error = math.sqrt(of_images.mean())
+    axis: int | None = None
+    index: int | None = None
+    for k, mean_squares, floor, elements in slices:
+        found = np.sqrt(mean_squares) / floor / (1 + 3 / math.sqrt(max(elements, 1)))
+        at = int(np.argmax(found))
+        if found[at] > error:
+            error, axis, index = float(found[at]), k, at
+    share = far / max(count * size, 1)
+    why = ""
+    if far > max(1, MOST_FAR * count * size):
+        why = f"{share:.1%} of the elements are off by over {FAR * tolerance:.2g} spreads, at most {MOST_FAR:.0%} may"
+    return Measured("rms", error, tolerance, worst, axis, index, share, None, why)
+
+
+def agreement(wanted: Wanted, y: np.ndarray, tolerance: float | None) -> Measured:
+    """The share of integers that differ; `tolerance` is None in float32, which may differ where it does itself."""
+    values, count = wanted.values, wanted.values.size
+    with np.errstate(all="ignore"):
+        differ = y != values
+    by_image = differ.reshape(len(y), -1).mean(axis=1)
+    wrong = float(differ.mean()) if count else 0.0
+    i = int(np.argmax(by_image))
+    worst = (i, *(int(k) for k in np.unravel_index(int(np.argmax(differ[i])), differ[i].shape))) if wrong else ()
+    if tolerance is None:
+        own = float(wanted.own_errors.mean())
+        return Measured("agreement", wrong, max(MULTIPLE * own, TIES), worst)
+    allowed = max(1 - AGREEMENT, 1 / max(count, 1))
+    why = ""
+    if count >= ENOUGH * len(y) and by_image[i] > 1 - OF_EACH:
+        why = f"of image {i} {by_image[i]:.0%} of the numbers differ, at most {1 - OF_EACH:.0%} may"
+    for value, times in zip(*np.unique(values, return_counts=True), strict=True):
+        if times < ENOUGH or times < 2 * TIES * count or why:
+            continue
+        here, there = values == value, y == value
+        common = float((here & there).sum() / (here | there).sum())
+        if common < OF_EACH:
+            why = f"of {int(value)} only {common:.0%} are where they were, wanted {OF_EACH:.0%}"
+    return Measured("agreement", wrong, allowed, worst, why=why)
+
+
+def class_axis(wanted: Wanted) -> tuple[int, np.ndarray] | None:
+    """The axis along which the largest is a class, and the indices that compete; None where there is none.
+
+    That of the parts where it is the first or last; else the last of three, the first of more. Parts on another scale
+    than most, as boxes beside scores, do not compete.
+    """
+    rank = wanted.values.ndim
+    if not wanted.is_float or rank < 2:
+        return None
+    axis = wanted.axis if wanted.axis in (1, rank - 1) else (1 if rank != 3 else 2)
+    indices = np.arange(wanted.values.shape[axis])
+    if axis == wanted.axis:
+        usual = np.median(wanted.scales.min(axis=0))
+        apart = wanted.scales.min(axis=0) / usual if usual > 0 else np.ones(len(indices))
+        indices = indices[(apart < DIFFER**2) & (apart > DIFFER**-2)]
+    return (axis, indices) if len(indices) > 1 else None
+
+
+def same_largest(wanted: Wanted, y: np.ndarray, margin: float) -> tuple[float, float, int] | None:
+    """The share of positions with the same largest class: of all, and of those where it leads by `margin` scales.
+
+    And how many these are. None where there are no classes.
+    """
+    found = class_axis(wanted)
+    if found is None:
+        return None
+    axis, indices = found
+    same = same_led = led = positions = 0
+    for i in range(len(y)):
+        w = np.moveaxis(wanted.values[i], axis - 1, 0)[indices]
+        v = np.moveaxis(y[i], axis - 1, 0)[indices]
+        best = w.argmax(axis=0)[None]
+        equal = v.argmax(axis=0) == best[0]
+        scale = wanted.scales[i]
+        unit = float(np.median(scale[indices] if axis == wanted.axis else scale))
+        first = np.take_along_axis(w, best, 0)[0]
+        rest = w.copy()
+        np.put_along_axis(rest, best, -np.inf, 0)
+        leads = first - rest.max(axis=0) > margin * unit
+        positions += equal.size
+        same += int(equal.sum())
+        led += int(leads.sum())
+        same_led += int((equal & leads).sum())
+    return same / max(positions, 1), same_led / max(led, 1), led

@@ -1,0 +1,150 @@
+"""One output in float64, and the scales on which a step's error in it is measured.
+
+The spread of an output is the RMS over elements of the standard deviation of y64 over the random images (the user's
+own, if there are at least two): an output that hardly depends on its input has a small one, and no tolerance in
+absolute terms would notice that it is wrong. Where the indices along some axis have spreads that differ by `DIFFER` and
+more, as boxes beside scores have, each index is a part with a spread of its own.
+
+An edge may move a part further than that (twice the contrast moves a ReLU network's output by twice as much), and its
+rounding errors grow alike: its scale is the RMS of y64 − mean(y64) where that is larger.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+
+from .inputs import EDGES
+
+DIFFER = 4.0
+"""How far the spreads along an axis are apart before its indices are parts of the output."""
+ENOUGH_SAMPLES = 12
+"""Independent deviations that the spread of one index needs to be told from chance."""
+CONSTANT, NOTHING = 1e-3, 1e-7
+"""Of its own size, and of the largest part's: a part that moves by less is measured as if it moved by that."""
+MOST_SLICES = 512
+"""Indices along an axis up to which each of them is looked at, besides those of the parts."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a step should give: [images, …] in float64, or integers; K parts along `axis`, or one where it is None.
+
+    `spreads` [K] and `scales` [images, K] are in the output's units, `own_errors` [images, K] the largest of the
+    network itself in its own type, in units of the scale; of integers, [images, 1], the share that differs.
+    `own_rms` is the root mean square of these errors. `slices` gives for each further axis the spread at each index, in
+    units of the parts' own.
+    """
+
+    values: np.ndarray
+    axis: int | None
+    spreads: np.ndarray
+    scales: np.ndarray
+    own_errors: np.ndarray
+    own_rms: float
+    slices: tuple[np.ndarray, ...]
+
+    @property
+    def is_float(self) -> bool:
+        """Whether it is judged by distance; else by agreement."""
+        return self.values.dtype.kind == "f"
+
+    @property
+    def spread(self) -> float:
+        """Of the output as a whole."""
+        return float(np.sqrt(np.mean(self.spreads**2)))
+
+    def scale_of(self, image: int) -> np.ndarray:
+        """The scale of each part on one image, to divide that image's output by."""
+        return self.along(self.scales[image])
+
+    def along(self, parts: np.ndarray) -> np.ndarray:
+        """Numbers of the parts [K], in the shape of one image's output but for 1 on all other axes."""
+        shape = [1] * (self.values.ndim - 1)
+        if self.axis is not None:
+            shape[self.axis - 1] = len(parts)
+        return parts.reshape(shape)
+
+    def peaks(self) -> np.ndarray:
+        """max |y| of each image and part: [images, K]."""
+        return self.by_part(np.abs(self.values), np.max)
+
+    def by_part(self, y: np.ndarray, reduce: object) -> np.ndarray:
+        """`reduce` (np.max, np.mean) of an array like `values` over all but images and parts: [images, K]."""
+        moved = y if self.axis is None else np.moveaxis(y, self.axis, 1)
+        parts = 1 if self.axis is None else y.shape[self.axis]
+        result: np.ndarray = reduce(moved.reshape(len(y), parts, -1), axis=2)  # type: ignore[operator]
+        return result
+
+    def rows(self, rows: np.ndarray) -> "Wanted":
+        """The same on some of the images."""
+        return dataclasses.replace(
+            self, values=self.values[rows], scales=self.scales[rows], own_errors=self.own_errors[rows]
+        )
+
+
+def wanted_output(y: np.ndarray, own: list[np.ndarray], kinds: tuple[str, ...], spread_of: np.ndarray) -> Wanted:
+    """The facts of one output.
+
+    Args:
+        y: in float64, [images, …].
+        own: the same by the network in its own type; where there are several, by each of the runtimes that count.
+        kinds: of the images; of other length where the output does not keep the images apart.
+        spread_of: the images that set the spread.
+
+    """
+    keeps_apart = len(y) == len(kinds)
+    rows = spread_of if keeps_apart else np.arange(len(y))
+    if y.dtype.kind != "f":
+        return _of_integers(y, own, rows)
+    with np.errstate(all="ignore"):
+        y = y.astype(np.float64, copy=False)
+        variance = np.var(y[rows], axis=0, ddof=1) if len(rows) > 1 else np.zeros(y.shape[1:])
+        axis = _parts_axis(variance, len(rows))
+        one = Wanted(y, axis, np.zeros(1), np.zeros((len(y), 1)), np.zeros((len(y), 1)), 0.0, ())
+        spreads = np.sqrt(one.by_part(variance[None], np.mean)[0])
+        floors = np.sqrt(one.by_part(y**2, np.mean).max(axis=0)) if y.size else np.zeros_like(spreads)
+        still = CONSTANT * floors
+        if float(np.mean(spreads**2)) < float(np.mean(still**2)):  # the output as a whole: nothing hides that
+            still = np.zeros_like(still)
+        moving = np.maximum(spreads, np.maximum(still, NOTHING * np.max(floors, initial=0.0)))
+        scales = np.tile(moving, (len(y), 1))
+        edges = np.isin(kinds, EDGES) if keeps_apart else np.zeros(len(y), bool)
+        mean = y[rows].mean(axis=0) if len(rows) else 0.0
+        away = np.sqrt(one.by_part((y[edges] - mean) ** 2, np.mean)) if edges.any() else scales[:0]
+        scales[edges] = np.maximum(scales[edges], away)
+        one = dataclasses.replace(one, spreads=spreads, scales=scales)
+        errors, squares = np.zeros_like(scales), 0.0
+        for each in own:
+            off = np.abs(each.astype(np.float64) - y)
+            peaks = one.by_part(off, np.max) / scales
+            errors = np.fmax(errors, np.where(np.isnan(peaks), np.inf, peaks))
+            squares = max(squares, float(np.mean(one.by_part(off**2, np.mean) / scales**2)))
+        relative = variance / one.along(np.maximum(moving, np.finfo(np.float64).tiny)) ** 2
+    slices = []
+    for k in range(relative.ndim):
+        others = tuple(i for i in range(relative.ndim) if i != k)
+        found = np.sqrt(relative.mean(axis=others))
+        slices.append(found if len(found) <= MOST_SLICES or k + 1 == axis else found[:0])
+    return dataclasses.replace(one, own_errors=errors, own_rms=float(np.sqrt(squares)), slices=tuple(slices))
+
+
+def _of_integers(y: np.ndarray, own: list[np.ndarray], rows: np.ndarray) -> Wanted:
+    varies = float(np.mean(np.any(y[rows] != y[rows[:1]], axis=0))) if len(rows) > 1 and y.size else 0.0
+    differ = [(each != y).reshape(len(y), -1).mean(axis=1) for each in own if each.shape == y.shape and y.size]
+    errors = np.max(differ, axis=0)[:, None] if differ else np.zeros((len(y), 1))
+    return Wanted(y, None, np.array([varies]), np.ones((len(y), 1)), errors, float(errors.mean()), ())
+
+
+def _parts_axis(variance: np.ndarray, images: int) -> int | None:
+    """The axis, counted with that of the images, along which the spreads differ most; None where they hardly do."""
+    best, found = DIFFER, None
+    for k, size in enumerate(variance.shape):
+        if size < 2 or (images - 1) * (variance.size // size) < ENOUGH_SAMPLES:
+            continue
+        along = np.sqrt(variance.mean(axis=tuple(i for i in range(variance.ndim) if i != k)))
+        moving = along[along > CONSTANT * np.median(along)]
+        ratio = float(moving.max() / moving.min()) if len(moving) else 1.0
+        if ratio > best:
+            best, found = ratio, k + 1
+    return found

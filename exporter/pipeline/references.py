@@ -1,0 +1,87 @@
+"""The float64 reference of a network as a job has it: its images, their scale, and whose errors are its own."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from ..count import Cost
+from ..errors import ExportError
+from ..parity import Reference, Run, Scale, reference_from_module, run_onnx
+from ..parity.own_scale import own_scales
+from ..source.network import Network
+from .steps import fed
+
+WITHIN = 4.0
+"""Standard deviations from end to end of a range of pixels."""
+
+
+def reference_of(
+    network: Network,
+    cost: Cost,
+    *,
+    data: Mapping[str, np.ndarray] | None = None,
+    examples: Mapping[str, Tensor] | None = None,
+) -> Reference:
+    """The reference of `network` on random images at its own scale, edges, and `data`, the user's images by input.
+
+    `examples` take the place of the network's own, of which only the shapes and types count.
+    """
+    examples = examples_of(network) if examples is None else examples
+    return reference_from_module(
+        network.module,
+        examples,
+        output_names=network.output_names,
+        macs=cost.macs,
+        longest_sum=cost.longest_sum,
+        data=data,
+        scales=_scales(network, examples),
+        own_runs=_file_runs(network),
+    )
+
+
+def at_batch(network: Network, cost: Cost, reference: Reference, batch: int) -> Reference:
+    """`reference` for steps that are run with `batch` images: evaluated anew where images influence one another."""
+    if batch == reference.batch or not reference.mixes:
+        return replace(reference, batch=batch)
+    examples = {name: x[:1].repeat(batch, *[1] * (x.dim() - 1)) for name, x in examples_of(network).items()}
+    return reference_of(network, cost, examples=examples)
+
+
+def said_of(reference: Reference, *, open_batch: bool) -> tuple[str, ...]:
+    """What a user should know of it, one line each."""
+    mixed = "the images of a batch influence one another: what one gives depends on those that go with it"
+    return (*reference.left_out, *([mixed] if reference.mixes and open_batch else []))
+
+
+def examples_of(network: Network) -> dict[str, Tensor]:
+    """The network's example inputs by name."""
+    if network.given is not None:
+        names = [str(tensor.name) for tensor in network.given.graph.inputs]
+        return dict(zip(names, (network.example,), strict=True))
+    return {"input": network.example}
+
+
+def _scales(network: Network, examples: Mapping[str, Tensor]) -> dict[str, Scale]:
+    """As the network's first layers normalize, else as its preprocessing, where that does not, leaves its pixels."""
+    found = own_scales(network.module, dict(examples))
+    given = network.preprocessing.get("range")
+    if not found and given and not network.preprocessing.get("mean") and examples:
+        low, high = (float(end) for end in given)
+        first = next(iter(examples))
+        found = {first: Scale((low + high) / 2, (high - low) / WITHIN)} if high > low else {}
+    return found
+
+
+def _file_runs(network: Network) -> list[Run]:
+    """The ONNX file that the network came as, in ONNX Runtime, where that takes it."""
+    if network.given is None:
+        return []
+    try:
+        run = run_onnx(Path(str(network.provenance["source"])))
+    except ExportError:
+        return []
+    types = [np.dtype(tensor.dtype) for tensor in network.given.graph.inputs]
+    return [fed(run, types)]

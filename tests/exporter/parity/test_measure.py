@@ -1,0 +1,57 @@
+"""Agreement of classes and integers, and who competes for the largest."""
+
+import numpy as np
+import pytest
+
+from plainconv.exporter.parity.measure import agreement, class_axis, rms_error, same_largest
+from plainconv.exporter.parity.wanted import Wanted, wanted_output
+
+RNG = np.random.default_rng(0)
+KINDS = ("normal",) * 13
+
+
+def wanted(y: np.ndarray) -> Wanted:
+    return wanted_output(y, [], KINDS, np.arange(len(y)))
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis"), [((13, 5), 1), ((13, 7, 5), 2), ((13, 5, 8, 8), 1), ((13,), None), ((13, 1, 8, 8), None)]
+)
+def test_classes_of_any_rank(shape: tuple[int, ...], axis: int | None) -> None:
+    found = class_axis(wanted(RNG.standard_normal(shape)))
+    assert (found and found[0]) == axis
+
+
+def test_boxes_do_not_compete_with_scores() -> None:
+    y = RNG.standard_normal((13, 9, 30))
+    y[:, :4] *= 300
+    axis, indices = class_axis(wanted(y)) or (0, np.zeros(0))
+    assert axis == 1 and indices.tolist() == [4, 5, 6, 7, 8]
+    boxes_moved = y.copy()
+    boxes_moved[:, :4] += 1000
+    assert same_largest(wanted(y), boxes_moved, 0.0) == (1.0, 1.0, 13 * 30)
+
+
+def test_ties_count_where_the_largest_leads_alone() -> None:
+    """Given noise of a tenth of the spread → some classes change, none where the largest led by a whole spread."""
+    y = RNG.standard_normal((13, 5, 20, 20))
+    share, leading, count = same_largest(wanted(y), y + 0.1 * RNG.standard_normal(y.shape), 1.0) or (0, 0, 0)
+    assert 0.8 < share < 0.99 and leading == 1.0 and 100 < count < 13 * 400
+
+
+def test_a_frequent_integer_that_is_gone_is_said() -> None:
+    y = np.repeat(np.arange(100) // 4, 13).reshape(100, 13).T
+    assert not agreement(wanted(y), y, 0.3).why
+    gone = np.where(y == 7, 8, y)
+    found = agreement(wanted(y), gone, 0.3)
+    assert (
+        found.error == pytest.approx(0.04) and found.error <= found.tolerance and found.why.startswith("of 7 only 0%")
+    )
+
+
+def test_a_few_elements_far_off_are_refused() -> None:
+    y = RNG.standard_normal((13, 400))
+    off = y.copy()
+    off[:, :8] += np.sign(RNG.standard_normal((13, 8))) * 1.5
+    found = rms_error(wanted(y), off, 0.3)
+    assert found.far == pytest.approx(0.02) and "2.0% of the elements are off by over 1.2 spreads" in found.why
