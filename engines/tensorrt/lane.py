@@ -82,11 +82,9 @@ class Lane:
         self._shared, self._cuda, self._layout = shared, shared.cuda, shared.layout
         self._resources = Resources(shared.cuda, self._layout.home)
         self._waits = Waits(shared.cuda, self._resources, shared.parts, shared.timeout)
-        self._parts = PartContexts(
-            shared.parts, self._layout, self._resources, lambda at: self._scratch[self._layout.track(at)]
-        )
-        self._placement = Placement(self._layout, self._resources)
         self._scratch: dict[Track, tuple[int, int]] = {}
+        self._parts = PartContexts(shared.parts, self._layout, self._resources, self._scratch)
+        self._placement = Placement(self._layout, self._resources)
         self._requests: dict[tuple[Shape, ...], Request] = {}
         self._contexts: list[list[Context]] = []
         self._specs: dict[Value, TensorSpec] = {(None, spec.name): spec for spec in shared.inputs} | {
@@ -156,12 +154,10 @@ class Lane:
         return results
 
     def stages(self, inputs: Mapping[str, Any], profile: int) -> dict[str, float]:
-        """Milliseconds of each stage of a call by the device's clock; {} of parts, whose stages overlap.
+        """Milliseconds of each stage of a call by the device's clock, of a network that is whole.
 
         What is replayed is timed so. Raises as `run` does.
         """
-        if len(self._shared.parts) > 1:
-            return {}
         arrays, _, call = self._ran(inputs, {}, profile, timed=True)
         ends = zip(self._shared.outputs, arrays[len(inputs) :], strict=True)
         outputs = {spec.name: array for spec, array in ends if array is not None}

@@ -1,7 +1,7 @@
 """The engines of a network's parts, and their execution contexts together. A network that is whole is one part."""
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,7 @@ from plainconv.exporter.bundle import ShapeRange, TensorSpec
 from plainconv.exporter.errors import EngineError
 
 from .contexts import Context, Contexts, Shape
-from .program import Layout, Value
+from .program import Layout, Track, Value
 from .resources import Resources
 
 
@@ -43,7 +43,7 @@ class PartEngine:
 class PartContexts:
     """Execution contexts of all parts, one of each, as a lane makes, tells and drops them.
 
-    Whatever a context is asked, its part's device is in use. `scratch` gives the memory that a step works in.
+    Whatever a context is asked, its part's device is in use. `scratch` is the memory to work in of each stream.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class PartContexts:
         parts: Sequence[PartEngine],
         layout: Layout,
         resources: Resources,
-        scratch: Callable[[int], tuple[int, int]],
+        scratch: Mapping[Track, tuple[int, int]],
     ) -> None:
         self._parts, self._layout, self._resources, self._scratch = parts, layout, resources, scratch
 
@@ -64,7 +64,7 @@ class PartContexts:
                 if part.profiles:
                     context.use_profile(profile, self._resources.stream(self._layout.track(at)))
                 if part.contexts.scratch:
-                    context.use_scratch(*self._scratch(at))
+                    context.use_scratch(*self._scratch[self._layout.track(at)])
 
     def bind(
         self,
@@ -110,7 +110,7 @@ class PartContexts:
         contexts.clear()
 
     @contextlib.contextmanager
-    def _asking(self, part: PartEngine) -> Any:
+    def _asking(self, part: PartEngine) -> Iterator[None]:
         self._resources.use(part.device)
         try:
             yield

@@ -72,7 +72,7 @@ class TensorRTRunner(Runner):
         self._check = InputCheck(inputs, profiles, (DeviceArray,))
         self._changed = threading.Condition()
         self._over: str | None = None  # why there are no more calls
-        self._busy = 0
+        self._busy, self._whole = 0, len(parts) == 1
         names = tuple(spec.name for spec in inputs), tuple(spec.name for spec in outputs)
         with self._on_device():
             self._ways = Layout(schedule, tuple(devices), *names).ways()
@@ -113,7 +113,7 @@ class TensorRTRunner(Runner):
             arrays = self._borrowed("input", inputs, lane)
             return lane.stages(arrays, self._check(arrays))
 
-        return self._on_lane(run)
+        return self._on_lane(run) if self._whole else {}
 
     @property
     def lost(self) -> bool:

@@ -6,8 +6,8 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import recording_cuda as recording_cuda_double
-import recording_tensorrt as recording_tensorrt_double
+import standin_cuda as standin_cuda_module
+import standin_tensorrt as standin_tensorrt_module
 import typed_graphs
 from onnx import TensorProto, helper, numpy_helper
 
@@ -92,21 +92,21 @@ def make():
 
 
 @pytest.fixture(scope="session")
-def recording_cuda():
+def standin_cuda():
     """The double of CUDA."""
-    return recording_cuda_double
+    return standin_cuda_module
 
 
 @pytest.fixture(scope="session")
-def recording_tensorrt():
+def standin_tensorrt():
     """The double of TensorRT."""
-    return recording_tensorrt_double
+    return standin_tensorrt_module
 
 
 @pytest.fixture(scope="session")
-def double_model(tmp_path_factory, recording_tensorrt):
+def double_model(tmp_path_factory, standin_tensorrt):
     """The ONNX file that the double of TensorRT computes."""
-    return recording_tensorrt.make_model(tmp_path_factory.mktemp("double") / "model.onnx")
+    return standin_tensorrt.make_model(tmp_path_factory.mktemp("double") / "model.onnx")
 
 
 @pytest.fixture(scope="session")
@@ -117,14 +117,14 @@ def reference(double_model):
 
 
 @pytest.fixture
-def device(recording_cuda):
-    return recording_cuda.Device()
+def device(standin_cuda):
+    return standin_cuda.Device()
 
 
 @pytest.fixture
-def make_runner(recording_tensorrt, device, double_model):
+def make_runner(standin_tensorrt, device, double_model):
     """A TensorRT runner of the double model, on the doubles."""
-    return lambda **options: recording_tensorrt.make_runner(device, double_model, **options)
+    return lambda **options: standin_tensorrt.make_runner(device, double_model, **options)
 
 
 @pytest.fixture

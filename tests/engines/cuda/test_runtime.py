@@ -247,10 +247,10 @@ def methods(kind):
     return {name: inspect.signature(member) for name, member in vars(kind).items() if not name.startswith("_")}
 
 
-def test_protocol(recording_cuda):
+def test_protocol(standin_cuda):
     """Given the protocol, the runtime and the tests' double -> the same methods with the same parameters."""
     wanted = {name: list(signature.parameters) for name, signature in methods(Cuda).items()}
-    for kind in (CudaRuntime, recording_cuda.Device):
+    for kind in (CudaRuntime, standin_cuda.Device):
         found = {name: list(inspect.signature(getattr(kind, name)).parameters) for name in wanted}
         assert found == wanted
 

@@ -13,7 +13,7 @@ from plainconv.engines.options import BuildOptions
 from plainconv.engines.tensorrt.build import compile_onnx, deserialize, import_runtime
 from plainconv.engines.tensorrt.contexts import contexts_of
 from plainconv.engines.tensorrt.runner import TensorRTRunner, TensorRTSplitRunner
-from plainconv.engines.tensorrt.split_lane import PartEngine
+from plainconv.engines.tensorrt.parts import PartEngine
 from plainconv.exporter.errors import EngineError
 
 pytestmark = pytest.mark.gpu
