@@ -79,7 +79,7 @@ class Event:
     capture: Capture | None = None
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """A call answers with an error."""
 
 
@@ -132,7 +132,7 @@ def answers(name, *, device=True, stream=None, value=False):
                     elif device:
                         self.alive(self.current)
                     result = function(self, *arguments)
-            except Refused as refused:
+            except RefusedError as refused:
                 return (refused.args[0], None) if value else (refused.args[0],)
             return (OK, result) if value else (OK,)
 
@@ -196,7 +196,7 @@ class Device:
         if self.fail.get(name):
             self.fail[name] -= 1
             self.words[TOLD] = f"{name} failed as it was told to"
-            raise Refused(TOLD)
+            raise RefusedError(TOLD)
 
     def names(self):
         """The names of the calls so far, which are forgotten."""
@@ -210,12 +210,12 @@ class Device:
         if handle == DEFAULT_STREAM:
             return self._defaults.setdefault(self.current, Stream(self.current))
         if handle not in self.streams:
-            raise Refused(ERROR.cudaErrorInvalidResourceHandle)
+            raise RefusedError(ERROR.cudaErrorInvalidResourceHandle)
         return self.streams[handle]
 
     def alive(self, device):
         if device in self.dead:
-            raise Refused(ERROR.cudaErrorLaunchFailure)
+            raise RefusedError(ERROR.cudaErrorLaunchFailure)
 
     def inside(self, address, size):
         """The device where these bytes are of one allocation, None for the host. Fails where they are not."""
@@ -275,7 +275,7 @@ class Device:
             with self.lock:
                 self.calls.append(("use_device", device))
                 self.alive(device)
-        except Refused as refused:
+        except RefusedError as refused:
             return (refused.args[0],)
         self.current, self._thread.chosen = device, True
         return (OK,)
@@ -337,7 +337,7 @@ class Device:
     def cudaMemcpyPeerAsync(self, target, target_device, source, source_device, size, stream):
         if self.stream(stream).captured is not None:
             self.stream(stream).captured.broken = "a peer copy"
-            raise Refused(ERROR.cudaErrorStreamCaptureUnsupported)
+            raise RefusedError(ERROR.cudaErrorStreamCaptureUnsupported)
         self.enqueue(stream, lambda: ctypes.memmove(target, source, size))
 
     @answers("", device=False, value=True)
@@ -351,7 +351,7 @@ class Device:
         self.calls[-1] = ("reach", self.current, peer)
         assert self.peers is None or (self.current, peer) in self.peers, "a device that cannot reach this one"
         if (self.current, peer) in self.reached:
-            raise Refused(ERROR.cudaErrorPeerAccessAlreadyEnabled)
+            raise RefusedError(ERROR.cudaErrorPeerAccessAlreadyEnabled)
         self.reached.add((self.current, peer))
 
     def cudaDeviceSynchronize(self):
@@ -367,7 +367,7 @@ class Device:
             self._run_one()
         self.alive(state.device)
         if state.queue:
-            raise Refused(ERROR.cudaErrorNotReady)
+            raise RefusedError(ERROR.cudaErrorNotReady)
         self._settle(state.last)
 
     @answers("", stream=0, value=True)
@@ -415,7 +415,7 @@ class Device:
         self.alive(state.device)
         assert state.capture is None, "an event is asked that was marked in a capture"
         if state.marked is not None and not state.marked.done:
-            raise Refused(ERROR.cudaErrorNotReady)
+            raise RefusedError(ERROR.cudaErrorNotReady)
         self._settle(state.marked)
 
     @answers("", device=False, value=True)
@@ -439,7 +439,7 @@ class Device:
         self.note("end_capture", stream)
         if capture.broken:
             self.words[ERROR.cudaErrorStreamCaptureInvalidated] = f"the capture was broken by {capture.broken}"
-            raise Refused(ERROR.cudaErrorStreamCaptureInvalidated)
+            raise RefusedError(ERROR.cudaErrorStreamCaptureInvalidated)
         joined, stack = set(), [capture.tails[stream]] if stream in capture.tails else []
         while stack:
             operation = stack.pop()
@@ -448,7 +448,7 @@ class Device:
                 stack.extend(operation.needs)
         if not joined.issuperset(capture.tails.values()):
             self.words[ERROR.cudaErrorStreamCaptureUnjoined] = "a stream did not join again"
-            raise Refused(ERROR.cudaErrorStreamCaptureUnjoined)
+            raise RefusedError(ERROR.cudaErrorStreamCaptureUnjoined)
         return tuple(capture.operations)
 
     @answers("", value=True)
@@ -498,7 +498,7 @@ class Device:
         self.note(name, size)
         self._unsafe(name)
         if size > self.left:
-            raise Refused(ERROR.cudaErrorMemoryAllocation)
+            raise RefusedError(ERROR.cudaErrorMemoryAllocation)
         self.left -= size
         memory = ctypes.create_string_buffer(size + 256)
         address = (ctypes.addressof(memory) + 255) // 256 * 256
@@ -530,7 +530,7 @@ class Device:
             assert capture.thread != me, f"{name} in a capture of this very thread"
             if capture.mode == self._mode == MODE.cudaStreamCaptureModeGlobal:
                 capture.broken = name
-                raise Refused(ERROR.cudaErrorStreamCaptureUnsupported)
+                raise RefusedError(ERROR.cudaErrorStreamCaptureUnsupported)
 
     def _start(self, operation, state):
         """Queue work that is in no capture, after a look at whether it may run beside what is under way."""

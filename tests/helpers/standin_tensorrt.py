@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
-from standin_cuda import TOLD, Refused
+from standin_cuda import TOLD, RefusedError
 
 from plainconv.engines.schedule import whole
 from plainconv.engines.tensorrt.contexts import Contexts
@@ -115,7 +115,7 @@ class Config:
 
 
 def module(device, rtx=True, validity="VALID", diagnostics=0):
-    """The module of either runtime. An engine is the bytes of `engine_bytes`; what it loads is in `loaded`, in order."""
+    """The module of either runtime. An engine is the bytes of `engine_bytes`; `loaded` has those loaded, in order."""
 
     class Runtime:
         def __init__(self, log):
@@ -193,7 +193,7 @@ class Engine:
         """Note a call, which raises as the bindings do where it is told to fail."""
         try:
             self.device.note(name, *arguments)
-        except Refused:
+        except RefusedError:
             raise RuntimeError(self.device.words[TOLD]) from None
 
     def refusal(self, what):

@@ -138,10 +138,11 @@ def test_contexts_that_are_not_needed_any_more(device):
     for size in range(20):
         for _ in range(4):
             replay.enqueue(Call(((size,),), ()), None)
-        device.synchronize(stream)
+        while not device.cuda.idle(stream):
+            pass
     assert [context for context, _ in dropped] == [((size,),) for size in range(4)]
     assert all(graphs == 15 for _, graphs in dropped)
     replay.close()
     assert sorted(context for context, _ in dropped) == [((size,),) for size in range(20)]
-    device.destroy_stream(stream)
+    device.cuda.destroy_stream(stream)
     assert device.empty

@@ -12,8 +12,8 @@ from plainconv.engines.cuda.runtime import CudaRuntime
 from plainconv.engines.options import BuildOptions
 from plainconv.engines.tensorrt.build import compile_onnx, deserialize, import_runtime
 from plainconv.engines.tensorrt.contexts import contexts_of
-from plainconv.engines.tensorrt.runner import TensorRTRunner, TensorRTSplitRunner
 from plainconv.engines.tensorrt.parts import PartEngine
+from plainconv.engines.tensorrt.runner import TensorRTRunner, TensorRTSplitRunner
 from plainconv.exporter.errors import EngineError
 
 pytestmark = pytest.mark.gpu
