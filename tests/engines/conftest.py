@@ -1,5 +1,6 @@
 """Small ONNX models, and bundles that hold them."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,9 @@ import standin_tensorrt as standin_tensorrt_module
 import typed_graphs
 from onnx import TensorProto, helper, numpy_helper
 
-from plainconv.engines import building, loading
+from plainconv.engines import building, choice, loading, split_loading
 from plainconv.engines.cuda.gpu import Gpu
+from plainconv.engines.tensorrt import loaded
 from plainconv.exporter.bundle import GraphRecord, TensorSpec, write_bundle
 from plainconv.exporter.errors import EngineError
 
@@ -137,13 +139,29 @@ def no_gpu(monkeypatch):
     def find_gpu(number=0):
         raise EngineError("no NVIDIA driver on this machine (libcuda.so.1 not found)")
 
-    for module in (building, loading):
+    for module in (building, choice, loaded):
         monkeypatch.setattr(module, "find_gpu", find_gpu)
 
 
 @pytest.fixture
+def on_stand_ins(monkeypatch, standin_tensorrt, device, rtx_3090, tmp_path):
+    """Has bundles run on the stand-ins, on GPUs that are all alike; gives the stand-in for a runtime's module."""
+    monkeypatch.setenv("PLAINCONV_CACHE", str(tmp_path / "kernels"))
+    for module in (loading, split_loading):
+        monkeypatch.setattr(module, "CudaRuntime", lambda: device.cuda)
+    monkeypatch.setattr(split_loading, "gpu_count", lambda: 3)
+
+    def stand_in(name="tensorrt_rtx", **told):
+        made = standin_tensorrt.module(device, rtx=name == "tensorrt_rtx", **told)
+        monkeypatch.setitem(sys.modules, name, made)
+        return made
+
+    return stand_in
+
+
+@pytest.fixture
 def rtx_3090(monkeypatch):
-    for module in (building, loading):
+    for module in (building, choice, loaded):
         monkeypatch.setattr(module, "find_gpu", lambda number=0: Gpu("NVIDIA GeForce RTX 3090", "sm86", 24 * 2**30))
 
 

@@ -5,6 +5,8 @@ A network here is a list of nodes, each (op, what it reads), whose value is v0, 
 compute the whole's bits.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -78,10 +80,15 @@ class Split:
         plan = plan_of_cut(nodes, cut, outputs)
         assert problems_of_plan(plan, wiring) == []
         self.files, self.batch = write_parts(model, plan, folder), batch
-        self.schedule = schedule_of(split_of_plan(plan, wiring, batch))
+        self.record, self.whole = split_of_plan(plan, wiring, batch), whole
+        self.schedule = schedule_of(self.record)
         self.inputs = tuple(TensorSpec(name, "float32", (batch, 4)) for name in wiring.inputs)
         self.outputs = tuple(TensorSpec(name, "float32", (batch, 4)) for name in outputs)
         self.session = onnxruntime.InferenceSession(str(whole), providers=["CPUExecutionProvider"])
+
+    def of(self, onnx_sha256):
+        """What a bundle says of it, of the graph of that hash."""
+        return replace(self.record, onnx_sha256=onnx_sha256)
 
     def profile(self, low, high, names):
         """An optimization profile of these tensors, for these batches."""

@@ -6,6 +6,7 @@ gone before what it is used by) is an AssertionError, which nothing catches.
 """
 
 import enum
+import importlib.machinery
 import json
 import types
 import weakref
@@ -142,6 +143,7 @@ def module(device, rtx=True, validity="VALID", diagnostics=0):
         VERSION_MISMATCH, UNSUPPORTED_CC, OLD_CUDA_DRIVER = 1, 2, 4
 
     trt = types.ModuleType("tensorrt_rtx" if rtx else "tensorrt")
+    trt.__spec__ = importlib.machinery.ModuleSpec(trt.__name__, None)
     trt.__version__, trt.loaded, trt.refuses, trt.ILogger, trt.Runtime = "1.0", [], (), Logger, Runtime
     trt.ExecutionContextAllocationStrategy = enum.Enum("Where", "STATIC USER_MANAGED")
     if rtx:
@@ -181,7 +183,7 @@ class Engine:
         self.outs = {value.name: (value.shape, value.type) for value in self.session.get_outputs()}
         self.names, self.num_io_tensors = [*self.ins, *self.outs], len(self.ins) + len(self.outs)
         self.dtypes = {name: NUMPY[kind] for name, (_, kind) in (self.ins | self.outs).items()}
-        self.contexts, self.created, self.refuses = weakref.WeakSet(), 0, ()
+        self.contexts, self.created, self.refuses, self.made = weakref.WeakSet(), 0, (), []
 
     def get_tensor_name(self, i):
         return self.names[i]
@@ -212,6 +214,8 @@ class Engine:
         if self.refusal("context"):
             return None
         context = Context(self, config)
+        if config is not None:
+            self.made.append(config)
         weakref.finalize(context, self._gone, config).atexit = False
         self.contexts.add(context)
         return context
