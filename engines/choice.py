@@ -68,6 +68,11 @@ def why_words(reasons: Mapping[str, Sequence[str]]) -> list[str]:
     return [f"{', '.join(files)} cannot run here: {reason}" for reason, files in reasons.items()]
 
 
+def merged(some: Mapping[str, Sequence[str]], more: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """The files of both for each reason."""
+    return {reason: [*some.get(reason, ()), *more.get(reason, ())] for reason in {**some, **more}}
+
+
 def say_why(reasons: Mapping[str, Sequence[str]], instead: str) -> None:
     """A PlainconvWarning for each reason why what was to run does not, and what runs in its place."""
     for words in why_words(reasons):

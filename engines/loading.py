@@ -7,7 +7,7 @@ from plainconv.exporter.bundle import Bundle, Draft, EngineRecord
 from plainconv.exporter.errors import EngineError
 
 from .backend import backends
-from .choice import by_speed, graph_of, say_why, why_not_run, why_words
+from .choice import by_speed, graph_of, merged, say_why, speed, why_not_run, why_words
 from .cuda.runtime import CudaRuntime
 from .onnxruntime.runner import OnnxRuntimeRunner
 from .runner import Runner
@@ -37,7 +37,7 @@ def load(
     `devices` may be one number, as `device` is.
 
     With "auto", an engine that cannot run here makes room for the next, and that for ONNX Runtime: a PlainconvWarning
-    says why.
+    says why, unless the next is as fast and this one for another GPU.
 
     Args:
         bundle: the folder, or a `Bundle` that is open.
@@ -75,16 +75,24 @@ def load(
             eager_kernels=eager_kernels,
         )
     reasons: dict[str, list[str]] = {}
+    alike: dict[str, list[str]] = {}  # for other GPUs, no faster than what comes after them
+    rank = None
     for record in by_speed(opened.engines, engine, precision):
+        if speed(record) != rank:
+            rank, reasons, alike = speed(record), merged(reasons, alike), {}
         reason = why_not_run(record, device)
-        if reason is None:
-            try:
-                runner = run_record(opened, record, device, timeout=timeout, eager_kernels=eager_kernels)
-                say_why(reasons, record.file)
-                return runner
-            except EngineError as error:
-                reason = str(error).removeprefix(f"{record.file} cannot run here: ")
-        reasons.setdefault(reason, []).append(record.file)
+        if reason is not None:
+            alike.setdefault(reason, []).append(record.file)
+            continue
+        try:
+            runner = run_record(opened, record, device, timeout=timeout, eager_kernels=eager_kernels)
+        except EngineError as error:
+            reason = str(error).removeprefix(f"{record.file} cannot run here: ")
+            reasons.setdefault(reason, []).append(record.file)
+            continue
+        say_why(reasons, record.file)
+        return runner
+    reasons = merged(reasons, alike)
     if engine in ("auto", "onnxruntime"):
         say_why(reasons, "ONNX Runtime")
         precision = "fp32" if precision == "auto" else precision

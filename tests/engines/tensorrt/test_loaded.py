@@ -1,6 +1,7 @@
 """Engines of bundles on the GPU that was asked for, and what is said where the runtime objects."""
 
 import gc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +9,13 @@ import split_doubles
 import standin_bundles
 
 from plainconv import engines
+from plainconv.engines import BuildOptions
+from plainconv.engines.backend import backends
+from plainconv.engines.tensorrt.build import compile_onnx
+from plainconv.engines.tensorrt.builder_progress import interruptible
+from plainconv.engines.tensorrt.loaded import deserialize, loaded
 from plainconv.engines.tensorrt.runner import TensorRTRunner
+from plainconv.exporter.bundle import Bundle
 from plainconv.exporter.errors import EngineError
 
 
@@ -124,7 +131,9 @@ def test_runtime_that_does_not_start(tmp_path, on_stand_ins):
     """Given bindings that raise where the runtime gives nothing -> one line."""
     trt = on_stand_ins()
     trt.refuses = ("runtime",)
-    wanted = r"cannot run here: tensorrt_rtx 1\.0 does not start \(pybind11::init.*nullptr\); see whether nvidia-smi runs"
+    wanted = (
+        r"cannot run here: tensorrt_rtx 1\.0 does not start \(pybind11::init.*nullptr\); see whether nvidia-smi runs"
+    )
     with pytest.raises(EngineError, match=wanted):
         engines.load(standin_bundles.whole_bundle(tmp_path / "b"), "tensorrt_rtx")
 
@@ -136,3 +145,39 @@ def test_kernels_before_the_first_call_or_beside_it(tmp_path, on_stand_ins, stan
     with engines.load(standin_bundles.whole_bundle(tmp_path / "b"), eager_kernels=eager):
         wanted = standin_tensorrt.Kernels.EAGER if eager else standin_tensorrt.Kernels.LAZY
         assert {config.dynamic_shapes_kernel_specialization_strategy for config in trt.loaded[0].made} == {wanted}
+
+
+# --- the real TensorRT-RTX, on a machine without a GPU --------------------------------------------------------------
+
+
+@pytest.fixture
+def rtx(monkeypatch):
+    trt = pytest.importorskip("tensorrt_rtx")
+    if Path("/dev/nvidiactl").exists():
+        pytest.skip("this machine has a GPU")
+    return trt
+
+
+def deserialized(trt, data):
+    return interruptible(lambda: deserialize(trt, data, "tensorrt_rtx"))
+
+
+def test_no_driver(tmp_path, rtx):
+    """Given an engine on a machine without a driver -> one line, before any runtime is imported."""
+    bundle = Bundle.open(standin_bundles.whole_bundle(tmp_path / "b"))
+    with pytest.raises(EngineError, match=r"^no NVIDIA driver on this machine"):
+        loaded(bundle, bundle.engines[0], 0, None)
+
+
+def test_bytes_that_are_no_engine(rtx):
+    with pytest.raises(EngineError, match=r"finds it invalid \(malformed engine\); build it again") as raised:
+        deserialized(rtx, b"junk" * 99)
+    assert "\n" not in str(raised.value)
+
+
+def test_validity_of_an_engine_that_cannot_run_here(onnx_file, rtx):
+    """Given a sound engine on a machine without a driver -> that is why."""
+    backend = next(backend for backend in backends() if backend.name == "tensorrt_rtx")
+    data = bytes(compile_onnx(onnx_file, backend, BuildOptions(targets=("sm86",))).data)
+    with pytest.raises(EngineError, match="CUDA driver version is insufficient"):
+        deserialized(rtx, data)
