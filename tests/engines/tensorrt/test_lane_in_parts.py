@@ -223,6 +223,42 @@ def test_a_call_is_run_then_captured_then_replayed(make, diamond, device):
         assert not any(event.timed for event in device.events.values())
 
 
+def test_peer_copies_of_a_graph(make, diamond, device, standin_cuda):
+    """Given two GPUs that reach one another -> one graph with the copies between them in it.
+
+    cudaMemcpyPeerAsync could not be in it: the stand-in answers it in a capture as CUDA does.
+    """
+    with make() as runner:
+        for seed in range(4):
+            inputs = diamond.inputs_of(2, seed)
+            assert_equal(runner(inputs), diamond.reference(inputs))
+        assert "launch" in device.names() and runner.notes == ()
+        (graph,) = device.graphs.values()
+        assert sum(len(operation.writes) == len(operation.reads) == 1 for operation in graph) >= 2
+    cuda, stream = device.cuda, device.cuda.create_stream()
+    target = cuda.allocate(64)
+    cuda.begin_capture(stream)
+    refused = standin_cuda.ERROR.cudaErrorStreamCaptureUnsupported
+    assert device.cudaMemcpyPeerAsync(target, 0, target, 0, 64, stream) == (refused,)
+    with pytest.raises(EngineError, match="the capture was broken by a peer copy"):
+        cuda.end_capture(stream)
+
+
+def test_gpus_that_do_not_reach_one_another(diamond, standin_cuda, standin_tensorrt):
+    """Given GPUs without access to one another -> values go by the host, which a note says; a graph all the same."""
+    device = standin_cuda.Device(peers=set())
+    with diamond.runner(standin_tensorrt, device, (0, 1)) as runner:
+        for seed in range(4):
+            inputs = diamond.inputs_of(2, seed)
+            assert_equal(runner(inputs), diamond.reference(inputs))
+        names = device.names()
+        assert "to peer" not in names and "launch" in names
+        assert runner.notes == (
+            "GPU 0 has no access to GPU 1: values go by way of the host",
+            "GPU 1 has no access to GPU 0: values go by way of the host",
+        )
+
+
 def test_graphs_are_bounded(doubles, standin_tensorrt, device, diamond):
     """Given 20 batches in turn, each thrice -> right results, 16 graphs, contexts that go on their own device."""
     with diamond.runner(standin_tensorrt, device, (0, 1), batches=((1, 20),)) as runner:

@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from plainconv.engines.cuda.device_array import DeviceArray
-from plainconv.exporter.errors import EngineError
+from plainconv.engines.tensorrt.waits import LostError
+from plainconv.exporter.errors import EngineError, PlainconvWarning
 
 
 @pytest.fixture
@@ -280,6 +281,95 @@ def test_thread_that_uses_another_gpu(make_runner, standin_tensorrt, device):
         calls = [call for call in device.calls if call[0] in ("use_device", "execute")]
         assert [call[0] for call in calls] == ["use_device", "execute", "use_device"]
         assert (calls[0][1], calls[2][1]) == (0, 1) and device.current == 1
+
+
+def in_a_new_thread(work):
+    """The result of `work` in a thread that CUDA has not seen."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(work).result()
+
+
+def test_gpu_arrays_from_a_new_thread(make_runner, standin_tensorrt, reference, device, on_gpu):
+    """Given a thread that never chose a device -> its GPU arrays are taken: it has a context by then."""
+    inputs = standin_tensorrt.inputs_of(2)
+    tensors = on_gpu(inputs)
+    with make_runner() as runner:
+        for _ in range(3):
+            result = in_a_new_thread(lambda: runner(tensors))["logits"]
+            np.testing.assert_array_equal(device.contents(result), reference(inputs)["logits"])
+
+
+def test_engine_that_takes_its_gpu_down(make_runner, standin_tensorrt, device):
+    """Given an engine after which every call of CUDA fails -> lost, for good; no later call asks CUDA anything."""
+    runner = make_runner()
+    inputs = standin_tensorrt.inputs_of(2)
+    runner(inputs)
+    assert not runner.lost and runner.notes == ()
+    runner.double.refuses = ("crash",)
+    with pytest.raises(LostError, match=r"GPU 0 failed while the network ran there .*unspecified launch failure"):
+        runner(inputs)
+    assert runner.lost and runner.notes[0].startswith("the runner is lost: GPU 0 failed while the network ran there")
+    device.calls.clear()
+    with pytest.raises(EngineError, match="the runner is lost"):
+        runner(inputs)
+    assert device.calls == []
+    runner.close()
+    assert runner.lost
+
+
+@pytest.mark.parametrize("tensors", [False, True])
+@pytest.mark.parametrize("calls", range(0, 24, 3))
+def test_gpu_that_dies_at_any_call(make_runner, standin_tensorrt, reference, device, on_gpu, calls, tensors):
+    """Given a GPU that answers so many more calls -> results are right until then; after it the runner is lost."""
+    runner = make_runner()
+    inputs = standin_tensorrt.inputs_of(2)
+    given = on_gpu(inputs) if tensors else inputs
+    runner(given)
+    device.dies[0] = calls
+    while not runner.lost:
+        try:
+            result = runner(given)["logits"]
+        except EngineError as error:
+            assert runner.lost and isinstance(error, LostError) and "\n" not in str(error)
+        else:
+            found = device.contents(result) if tensors else result
+            np.testing.assert_array_equal(found, reference(inputs)["logits"])
+            result = None
+    runner.close()
+
+
+def test_error_that_is_no_loss(make_runner, standin_tensorrt, device):
+    """Given a call that fails on a GPU that goes on -> not lost."""
+    with make_runner() as runner:
+        runner.double.refuses = ("execute",)
+        with pytest.raises(EngineError, match="did not run"):
+            runner(standin_tensorrt.inputs_of(2))
+        with pytest.raises(EngineError, match="in no optimization profile"):
+            runner(standin_tensorrt.inputs_of(9))
+        runner.double.refuses = ()
+        runner(standin_tensorrt.inputs_of(2))
+        assert not runner.lost
+
+
+def test_engine_that_hangs(make_runner, standin_tensorrt, device):
+    """Given an engine that never ends -> given up in time, lost, and its memory is not freed."""
+    runner = make_runner(timeout=0.05)
+    runner.double.refuses = ("end",)
+    with pytest.raises(LostError, match=r"did not end within 0.05 s: no end of the network on GPU 0; load the bundle"):
+        runner(standin_tensorrt.inputs_of(2))
+    assert runner.lost
+    device.calls.clear()
+    with pytest.warns(PlainconvWarning, match="not freed"):
+        runner.close()
+    assert not {"free", "free_host", "destroy_stream"} & set(device.names())
+
+
+def test_what_was_not_captured_is_noted(make_runner, standin_tensorrt):
+    with make_runner(refuses=("capture",)) as runner:
+        for _ in range(8):
+            runner(standin_tensorrt.inputs_of(2))
+        (note,) = runner.notes
+        assert note.startswith("calls are not captured as CUDA graphs: the engine did not run")
 
 
 CALL = st.tuples(st.integers(1, 4), st.booleans(), st.booleans(), st.booleans())

@@ -4,6 +4,7 @@ import gc
 import itertools
 import threading
 import types
+import warnings
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -130,7 +131,7 @@ def test_peer_access(make, diamond, device):
 def test_threads(make, diamond, device):
     """Given 4 threads that call at the same time -> each gets its own results, on at most 4 lanes; all come back."""
     with make(scratch=500) as runner, ThreadPoolExecutor(4) as pool:
-        results = pool.map(lambda seed: right(runner, diamond, seed, 1 + seed % 4), range(60))
+        results = pool.map(lambda seed: right(runner, diamond, seed, 1 + seed % 4), range(20))
         assert all(results)
         assert 1 <= len(runner._idle) <= 4
     gc.collect()
@@ -442,6 +443,40 @@ def test_shapes_that_come_when_a_gpu_is_lost(make, diamond, device, batch):
     with pytest.raises(LostError, match="GPU 1 failed while parts p1 ran there"):
         runner(diamond.inputs_of(batch))
     assert closed(runner) and device.current == 0
+
+
+@pytest.mark.parametrize("devices", [(0, 1), (0, 0), (2, 1)])
+def test_gpu_that_dies_among_many_calls(diamond, standin_cuda, standin_tensorrt, devices):
+    """Given 8 threads with calls from host and GPU, and a GPU that dies amid them -> each result until then is right.
+
+    Each call after that raises; the runner is lost, and closes.
+    """
+    device = standin_cuda.Device(seed=sum(devices))
+    runner = diamond.runner(standin_tensorrt, device, devices)
+    wanted = {seed: (inputs := diamond.inputs_of(1 + seed % 4, seed), diamond.reference(inputs)) for seed in range(8)}
+    counts = []
+
+    def work(seed):
+        inputs, reference = wanted[seed]
+        right = 0
+        for turn in range(20):
+            if seed == 0 and turn == 10:
+                device.dies[devices[1]] = 40
+            try:
+                found = runner(inputs)["v4"]
+            except EngineError as error:
+                assert runner.lost and "\n" not in str(error)
+                break
+            np.testing.assert_array_equal(found, reference["v4"])
+            right += 1
+        counts.append(right)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(8)))
+    assert len(counts) == 8 and min(counts) < 20 and sum(counts) > 10 and runner.lost
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PlainconvWarning)  # another GPU may wait for what never comes
+        assert closed(runner)
 
 
 def test_shape_that_a_part_refuses(make, diamond, device):
