@@ -37,8 +37,8 @@ _FATAL = 4  # of its log levels: what is less comes back as an exception, or the
 class SessionOptions:
     """How ONNX Runtime runs a model.
 
-    `providers`: "cpu", "cuda", "tensorrt", "tensorrt_rtx", or "auto", which is CUDA where it starts and the CPU elsewhere. `threads` of
-    the CPU (0: one per core). `tf32`: whether a GPU may round the factors of float32 products to 10 bits.
+    `providers`: "cpu", "cuda", "tensorrt", "tensorrt_rtx", or "auto", which is CUDA where it starts and the CPU
+    elsewhere. `threads` of the CPU (0: one per core). `tf32`: whether a GPU may round the factors of float32 products to 10 bits.
     `conv_search`: how cuDNN finds its convolutions, "exhaustive" (timed at the first call of each shape), "heuristic"
     or "default". `further`: options of the execution provider, in its own words. `cores`: numbers of those that the
     threads it starts are bound to; the calling thread runs a part of the model too, and stays where it is. `device`:
@@ -204,9 +204,8 @@ def _plugin_device(onnxruntime: ModuleType, device: int) -> Any:
         found = [each for each in onnxruntime.get_ep_devices() if each.ep_name == name]
     numbered = {int(each.ep_options.get("device_id", at)): each for at, each in enumerate(found)}
     if device not in numbered:
-        raise EngineError(
-            f"ONNX Runtime's tensorrt_rtx provider has no GPU {device} (it has {len(found)}); see to CUDA_VISIBLE_DEVICES"
-        )
+        has = f"ONNX Runtime's tensorrt_rtx provider has no GPU {device} (it has {len(found)})"
+        raise EngineError(f"{has}; see to CUDA_VISIBLE_DEVICES")
     return numbered[device]
 
 

@@ -116,6 +116,11 @@ class TensorRTRunner(Runner):
         return self._on_lane(run) if self._whole else {}
 
     @property
+    def aux_streams(self) -> int:
+        """How many streams the engines have beside those that they are given."""
+        return sum(getattr(part.engine, "num_aux_streams", 0) for part in self._held[1:])
+
+    @property
     def lost(self) -> bool:
         """Whether a GPU failed or did not end in time."""
         return self._over not in (None, _CLOSED)

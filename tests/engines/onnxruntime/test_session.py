@@ -373,7 +373,7 @@ def test_plugin_that_does_not_start(onnx_file, runtime, gpu, plugin, monkeypatch
 
 
 def test_cuda_graph(onnx_file, runtime, gpu):
-    """Given fixed shapes and `cuda_graph` -> calls on host arrays run by graph 0; others by none, as it ignores them."""
+    """Given fixed shapes and `cuda_graph` -> calls on host arrays run by graph 0; others by none."""
     x = images()
     with OnnxRuntimeRunner(onnx_file, cuda_graph=True) as runner:
         assert runtime.asked[0][1]["enable_cuda_graph"] == "1"

@@ -47,7 +47,7 @@ def rtx_engine(standin_tensorrt, device, double_model):
 @pytest.mark.parametrize("eager", [False, True])
 @pytest.mark.parametrize("fixed", [False, True])
 def test_contexts_of_tensorrt_rtx(rtx_engine, standin_tensorrt, fixed, eager):
-    """Given engines of fixed shapes -> captured, without RTX's graphs; of dynamic ones, those for repeating calls"""
+    """Given engines of fixed shapes -> captured, not by RTX; of dynamic ones, by RTX, for repeating calls."""
     trt, engine = rtx_engine
     contexts = contexts_of(trt, engine, fixed=fixed, eager=eager)
     assert (contexts.captures, contexts.scratch) == (fixed, 0)

@@ -155,7 +155,7 @@ def test_what_load_is_asked_for(fixed: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(loading, "load", spy)
     options = ("--engine", "tensorrt_rtx", "--precision", "fp16", "--provider", "cpu")
     assert bench(fixed, *options, "--against-engine", "onnxruntime", "--against-precision", "fp32", "--quiet") == 0
-    common = {"threads": 1, "providers": "cpu", "devices": None}
+    common = {"threads": 1, "providers": "cpu", "device": 0, "devices": None, "eager_kernels": True}
     assert asked == [
         (fixed, "tensorrt_rtx", {**common, "precision": "fp16"}),
         (fixed, "onnxruntime", {**common, "precision": "fp32"}),
