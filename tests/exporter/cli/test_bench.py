@@ -162,7 +162,7 @@ def test_what_load_is_asked_for(fixed: Path, monkeypatch: pytest.MonkeyPatch) ->
     ]
     asked.clear()
     assert bench(fixed, "--devices", "0,2", "--against-whole", "--against-threads", "2", "--quiet") == 0
-    common = {"precision": "auto", "providers": "auto"}
+    common = {"precision": "auto", "providers": "auto", "device": 0, "eager_kernels": True}
     assert asked == [
         (fixed, "auto", {**common, "threads": 1, "devices": (0, 2)}),
         (fixed, "auto", {**common, "threads": 2, "devices": None}),
