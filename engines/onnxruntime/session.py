@@ -38,11 +38,11 @@ class SessionOptions:
     """How ONNX Runtime runs a model.
 
     `providers`: "cpu", "cuda", "tensorrt", "tensorrt_rtx", or "auto", which is CUDA where it starts and the CPU
-    elsewhere. `threads` of the CPU (0: one per core). `tf32`: whether a GPU may round the factors of float32 products to
-    10 bits. `conv_search`: how cuDNN finds its convolutions, "exhaustive" (timed at the first call of each shape),
-    "heuristic" or "default". `further`: options of the execution provider, in its own words. `cores`: numbers of those that the
-    threads it starts are bound to; the calling thread runs a part of the model too, and stays where it is. `device`:
-    the GPU, by its number. `cuda_graph`: runs by an IO binding become CUDA graphs.
+    elsewhere. `threads` of the CPU (0: one per core). `tf32`: whether a GPU may round the factors of float32 products
+    to 10 bits. `conv_search`: how cuDNN finds its convolutions, "exhaustive" (timed at the first call of each shape),
+    "heuristic" or "default". `further`: options of the execution provider, in its own words. `cores`: numbers of those
+    that the threads it starts are bound to; the calling thread runs a part of the model too, and stays where it is.
+    `device`: the GPU, by its number. `cuda_graph`: runs by an IO binding become CUDA graphs.
     """
 
     providers: str = "auto"

@@ -1,5 +1,6 @@
 """Small ONNX models, and bundles that hold them."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -152,6 +153,10 @@ def on_stand_ins(monkeypatch, standin_tensorrt, device, rtx_3090, tmp_path):
     monkeypatch.setattr(split_loading, "gpu_count", lambda: 3)
 
     def stand_in(name="tensorrt_rtx", **told):
+        if "STANDIN_LIBRARY" in os.environ:  # the real module, on the stand-in library: see test_real_bindings.py
+            from standin_library.glue import Library
+
+            return Library(device, told.get("validity", "VALID"), told.get("diagnostics", 0))
         made = standin_tensorrt.module(device, rtx=name == "tensorrt_rtx", **told)
         monkeypatch.setitem(sys.modules, name, made)
         return made

@@ -125,11 +125,8 @@ def module(device, rtx=True, validity="VALID", diagnostics=0):
             self.log, self.device = log, device.current
 
         def deserialize_cuda_engine(self, data):
-            device.note("deserialize", device.current)
-            told = json.loads(data)
-            profiles = tuple({n: ShapeRange(*map(tuple, r)) for n, r in p.items()} for p in told["profiles"])
-            engine = Engine(device, told["model"], profiles, told.get("scratch", 0))
-            engine.refuses, engine.runtime = tuple(told.get("refuses", ())), weakref.ref(self)
+            engine = engine_of(device, data)
+            engine.runtime = weakref.ref(self)
             trt.loaded.append(engine)
             return engine
 
@@ -162,6 +159,16 @@ def engine_bytes(model, profiles=(), **told):
     """What `module` deserializes: an engine of an ONNX file, with these profiles; `refuses` as `Engine` has it."""
     ranges = [{n: [list(r.min), list(r.opt), list(r.max)] for n, r in profile.items()} for profile in profiles]
     return json.dumps({"model": str(model), "profiles": ranges, **told}).encode()
+
+
+def engine_of(device, data):
+    """The engine of `engine_bytes`."""
+    device.note("deserialize", device.current)
+    told = json.loads(data)
+    profiles = tuple({n: ShapeRange(*map(tuple, r)) for n, r in p.items()} for p in told["profiles"])
+    engine = Engine(device, told["model"], profiles, told.get("scratch", 0))
+    engine.refuses = tuple(told.get("refuses", ()))
+    return engine
 
 
 class Engine:
