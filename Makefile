@@ -8,7 +8,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 LINKS  := build/links/plainconv
 
-.PHONY: run test test-long test-slow lint cpp bench-cpp bench-export bench-reparam bench-runner bench-splits bench-serve clean
+.PHONY: run test test-long test-slow lint cpp bench-cpp bench-export bench-reparam bench-runner bench-splits bench-serve gpu clean
 
 run: $(READY)
 	$(BIN)/exporter run vanillanet_digits --checkpoint tests/assets/vanillanet_digits.pth \
@@ -55,6 +55,9 @@ bench-splits: $(READY)
 
 bench-serve: $(READY)
 	$(BIN)/python tests/benchmarks/bench_serve.py
+
+gpu: $(LINKS)  # everything that only a GPU shows, with what the machine has: nothing is installed
+	PYTHONPATH=build/links:tests/helpers $$(test -x $(BIN)/python && echo $(BIN)/python || echo $(PYTHON)) tests/benchmarks/gpu
 
 $(READY): pyproject.toml .ci/constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -5,6 +5,7 @@ import importlib.util
 from dataclasses import dataclass
 
 from plainconv.exporter.errors import EngineError
+from plainconv.exporter.wheels import INSTALL
 
 from .cuda.gpu import find_gpu
 
@@ -51,7 +52,7 @@ def backends() -> tuple[Backend, ...]:
             builds_engines=False,
             builds_without_gpu=False,
             takes_targets=False,
-            remedy="pip install onnxruntime",
+            remedy=INSTALL,
         ),
     )
 
@@ -61,10 +62,10 @@ def available() -> tuple[Backend, ...]:
     return tuple(backend for backend in backends() if backend.installed)
 
 
-def choose(engine: str = "auto") -> Backend | None:
+def choose(engine: str = "auto", device: int = 0) -> Backend | None:
     """The backend that builds `engine`: "tensorrt", "tensorrt_rtx", "auto" or "none", for which the answer is None.
 
-    "auto" is TensorRT where it is installed and a GPU is there to build for, else TensorRT-RTX.
+    "auto" is TensorRT where it is installed and GPU `device` is there to build for, else TensorRT-RTX.
 
     Raises EngineError for another name, or where the backend asked for cannot build here, with what to install.
     """
@@ -72,26 +73,26 @@ def choose(engine: str = "auto") -> Backend | None:
     if engine == "none":
         return None
     if engine == "auto":
-        usable = [backend for backend in builders.values() if why_not_build(backend) is None]
+        usable = [backend for backend in builders.values() if why_not_build(backend, device) is None]
         if not usable:
             remedy = builders["tensorrt_rtx"].remedy
             raise EngineError(f"no engine can be built here (no TensorRT-RTX); {remedy}, or give --engine none")
         return usable[0]
     if engine not in builders:
         raise EngineError(f"unknown engine {engine!r}; wanted one of auto, {', '.join(builders)}, none")
-    reason = why_not_build(builders[engine])
+    reason = why_not_build(builders[engine], device)
     if reason:
         raise EngineError(f"{engine} cannot build an engine here: {reason}")
     return builders[engine]
 
 
-def why_not_build(backend: Backend) -> str | None:
+def why_not_build(backend: Backend, device: int = 0) -> str | None:
     """Why `backend` cannot build engines on this machine, with the remedy; None where it can."""
     if not backend.installed:
         return f"it is not installed; {backend.remedy}"
     if not backend.builds_without_gpu:
         try:
-            find_gpu()
+            find_gpu(device)
         except EngineError as error:
             return str(error)
     return None

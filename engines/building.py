@@ -5,6 +5,7 @@ import json
 import warnings
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from plainconv.exporter.bundle import (
@@ -24,7 +25,8 @@ from .backend import Backend, choose
 from .choice import graph_of
 from .cuda.gpu import find_gpu
 from .options import BuildOptions
-from .tensorrt.build import Compiled, check_options, compile_onnx, import_runtime
+from .tensorrt.bindings import import_runtime
+from .tensorrt.build import Compiled, check_options, compile_onnx
 from .tensorrt.targets import checked_targets, targets_for
 
 
@@ -66,13 +68,13 @@ def built(
 
     Raises EngineError as `build` does.
     """
-    backend = builder_of(engine)
+    backend, options = builder_of(engine, options.device), _of_part(options, part)
     check_options(backend, options)
     trt = import_runtime(backend)
     _, graph = graph_of(manifest, precision, part)
-    targets = checked_targets(trt, backend, options.targets)
+    targets = checked_targets(trt, backend, options.targets, options.device)
     targets = targets_for(backend, targets, precision.split("+"), chosen=bool(options.targets))
-    device = None if backend.builds_without_gpu else find_gpu().name
+    device = None if backend.builds_without_gpu else find_gpu(options.device).name
     wanted = (backend.name, str(trt.__version__), device, graph, options.tf32, targets, options.profiles)
     engines = manifest.engines
     if part:
@@ -97,7 +99,7 @@ def build_into(
 
     With `part`, from a part of its split: the profiles of `options` are then for the part's inputs.
     """
-    backend = builder_of(engine)
+    backend, options = builder_of(engine, options.device), _of_part(options, part)
     graph, sha256 = graph_of(draft.manifest, precision, part)
     compiled = compile_onnx(draft.file(graph), backend, options)
     _check_file(draft.file(graph), compiled)
@@ -136,7 +138,7 @@ def build_engine(
     onnx, out = Path(onnx), Path(out)
     if not out.parent.is_dir() or out.is_dir():
         raise EngineError(f"{out}: no file can be written there; name one in a folder that exists")
-    backend = builder_of(engine)
+    backend = builder_of(engine, options.device)
     compiled = compile_onnx(onnx, backend, options)
     _check_file(onnx, compiled)
     _write(out, compiled.data)
@@ -156,9 +158,9 @@ def build_engine(
 
 def check_request(engine: str = "auto", options: BuildOptions = BuildOptions(), *, precision: str = "fp32") -> None:
     """Raise EngineError where `build` could not build such an engine here: before the work that leads up to it."""
-    backend = builder_of(engine)
+    backend = builder_of(engine, options.device)
     check_options(backend, options)
-    targets = checked_targets(import_runtime(backend), backend, options.targets)
+    targets = checked_targets(import_runtime(backend), backend, options.targets, options.device)
     targets_for(backend, targets, precision.split("+"), chosen=bool(options.targets))
 
 
@@ -183,12 +185,17 @@ def check_precision(wanted: Mapping[str, str], found: Mapping[str, str], file: s
         )
 
 
-def builder_of(engine: str) -> Backend:
+def builder_of(engine: str, device: int = 0) -> Backend:
     """The backend that builds `engine`. Raises EngineError as `choose` does, and for "none"."""
-    backend = choose(engine)
+    backend = choose(engine, device)
     if backend is None:
         raise EngineError("engine 'none' builds nothing; wanted one of auto, tensorrt, tensorrt_rtx")
     return backend
+
+
+def _of_part(options: BuildOptions, part: str) -> BuildOptions:
+    """The options for a part: the streams of its split are all that it is to have, if nothing else is asked for."""
+    return replace(options, max_aux_streams=0) if part and options.max_aux_streams is None else options
 
 
 def _check_file(onnx: Path, compiled: Compiled) -> None:
@@ -199,7 +206,11 @@ def _check_file(onnx: Path, compiled: Compiled) -> None:
 
 def _settings(options: BuildOptions) -> dict[str, int]:
     """What of the options a record keeps under `options`."""
-    settings = {"workspace": options.workspace, "optimization_level": options.optimization_level}
+    settings = {
+        "workspace": options.workspace,
+        "optimization_level": options.optimization_level,
+        "max_aux_streams": options.max_aux_streams,
+    }
     return {name: value for name, value in settings.items() if value is not None}
 
 

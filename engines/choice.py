@@ -1,7 +1,10 @@
 """Which of a bundle's graphs and engines can run here, and which of them first."""
 
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+
 from plainconv.exporter.bundle import EngineRecord, GraphRecord, Manifest
-from plainconv.exporter.errors import EngineError
+from plainconv.exporter.errors import EngineError, PlainconvWarning
 
 from .backend import backends
 from .cuda.gpu import find_gpu
@@ -38,6 +41,42 @@ def speed(record: EngineRecord) -> tuple[int, int]:
     rank = {backend.name: i for i, backend in enumerate(backends())}
     of_precision = {name: i for i, name in enumerate(FASTEST_FIRST)}
     return rank.get(record.backend, len(rank)), of_precision.get(record.precision, len(of_precision))
+
+
+def by_speed(engines: Iterable[EngineRecord], engine: str = "auto", precision: str = "auto") -> list[EngineRecord]:
+    """Of these engines those that are asked for, the fastest first."""
+    wanted = [r for r in engines if engine in ("auto", r.backend) and precision in ("auto", r.precision)]
+    return sorted(wanted, key=speed)
+
+
+def what_runs(engines: Iterable[EngineRecord], device: int = 0) -> tuple[str, dict[str, str]]:
+    """What `load` would take on the GPU of that number, as far as the records tell; why not, for each file before it.
+
+    An engine's file, or "onnxruntime".
+    """
+    reasons: dict[str, str] = {}
+    for record in by_speed(engines):
+        reason = why_not_run(record, device)
+        if reason is None:
+            return record.file, reasons
+        reasons[record.file] = reason
+    return "onnxruntime", reasons
+
+
+def why_words(reasons: Mapping[str, Sequence[str]]) -> list[str]:
+    """What cannot run here, and why, in a line for each reason: the files, or else, that it is of."""
+    return [f"{', '.join(files)} cannot run here: {reason}" for reason, files in reasons.items()]
+
+
+def merged(some: Mapping[str, Sequence[str]], more: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """The files of both for each reason."""
+    return {reason: [*some.get(reason, ()), *more.get(reason, ())] for reason in {**some, **more}}
+
+
+def say_why(reasons: Mapping[str, Sequence[str]], instead: str) -> None:
+    """A PlainconvWarning for each reason why what was to run does not, and what runs in its place."""
+    for words in why_words(reasons):
+        warnings.warn(f"{words}; {instead} runs instead", PlainconvWarning, stacklevel=3)
 
 
 def graph_of(manifest: Manifest, precision: str, part: str = "") -> tuple[str, str]:

@@ -23,7 +23,8 @@ class BuildOptions:
     inputs to 10 bits of mantissa, which is faster, and no longer fp32. `workspace` limits, in bytes, the scratch memory
     of any one layer; `optimization_level` is TensorRT's, 0 to 5, and its default where it is None. `timing_cache` is a
     file of TensorRT's measurements, read where it exists and written back; TensorRT-RTX measures nothing, and takes
-    none.
+    none. `max_aux_streams` is how many streams beside its own an engine may use; None leaves it to the runtime.
+    `device` is the GPU that TensorRT measures on and builds for; TensorRT-RTX needs none.
     """
 
     targets: tuple[str, ...] = ()
@@ -32,6 +33,8 @@ class BuildOptions:
     workspace: int | None = None
     optimization_level: int | None = None
     timing_cache: Path | None = None
+    max_aux_streams: int | None = None
+    device: int = 0
 
 
 def profile_of(inputs: Sequence[TensorSpec], batch: Batches | None, size: Sizes | None) -> Profile:
@@ -96,6 +99,8 @@ def option_problems(options: BuildOptions) -> list[str]:
         found.append(f"optimization level {options.optimization_level}, wanted 0 to 5; leave it out for the default")
     if options.workspace is not None and options.workspace < 1:
         found.append(f"workspace of {options.workspace} bytes, wanted at least 1; leave it out for no limit")
+    if options.max_aux_streams is not None and options.max_aux_streams < 0:
+        found.append(f"{options.max_aux_streams} auxiliary streams, wanted 0 or more; leave it out for the default")
     return found
 
 

@@ -40,6 +40,16 @@ class Runner(abc.ABC):
     def close(self) -> None:
         """Release everything that is held. Closing twice does nothing."""
 
+    @property
+    def lost(self) -> bool:
+        """Whether every further call raises at once, as a GPU failed or did not end its work in time."""
+        return False
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What its user should know of how it runs, each in one line."""
+        return ()
+
     def stages(self, inputs: Mapping[str, Any]) -> dict[str, float]:
         """Milliseconds on the device of one call, by stage; empty where there is no device with a clock of its own."""
         return {}

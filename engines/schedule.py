@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from plainconv.exporter.bundle import PartRecord, SplitRecord
+from plainconv.exporter.bundle import PartRecord, SplitRecord, TensorSpec
 
 Place = tuple[int, int]
 """A device of the plan and a stream of it: it runs one part at a time, in the order of the split."""
@@ -62,3 +62,10 @@ def schedule_of(split: SplitRecord) -> Schedule:
         for position, part in enumerate(split.parts)
     ]
     return Schedule(tuple(steps), results)
+
+
+def whole(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> Schedule:
+    """The schedule of a network that is one part, without a name."""
+    part = PartRecord("", "", "", 0, 0, inputs, outputs, {spec.name: None for spec in inputs})
+    step = Step(part, (0, 0), {spec.name: None for spec in inputs}, (), {spec.name: 1 for spec in outputs})
+    return Schedule((step,), {spec.name: 0 for spec in outputs})

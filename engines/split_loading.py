@@ -6,15 +6,14 @@ from typing import Any
 from plainconv.exporter.bundle import Bundle, Draft, EngineRecord, ShapeRange, SplitRecord
 from plainconv.exporter.errors import EngineError
 
-from .choice import speed, why_not_run
+from .choice import say_why, speed, why_not_run, why_words
 from .cuda.gpu import gpu_count
 from .cuda.runtime import CudaRuntime
 from .onnxruntime.split import OnnxRuntimeSplitRunner
 from .runner import Runner
 from .schedule import schedule_of
 from .tensorrt.loaded import loaded
-from .tensorrt.runner import TensorRTSplitRunner
-from .tensorrt.split_lane import PartEngine
+from .tensorrt.runner import TensorRTRunner
 
 
 def load_split(
@@ -26,6 +25,7 @@ def load_split(
     threads: int,
     providers: str,
     timeout: float,
+    eager_kernels: bool = False,
 ) -> Runner:
     """A runner for the parts of a bundle, as `load` says."""
     splits = [split for split in bundle.splits if precision in ("auto", split.precision)]
@@ -33,17 +33,24 @@ def load_split(
         has = ", ".join(split.precision for split in bundle.splits) or "none"
         of = "" if precision == "auto" else f" of precision {precision}"
         raise EngineError(f"{bundle.folder} has no split{of} (it has {has}); make one with `exporter split`")
-    reasons = []
+    reasons: dict[str, list[str]] = {}
     sets = [(split, each) for split in splits for each in sets_of_engines(split) if engine in ("auto", each[0].backend)]
     for split, records in sorted(sets, key=lambda pair: speed(pair[1][0])):
         chosen = _enough(devices, split)
         reason = next((r for number in sorted(set(chosen)) for e in records if (r := why_not_run(e, number))), None)
+        what = f"the {split.precision} parts on {records[0].backend}"
         if reason is None:
-            return run_split(bundle, split, records, chosen, timeout=timeout)
-        reasons.append(f"the {split.precision} parts cannot run on {records[0].backend} here: {reason}")
+            try:
+                runner = run_split(bundle, split, records, chosen, timeout=timeout, eager_kernels=eager_kernels)
+                say_why(reasons, what)
+                return runner
+            except EngineError as error:
+                reason = str(error)
+        reasons.setdefault(reason, []).append(what)
     if engine in ("auto", "onnxruntime"):
         if providers not in ("auto", "cpu"):
             raise EngineError(f"ONNX Runtime runs parts on the CPU, not by its {providers} provider; leave it out")
+        say_why(reasons, "ONNX Runtime")
         split = next((split for split in splits if split.precision == "fp32"), splits[0])
         files = {part.name: bundle.file(part.file) for part in split.parts}
         return OnnxRuntimeSplitRunner(
@@ -56,7 +63,7 @@ def load_split(
             timeout=timeout,
         )
     missing = f"{bundle.folder} holds no {engine} engines of its parts; build them with `exporter build`"
-    raise EngineError(reasons[0] if reasons else missing)
+    raise EngineError(next(iter(why_words(reasons)), missing))
 
 
 def run_split(
@@ -66,6 +73,7 @@ def run_split(
     devices: Sequence[int] | None = None,
     *,
     timeout: float = 60.0,
+    eager_kernels: bool = True,
 ) -> Runner:
     """A runner for the engines of all parts, one each in their order, which `why_not_run` must have no objection to.
 
@@ -75,19 +83,12 @@ def run_split(
     if devices is None:
         devices = range(split.devices) if gpu_count() >= split.devices else [0] * split.devices
     cuda = CudaRuntime()
-    before, parts = cuda.device(), []
-    try:
-        for part, record in zip(split.parts, records, strict=True):
-            cuda.use_device(devices[part.device])
-            runtime, engine, contexts = loaded(bundle, record)
-            parts.append(
-                PartEngine(part.name, engine, contexts, devices[part.device], record.profiles, outlives=runtime)
-            )
-    finally:
-        cuda.use_device(before)
-    return TensorRTSplitRunner(
+    return TensorRTRunner(
         schedule_of(split),
-        parts,
+        [
+            loaded(bundle, record, devices[part.device], cuda, part=part.name, eager=eager_kernels)
+            for part, record in zip(split.parts, records, strict=True)
+        ],
         cuda,
         devices=devices,
         backend=records[0].backend,

@@ -13,7 +13,9 @@ from plainconv.exporter.errors import EngineError, one_line
 
 from ..runner import on_gpu
 
+DEFAULT_STREAM = 1  # CUDA's handle of the one that waits for the work of all others but those that do not block
 _CUDA = 2  # DLPack's device type
+_PER_THREAD = 2  # CUDA's handle of each thread's default stream, which the default stream waits for
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,6 +24,9 @@ class DeviceArray:
 
     `address` is its first byte, `device` the GPU's number; `owner` is what keeps the memory. Its contents are complete
     when a runner hands it out: no stream need be waited for.
+
+    A runner writes the memory again once it is dropped and what was enqueued till then has ended: on the default
+    stream, and on those by which DLPack took it (`consumers`). Work on other streams must have ended before.
     """
 
     address: int
@@ -31,6 +36,7 @@ class DeviceArray:
     owner: object
     c_contiguous: bool = True
     writeable: bool = True
+    consumers: set[int] | None = None
 
     @property
     def flags(self) -> "DeviceArray":
@@ -56,10 +62,21 @@ class DeviceArray:
     def __dlpack_device__(self) -> tuple[int, int]:
         return (_CUDA, self.device)
 
-    def __dlpack__(self, **wanted: Any) -> Any:
+    def __dlpack__(self, *, stream: int | None = None, **wanted: Any) -> Any:
         core, utils = _cuda_core()
+        if self.consumers is not None and stream is not None and stream not in (-1, DEFAULT_STREAM, _PER_THREAD):
+            self.consumers.add(int(stream))
         buffer = core.Buffer.from_handle(self.address, self.nbytes, owner=self)
-        return utils.StridedMemoryView.from_buffer(buffer, self.shape, dtype=self.dtype).__dlpack__(**wanted)
+        view = utils.StridedMemoryView.from_buffer(buffer, self.shape, dtype=self.dtype)
+        return view.__dlpack__(stream=stream, **wanted)
+
+
+def gpu_of(array: Any) -> int | None:
+    """The number of the GPU that an array says it is on; None where only a look at its memory would tell."""
+    if isinstance(array, DeviceArray):
+        return array.device
+    device = getattr(array, "__dlpack_device__", None)
+    return int(device()[1]) if device else None
 
 
 def borrow(array: Any, stream: int) -> DeviceArray:

@@ -10,9 +10,10 @@ import numpy as np
 from plainconv.exporter.bundle import TensorSpec
 from plainconv.exporter.errors import EngineError
 
-from ..cuda.device_array import DeviceArray, borrow
+from ..cuda.device_array import DeviceArray, borrow, gpu_of
 from ..runner import InputCheck, Runner, Span, check_apart, check_outputs, on_gpu
-from .session import SessionOptions, start, why_failed
+from .graph_runs import GraphRuns, by_graph
+from .session import SessionOptions, runtime, start, why_failed
 
 _DTYPES = {  # by ONNX Runtime's words: NumPy's name, ONNX's number
     "tensor(bool)": ("bool", 9),
@@ -28,17 +29,16 @@ _DTYPES = {  # by ONNX Runtime's words: NumPy's name, ONNX's number
 _ONNX_DTYPES = dict(_DTYPES.values())
 _MOST_SHAPES = 1024  # that a check remembers
 _Place = tuple[str, int, int]
-_DEVICE = 0  # the GPU that it runs on, the first visible one
 _NO_WAIT = -1  # DLPack's word for a consumer that waits by itself
 
 
 class OnnxRuntimeRunner(Runner):
-    """Runs an ONNX file on the CPU, or on the first GPU by ONNX Runtime's CUDA or TensorRT execution provider.
+    """Runs an ONNX file on the CPU, or on a GPU by one of ONNX Runtime's execution providers for it.
 
     Several threads may call it at the same time: a session keeps nothing of one run that another could see, and
     nothing here does either.
 
-    `provider` is what it runs on: "cpu", "cuda" or "tensorrt". `tf32` says whether a GPU may round the factors of
+    `provider` is what it runs on, one of `PROVIDERS`. `tf32` says whether a GPU may round the factors of
     float32 products to 10 bits.
 
     A runner on a GPU takes GPU arrays without a copy, and gives GPU arrays where an input is one.
@@ -56,17 +56,30 @@ class OnnxRuntimeRunner(Runner):
         tf32: bool = False,
         conv_search: str = "exhaustive",
         options: Mapping[str, str] | None = None,
+        device: int = 0,
+        cuda_graph: bool = False,
     ) -> None:
         """Load the ONNX file at `onnx`; `precision` names what its graph computes in, `SessionOptions` has the rest.
 
+        `cuda_graph`: calls on arrays of the host are replayed as one CUDA graph, which takes fixed shapes, nodes that
+        CUDA has all, and one call at a time.
+
         Raises EngineError where `start` does, and where an input or output is no tensor that NumPy has.
         """
-        session, self.provider = start(onnx, SessionOptions(providers, threads, tf32, conv_search, options or {}))
+        settings = SessionOptions(
+            providers, threads, tf32, conv_search, options or {}, device=device, cuda_graph=cuda_graph
+        )
+        session, self.provider = start(onnx, settings)
         self.precision, self.tf32 = precision, tf32
         self.inputs = tuple(_spec(value) for value in session.get_inputs())
         self.outputs = tuple(_spec(value) for value in session.get_outputs())
         binds = any(spec.dtype == "bfloat16" for spec in (*self.inputs, *self.outputs))  # which `run` does not know
-        self._session: Any = session
+        self._session, self._device = session, device
+        self._graph: GraphRuns | None = None
+        self._unless_captured: tuple[Any, ...] = ()
+        if cuda_graph and self.provider == "cuda":
+            self._graph = GraphRuns(runtime(), session, self.inputs, self.outputs, device)
+            self._unless_captured = (by_graph(runtime(), -1),)
         self._run: Any = None if binds else session.run
         self._names = [spec.name for spec in self.outputs]
         self._types = {spec.name: _ONNX_DTYPES[spec.dtype] for spec in (*self.inputs, *self.outputs)}
@@ -97,6 +110,8 @@ class OnnxRuntimeRunner(Runner):
             inputs = self._looked(inputs)
             binds = binds or any(isinstance(array, DeviceArray) for array in inputs.values())
         try:
+            if self._graph is not None and not binds:
+                return self._graph(inputs)
             if binds:
                 return self._run_bound(inputs, {} if outputs is None else outputs)
             values = run(self._names, inputs if type(inputs) is dict else dict(inputs))
@@ -110,11 +125,11 @@ class OnnxRuntimeRunner(Runner):
 
     def close(self) -> None:
         """Release the session, once the calls that other threads are in have ended."""
-        self._session = self._run = None
+        self._session = self._run = self._graph = None
 
     def _looked(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
         """`inputs` with GPU arrays borrowed. Raises EngineError where they are not what the network takes."""
-        taken = inputs if self.provider == "cpu" else _borrowed("input", inputs)
+        taken = inputs if self.provider == "cpu" else _borrowed("input", inputs, self._device)
         self._check(taken)
         if self._only:
             self._shape = taken[self._only].shape
@@ -127,7 +142,7 @@ class OnnxRuntimeRunner(Runner):
             raise EngineError("the runner is closed; load the bundle again")
         if not isinstance(outputs, Mapping):
             raise EngineError(f"outputs are a {type(outputs).__name__}, wanted arrays by name; give {{name: array}}")
-        taken = outputs if self.provider == "cpu" else _borrowed("output", outputs)
+        taken = outputs if self.provider == "cpu" else _borrowed("output", outputs, self._device)
         self._look_at_outputs(inputs, taken)
         sources = {name: _place(array) for name, array in inputs.items()}
         targets = {name: _place(array) for name, array in taken.items()}
@@ -141,17 +156,17 @@ class OnnxRuntimeRunner(Runner):
                 device, index, address = targets[name]
                 binding.bind_output(name, device, index, self._types[name], taken[name].shape, address)
             else:
-                binding.bind_output(name, *(("cuda", _DEVICE) if on_device else ("cpu",)))
+                binding.bind_output(name, *(("cuda", self._device) if on_device else ("cpu",)))
         if self.provider != "cpu":
             binding.synchronize_inputs()  # the whole device: whatever stream the inputs are still written on
-        session.run_with_iobinding(binding)
+        session.run_with_iobinding(binding, *self._unless_captured)
         if self.provider != "cpu":
             binding.synchronize_outputs()
         if len(targets) == len(self._names):
             return {name: outputs[name] for name in self._names}
         values, owner = binding.get_outputs(), (binding, session)
         return {
-            spec.name: outputs[spec.name] if spec.name in targets else _array_of(value, spec, owner)
+            spec.name: outputs[spec.name] if spec.name in targets else _array_of(value, spec, self._device, owner)
             for spec, value in zip(self.outputs, values, strict=True)
         }
 
@@ -169,12 +184,15 @@ class OnnxRuntimeRunner(Runner):
                 self._fit.add(key)
 
 
-def _borrowed(role: str, arrays: Mapping[str, Any]) -> dict[str, Any]:
+def _borrowed(role: str, arrays: Mapping[str, Any], device: int) -> dict[str, Any]:
     """The arrays, those on the GPU as DeviceArrays. Raises EngineError for one on another GPU."""
+    for name, array in arrays.items():
+        if on_gpu(array) and gpu_of(array) not in (None, device):
+            raise EngineError(f"{role} {name} is on GPU {gpu_of(array)}, this runner on GPU {device}; move it there")
     taken = {name: borrow(array, _NO_WAIT) if on_gpu(array) else array for name, array in arrays.items()}
     for name, array in taken.items():
-        if isinstance(array, DeviceArray) and array.device != _DEVICE:
-            raise EngineError(f"{role} {name} is on GPU {array.device}, this runner on GPU {_DEVICE}; move it there")
+        if isinstance(array, DeviceArray) and array.device != device:
+            raise EngineError(f"{role} {name} is on GPU {array.device}, this runner on GPU {device}; move it there")
     return taken
 
 
@@ -185,7 +203,7 @@ def _place(array: Any) -> tuple[str, int, int]:
     return "cpu", 0, int(array.ctypes.data)
 
 
-def _array_of(value: Any, spec: TensorSpec, owner: object) -> Any:
+def _array_of(value: Any, spec: TensorSpec, device: int, owner: object) -> Any:
     """The array that an OrtValue holds; one on the GPU, and its memory's `owner`, live as long as the array does."""
     dtype: Any = spec.dtype
     if dtype == "bfloat16":
@@ -193,7 +211,7 @@ def _array_of(value: Any, spec: TensorSpec, owner: object) -> Any:
 
         dtype = ml_dtypes.bfloat16
     if value.device_name() != "cpu":
-        return DeviceArray(value.data_ptr(), tuple(value.shape()), np.dtype(dtype), _DEVICE, (value, owner))
+        return DeviceArray(value.data_ptr(), tuple(value.shape()), np.dtype(dtype), device, (value, owner))
     if spec.dtype != "bfloat16":
         return value.numpy()
     array = np.empty(value.shape(), dtype)

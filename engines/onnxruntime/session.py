@@ -1,6 +1,7 @@
 """Starts ONNX Runtime on a model. The only file of this package that imports it, and late."""
 
 import contextlib
+import importlib.util
 import io
 import os
 import re
@@ -12,16 +13,22 @@ from types import ModuleType
 from typing import Any
 
 from plainconv.exporter.errors import EngineError, PlainconvWarning, one_line
+from plainconv.exporter.wheels import collision, missing
 
 from ..cuda.gpu import find_gpu
+from .graph_runs import by_graph
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
+    "tensorrt_rtx": "NvTensorRTRTXExecutionProvider",
 }
+"""Its execution providers; the last is a plugin, a package of its own."""
+
 _CONV_SEARCHES = ("exhaustive", "heuristic", "default")
-_INSTALL = "pip uninstall onnxruntime, then pip install 'onnxruntime-gpu[cuda,cudnn]'"
+_INSTALL = "pip uninstall onnxruntime, then pip install 'plainconv[gpu]' 'onnxruntime-gpu[cuda,cudnn]'"
+_PLUGIN = "onnxruntime_ep_nv_tensorrt_rtx"
 _NO_MEMORY = re.compile(r"allocate memory|out of memory|bad.?alloc", re.IGNORECASE)
 _FATAL = 4  # of its log levels: what is less comes back as an exception, or the caller cannot mend it
 
@@ -30,11 +37,12 @@ _FATAL = 4  # of its log levels: what is less comes back as an exception, or the
 class SessionOptions:
     """How ONNX Runtime runs a model.
 
-    `providers`: "cpu", "cuda", "tensorrt", or "auto", which is CUDA where it starts and the CPU elsewhere. `threads` of
-    the CPU (0: one per core). `tf32`: whether a GPU may round the factors of float32 products to 10 bits.
-    `conv_search`: how cuDNN finds its convolutions, "exhaustive" (timed at the first call of each shape), "heuristic"
-    or "default". `further`: options of the execution provider, in its own words. `cores`: numbers of those that the
-    threads it starts are bound to; the calling thread runs a part of the model too, and stays where it is.
+    `providers`: "cpu", "cuda", "tensorrt", "tensorrt_rtx", or "auto", which is CUDA where it starts and the CPU
+    elsewhere. `threads` of the CPU (0: one per core). `tf32`: whether a GPU may round the factors of float32 products
+    to 10 bits. `conv_search`: how cuDNN finds its convolutions, "exhaustive" (timed at the first call of each shape),
+    "heuristic" or "default". `further`: options of the execution provider, in its own words. `cores`: numbers of those
+    that the threads it starts are bound to; the calling thread runs a part of the model too, and stays where it is.
+    `device`: the GPU, by its number. `cuda_graph`: runs by an IO binding become CUDA graphs.
     """
 
     providers: str = "auto"
@@ -43,6 +51,8 @@ class SessionOptions:
     conv_search: str = "exhaustive"
     further: Mapping[str, str] = field(default_factory=dict)
     cores: tuple[int, ...] = ()
+    device: int = 0
+    cuda_graph: bool = False
 
 
 def runtime() -> ModuleType:
@@ -50,7 +60,7 @@ def runtime() -> ModuleType:
     try:
         import onnxruntime
     except ImportError as error:
-        raise EngineError(f"ONNX Runtime cannot be imported ({error}); pip install onnxruntime") from None
+        raise EngineError(missing(error)) from None
     module: ModuleType = onnxruntime
     return module
 
@@ -60,13 +70,11 @@ def run_options(onnxruntime: ModuleType) -> Any:
 
     ONNX Runtime looks that up for each binding, GPU or not, and by an exception where it is not said: 30 µs a run.
     """
-    options = onnxruntime.RunOptions()
-    options.add_run_config_entry("gpu_graph_id", "0")
-    return options
+    return by_graph(onnxruntime, 0)
 
 
 def start(onnx: Path, options: SessionOptions) -> tuple[Any, str]:
-    """An InferenceSession of the ONNX file at `onnx`, and the provider that runs it: "cpu", "cuda" or "tensorrt".
+    """An InferenceSession of the ONNX file at `onnx`, and the provider that runs it, one of `PROVIDERS`.
 
     ONNX Runtime by itself goes on with the CPU where a GPU provider does not start. Here that is an error, or with
     "auto" a warning; without a GPU, or an ONNX Runtime for one, "auto" is the CPU and says nothing.
@@ -98,6 +106,8 @@ def option_problems(options: SessionOptions) -> list[str]:
         found.append(f"unknown execution provider {options.providers!r}; wanted one of {wanted}")
     if options.threads < 0:
         found.append(f"threads is {options.threads}; wanted 0 (one per core) or more")
+    if options.device < 0:
+        found.append(f"device is {options.device}; wanted the number of a GPU, 0 or more")
     if options.conv_search not in _CONV_SEARCHES:
         found.append(f"unknown search {options.conv_search!r} for convolutions; wanted {', '.join(_CONV_SEARCHES)}")
     return found
@@ -127,23 +137,27 @@ def _chosen(onnxruntime: ModuleType, options: SessionOptions) -> str:
     """The provider to start. Raises EngineError where it cannot be."""
     has, wanted = set(onnxruntime.get_available_providers()), options.providers
     if wanted == "auto":
-        return "cuda" if PROVIDERS["cuda"] in has and _why_no_gpu() is None else "cpu"
-    if PROVIDERS[wanted] not in has:
-        raise EngineError(f"ONNX Runtime {onnxruntime.__version__} here has no {wanted} provider; {_INSTALL}")
-    if wanted != "cpu" and (reason := _why_no_gpu()):
+        return "cuda" if PROVIDERS["cuda"] in has and _why_no_gpu(options.device) is None else "cpu"
+    if wanted == "tensorrt_rtx":
+        if importlib.util.find_spec(_PLUGIN) is None:
+            raise EngineError(f"ONNX Runtime's {wanted} provider is not installed; pip install 'plainconv[ort-rtx]'")
+    elif PROVIDERS[wanted] not in has:
+        remedy = collision() or _INSTALL
+        raise EngineError(f"ONNX Runtime {onnxruntime.__version__} here has no {wanted} provider; {remedy}")
+    if wanted != "cpu" and (reason := _why_no_gpu(options.device)):
         raise EngineError(f"ONNX Runtime's {wanted} provider cannot run here: {reason}")
-    if wanted == "tensorrt" and not options.tf32 and os.environ.get("NVIDIA_TF32_OVERRIDE") != "0":
+    if wanted.startswith("tensorrt") and not options.tf32 and os.environ.get("NVIDIA_TF32_OVERRIDE") != "0":
         raise EngineError(
-            "ONNX Runtime's tensorrt provider computes in TF32 and has no option against it; set "
+            f"ONNX Runtime's {wanted} provider computes in TF32 and has no option against it; set "
             "NVIDIA_TF32_OVERRIDE=0 before the program starts, or allow tf32"
         )
     return wanted
 
 
-def _why_no_gpu() -> str | None:
-    """Why there is no GPU to run on; None where there is one."""
+def _why_no_gpu(device: int) -> str | None:
+    """Why there is no GPU of that number to run on; None where there is one."""
     try:
-        find_gpu()
+        find_gpu(device)
     except EngineError as error:
         return str(error)
     return None
@@ -163,25 +177,52 @@ def _session(onnxruntime: ModuleType, onnx: Path, provider: str, options: Sessio
     if provider != "cpu" and hasattr(onnxruntime, "preload_dlls"):
         with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
             onnxruntime.preload_dlls(directory="")  # what pip installs; torch's own are torch's
+    onnxruntime.set_default_logger_severity(_FATAL)  # what it says of libraries it does not find, in colours
+    asked: Any = _asked(provider, options)
+    if provider == "tensorrt_rtx":
+        settings.add_provider_for_devices([_plugin_device(onnxruntime, options.device)], asked[0][1])
+        asked = None
     try:
         # Its own fallback would print, and go on with what nobody asked for.
-        return onnxruntime.InferenceSession(str(onnx), settings, providers=_asked(provider, options), enable_fallback=0)
+        return onnxruntime.InferenceSession(str(onnx), settings, providers=asked, enable_fallback=0)
     except Exception as error:  # it raises a dozen classes of its own without a common base
         if is_no_memory(error):
             raise EngineError(f"{onnx.name}: out of memory ({_words(error)}); close other programs") from error
         raise EngineError(f"{onnx.name}: ONNX Runtime cannot load it ({_words(error)}); export it again") from error
 
 
+def _plugin_device(onnxruntime: ModuleType, device: int) -> Any:
+    """The GPU of that number as the plugin has it. Raises EngineError where the plugin does not start, or has none."""
+    plugin, name = importlib.import_module(_PLUGIN), PROVIDERS["tensorrt_rtx"]
+    found = [each for each in onnxruntime.get_ep_devices() if each.ep_name == name]
+    if not found:  # it is registered once a process
+        try:
+            onnxruntime.register_execution_provider_library(name, plugin.get_library_path())
+        except Exception as error:  # of classes without a common base
+            found_out = f"ONNX Runtime's tensorrt_rtx provider does not start here ({_words(error)})"
+            raise EngineError(f"{found_out}; install a recent NVIDIA driver, or run on the CPU") from error
+        found = [each for each in onnxruntime.get_ep_devices() if each.ep_name == name]
+    numbered = {int(each.ep_options.get("device_id", at)): each for at, each in enumerate(found)}
+    if device not in numbered:
+        has = f"ONNX Runtime's tensorrt_rtx provider has no GPU {device} (it has {len(found)})"
+        raise EngineError(f"{has}; see to CUDA_VISIBLE_DEVICES")
+    return numbered[device]
+
+
 def _asked(provider: str, options: SessionOptions) -> list[Any]:
     """The execution providers with their options, the first choice first."""
     cpu, further = PROVIDERS["cpu"], dict(options.further)
     cuda = {
-        "device_id": "0",
+        "device_id": str(options.device),
         "use_tf32": str(int(options.tf32)),
         "cudnn_conv_algo_search": options.conv_search.upper(),
     }
+    graph = {"enable_cuda_graph": "1"} if options.cuda_graph else {}
+    if provider == "tensorrt_rtx":
+        return [(PROVIDERS[provider], graph | further)]
     if provider == "cuda":
+        cuda |= graph
         return [(PROVIDERS["cuda"], cuda | further), cpu]
     if provider == "tensorrt":  # precision is the graph's: none of its fp16, bf16 and int8 flags is set
-        return [(PROVIDERS["tensorrt"], {"device_id": "0"} | further), (PROVIDERS["cuda"], cuda), cpu]
+        return [(PROVIDERS["tensorrt"], {"device_id": str(options.device)} | further), (PROVIDERS["cuda"], cuda), cpu]
     return [(cpu, further)]

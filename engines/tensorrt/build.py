@@ -1,4 +1,4 @@
-"""ONNX → engine, by TensorRT or TensorRT-RTX: one API, one code. The only file that imports either, and late.
+"""ONNX → engine, by TensorRT or TensorRT-RTX: one API, one code.
 
 Polygraphy's loaders were the other base. They pick the runtime once per process, by an environment variable; print what
 parser and builder say instead of handing it out; and on Ctrl-C terminate the process, which leaves a half-written
@@ -6,7 +6,6 @@ folder. All they would save is the dozen lines that create a network, a parser a
 """
 
 import contextlib
-import importlib
 import threading
 import time
 from collections.abc import Mapping
@@ -20,22 +19,17 @@ from plainconv.exporter.progress import track
 
 from ..backend import Backend
 from ..cuda.gpu import find_gpu
+from ..cuda.runtime import CudaRuntime
 from ..options import BuildOptions, Profile, option_problems
-from .builder_log import (
-    first_error,
-    log_of,
-    one_line,
-    text_of,
-    warnings_of,
-    why_not_built,
-    why_not_loaded,
-)
+from .bindings import RAISED, asked, import_runtime
+from .builder_log import log_of, text_of, warnings_of, why_not_built
 from .builder_progress import Phases, interruptible, monitor_of
 from .inspector import check_inspected
 from .network import add_profiles, empty_network, parse, precisions_of, types_of_layers
 from .targets import TURING, checked_targets, targets_for
 from .timing_cache import read_cache, refuse_cache, write_cache
 
+_NO_BUILDER = "{} {} does not start to build; see whether nvidia-smi runs and the driver is recent"
 _ONE_BUILD = threading.Lock()  # at a time: they share a logger, and what `_forget_failure` clears
 
 
@@ -67,7 +61,7 @@ def compile_onnx(onnx: Path, backend: Backend, options: BuildOptions = BuildOpti
     """
     check_options(backend, options)
     trt = import_runtime(backend)
-    targets = checked_targets(trt, backend, options.targets)
+    targets = checked_targets(trt, backend, options.targets, options.device)
     if not onnx.is_file():
         raise EngineError(f"{onnx}: no such file, wanted an ONNX model; see to its path")
     with track(f"building the {backend.name} engine", total=100, unit="%") as bar:
@@ -93,8 +87,10 @@ def _compiled(
     trt: ModuleType, onnx: Path, backend: Backend, targets: tuple[str, ...], options: BuildOptions, monitor: Any
 ) -> Compiled:
     started = time.perf_counter()
+    if options.device:  # a new thread is on GPU 0
+        CudaRuntime().use_device(options.device)
     with _ONE_BUILD, log_of(trt).recording() as lines:
-        builder = trt.Builder(log_of(trt))
+        builder = asked(_NO_BUILDER.format(backend.name, trt.__version__), trt.Builder, log_of(trt))
         network = parse(trt, builder, onnx, lines)
         precisions, layers = precisions_of(network), types_of_layers(network)
         targets = targets_for(backend, targets, precisions, chosen=bool(options.targets))
@@ -104,13 +100,14 @@ def _compiled(
         add_profiles(builder, config, network, options.profiles, onnx.name)
         if options.timing_cache is not None:
             read_cache(config, options.timing_cache)
-        data = builder.build_serialized_network(network, config)
+        refusal = f"{onnx.name}: {backend.name} cannot build it; give --engine none to go without"
+        data = asked(refusal, builder.build_serialized_network, network, config)
         seconds = time.perf_counter() - started
         if data is None and backend.takes_targets:
             _forget_failure(trt)
         if data is not None and options.timing_cache is not None:
             write_cache(config, options.timing_cache)
-        if data is not None and _runs_here(backend, targets):
+        if data is not None and _runs_here(targets, options.device):
             check_inspected(layers, _inspected(trt, data))
     if data is None:
         raise EngineError(
@@ -125,57 +122,13 @@ def _compiled(
         precision=precisions[0],
         tf32=options.tf32,
         targets=targets,
-        device=None if backend.builds_without_gpu else find_gpu().name,
+        device=None if backend.builds_without_gpu else find_gpu(options.device).name,
         profiles=options.profiles,
         layers=layers,
         seconds=seconds,
         warnings=warnings,
         log=text_of(lines).replace(f"{onnx.parent}/", ""),
     )
-
-
-def deserialize(data: bytes, backend: Backend) -> tuple[Any, Any]:
-    """The ICudaEngine of these bytes, after the runtime that must outlive it.
-
-    Raises EngineError on a machine without a driver or GPU, and where the runtime refuses the bytes.
-    """
-    find_gpu()
-    trt = import_runtime(backend)
-    with log_of(trt).recording() as lines:
-        runtime = interruptible(lambda: trt.Runtime(log_of(trt)))
-        engine = interruptible(lambda: runtime.deserialize_cuda_engine(data))
-    if engine is None:
-        raise EngineError(f"{backend.name} {trt.__version__} cannot load the engine: {why_not_loaded(lines)}")
-    return runtime, engine
-
-
-def validity(data: bytes, backend: Backend) -> str | None:
-    """Why the runtime says, of the head of an engine alone, that it cannot run here; None where it objects to nothing.
-
-    TensorRT-RTX alone says it; for TensorRT it is None. Raises EngineError where the runtime cannot be imported.
-    """
-    trt = import_runtime(backend)
-    if not hasattr(trt.Runtime, "get_engine_validity"):
-        return None
-    with log_of(trt).recording() as lines:
-        runtime = interruptible(lambda: trt.Runtime(log_of(trt)))
-        verdict, diagnostics = interruptible(lambda: runtime.get_engine_validity(data))
-    if verdict.name != "INVALID":
-        return None
-    causes = [
-        name.lower().replace("_", " ")
-        for name, flag in trt.EngineInvalidityDiagnostics.__members__.items()
-        if diagnostics & int(flag)
-    ]
-    return f"{backend.name} {trt.__version__} finds it invalid ({', '.join(causes) or first_error(lines)})"
-
-
-def import_runtime(backend: Backend) -> ModuleType:
-    """TensorRT's Python module. Raises EngineError where it cannot be imported, with what to install."""
-    try:
-        return importlib.import_module(backend.name)
-    except (ImportError, OSError) as error:
-        raise EngineError(f"{backend.name} cannot be imported ({one_line(str(error))}); {backend.remedy}") from None
 
 
 def _configure(trt: ModuleType, config: Any, backend: Backend, targets: tuple[str, ...], options: BuildOptions) -> None:
@@ -189,20 +142,25 @@ def _configure(trt: ModuleType, config: Any, backend: Backend, targets: tuple[st
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace)
     if options.optimization_level is not None:
         config.builder_optimization_level = options.optimization_level
+    if options.max_aux_streams is not None:
+        config.max_aux_streams = options.max_aux_streams
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # what `_inspected` reads
 
 
-def _runs_here(backend: Backend, targets: tuple[str, ...]) -> bool:
+def _runs_here(targets: tuple[str, ...], device: int) -> bool:
     """Whether an engine for these targets can be loaded on this machine."""
     with contextlib.suppress(EngineError):
-        return find_gpu().target in targets
+        return find_gpu(device).target in targets
     return False
 
 
 def _inspected(trt: ModuleType, data: Any) -> str:
     """What the engine says of its layers, as JSON; empty where it cannot be loaded, which is for its runner to say."""
-    runtime = trt.Runtime(log_of(trt))
-    engine = runtime.deserialize_cuda_engine(data)
+    try:
+        runtime = trt.Runtime(log_of(trt))
+        engine = runtime.deserialize_cuda_engine(data)
+    except RAISED:
+        return ""
     if engine is None:
         return ""
     return str(engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON))

@@ -1,12 +1,16 @@
-"""One stream of work on a TensorRT engine: its buffers, its execution contexts, and how a call runs through them."""
+"""One lane of a network, whole or in parts, on TensorRT engines: its streams and buffers, and how a call runs.
+
+One thread enqueues all of a request, and waits once, for its end. Between, streams wait for one another by events: a
+part runs when what it reads is there, and a value that another GPU needs is copied beside the parts that run meanwhile.
+Requests of one lane follow one another, so that none finds a buffer still in use; those of several lanes overlap.
+"""
 
 import contextlib
 import ctypes
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -15,95 +19,115 @@ from plainconv.exporter.errors import EngineError
 
 from ..cuda.blocks import Blocks
 from ..cuda.device_array import DeviceArray
-from ..cuda.runtime import Cuda
+from ..cuda.runtime import CudaRuntime
 from ..runner import Array, check_outputs, dtype_of
-from .contexts import Context, Contexts, Shape
-from .replay import Call, Move, Replay, Request
+from .contexts import Context, Shape
+from .parts import PartContexts, PartEngine, fixed_shape
+from .placement import Placement, size_of
+from .program import Layout, Track, Value
+from .replay import Call, Replay
+from .resources import Resources
+from .waits import LostError, Waits
 
 KINDS = (np.ndarray, DeviceArray)
 STAGES = ("copy in", "compute", "copy out")
-
 _MOST_REQUESTS = 256
-
-
-class LostError(EngineError):
-    """Work on a GPU that has not ended in time, or a GPU that fails: nothing can be run there any more."""
-
-
-class AnyLane(Protocol):
-    """What a runner asks of a lane, for one thread at a time; `stream` is that on which a request begins and ends."""
-
-    stream: int
-
-    @property
-    def why_not_captured(self) -> str | None:
-        """Why calls are not replayed as CUDA graphs; None where they are."""
-
-    def run(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any], profile: int) -> dict[str, Any]:
-        """Run once on checked `inputs`; raises LostError where the lane cannot be used again."""
-
-    def close(self) -> None:
-        """Give everything back."""
 
 
 @dataclass(frozen=True)
 class Shared:
-    """What the lanes of a runner share: contexts of the engine, its tensors and profiles, memory for its results."""
+    """What the lanes of a runner share. What has not ended `timeout` seconds after it was enqueued is given up.
 
-    cuda: Cuda
-    device: int
-    contexts: Contexts
+    `given_up` are the lanes that could not be made for that.
+    """
+
+    cuda: CudaRuntime
+    layout: Layout
+    parts: tuple[PartEngine, ...]
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     profiles: tuple[Mapping[str, ShapeRange], ...]
     blocks: Blocks
+    timeout: float
+    given_up: list["Lane"] = field(default_factory=list)
 
-    @property
-    def tensors(self) -> tuple[TensorSpec, ...]:
-        """Inputs, then outputs."""
-        return (*self.inputs, *self.outputs)
+
+@dataclass(frozen=True)
+class Request:
+    """What the input shapes of a call decide: its profile, the shapes and bytes of values, the staging that it fills.
+
+    `staged` is for each input of the network, then for each output.
+    """
+
+    profile: int
+    shapes: Mapping[Value, Shape]
+    sizes: Mapping[Value, int]
+    outputs: Mapping[str, Shape]
+    staged: tuple[Array, ...]
 
 
 class Lane:
-    """Buffers and page-locked staging for the largest shapes, allocated once, and one stream. For one thread at a time.
+    """Buffers for the largest shapes of every value, allocated once, and the streams. For one thread at a time.
 
-    One context per optimization profile runs whatever comes, and `Replay` what comes again. All share the scratch
-    memory of the lane, as its stream never runs two at a time.
+    A context of every part per optimization profile runs whatever comes, and `Replay` what comes again: all of a
+    request is then one CUDA graph, whose branches are the streams. Parts of one stream share scratch memory.
+    `stream` is that on which a request begins and ends.
     """
 
     def __init__(self, shared: Shared) -> None:
-        """Raises EngineError where memory does not suffice, or the engine refuses the shapes of its own profiles."""
-        self._shared, self._cuda = shared, shared.cuda
+        """Raises EngineError where memory does not suffice, or an engine refuses the shapes of its own profiles.
+
+        The first device of the layout is in use before and after.
+        """
+        self._shared, self._cuda, self._layout = shared, shared.cuda, shared.layout
+        self._resources = Resources(shared.cuda, self._layout.home)
+        self._waits = Waits(shared.cuda, self._resources, shared.parts, shared.timeout)
+        self._scratch: dict[Track, tuple[int, int]] = {}
+        self._parts = PartContexts(shared.parts, self._layout, self._resources, self._scratch)
+        self._placement = Placement(self._layout, self._resources)
         self._requests: dict[tuple[Shape, ...], Request] = {}
-        self._contexts: list[Context] = []
-        self._buffers: dict[str, int] = {}
-        self._staging: dict[str, int] = {}
-        self._events: list[int] = []
+        self._contexts: list[list[Context]] = []
+        self._specs: dict[Value, TensorSpec] = {(None, spec.name): spec for spec in shared.inputs} | {
+            (at, spec.name): spec for at, step in enumerate(self._layout.schedule.steps) for spec in step.part.outputs
+        }
+        self._kept: tuple[object, ...] = ()  # arrays that a request reads and writes, until it has ended
         with contextlib.ExitStack() as held:
-            self.stream = self._cuda.create_stream()
-            held.callback(self._cuda.destroy_stream, self.stream)
-            if shared.contexts.scratch:
-                self._scratch = self._cuda.allocate(shared.contexts.scratch)
-                held.callback(self._cuda.free, self._scratch)
-            held.callback(self._contexts.clear)
-            for profile in range(len(shared.profiles) or 1):
-                self._contexts.append(self._new_context(profile))
-            for name, size in self._largest().items():
-                self._buffers[name] = self._cuda.allocate(size)
-                held.callback(self._cuda.free, self._buffers[name])
-                self._staging[name] = self._cuda.allocate_host(size)
-                held.callback(self._cuda.free_host, self._staging[name])
-            self._replay: Replay[Context, Request] = Replay(
-                self._cuda,
-                self.stream,
-                fresh=self._bound_context,
-                sequence=self._sequence,
-                why_not=None if shared.contexts.captures else "the runtime has CUDA graphs of its own",
-            )
-            held.callback(self._release_events)
-            held.callback(self._requests.clear)
-            held.callback(self._replay.close)
+            held.callback(self._resources.go_home)
+            try:
+                self._acquire(held)
+            except LostError:
+                keep_for_ever(held.pop_all())
+                shared.given_up.append(self)
+                raise
             self._held = held.pop_all()
+        self._resources.go_home()
+
+    def _acquire(self, held: contextlib.ExitStack) -> None:
+        shared, resources = self._shared, self._resources
+        held.callback(resources.release)
+        self.stream = resources.stream(self._layout.home_track)
+        tracks = [self._layout.track(at) for at in range(len(shared.parts))]
+        for track in dict.fromkeys(tracks):
+            size = max(p.contexts.scratch for p, t in zip(shared.parts, tracks, strict=True) if t == track)
+            if size:
+                self._scratch[track] = (resources.allocated(held, track.device, size), size)
+        held.callback(self._drop_all)
+        for profile in range(len(shared.profiles) or 1):
+            self._contexts.append(self._new_contexts(profile))
+        self._placement.allocate(held, self._largest())
+        captures = all(part.contexts.captures for part in shared.parts)
+        self._replay: Replay[list[Context], Request] = Replay(
+            shared.cuda,
+            self.stream,
+            fresh=self._bound_contexts,
+            sequence=self._sequence,
+            drop=self._parts.drop,
+            check=self._parts.check_capturable,
+            why_not=None if captures else "the runtime makes CUDA graphs of its own, of engines of dynamic shapes",
+            repeats=any(part.contexts.create_repeating for part in shared.parts),
+        )
+        held.callback(self._requests.clear)
+        held.callback(self._replay.close)
 
     @property
     def why_not_captured(self) -> str | None:
@@ -113,45 +137,74 @@ class Lane:
     def run(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any], profile: int) -> dict[str, Any]:
         """Run once on checked `inputs`, into `outputs` as far as given, else into new arrays.
 
-        New arrays are in GPU memory where an input is. Nothing is under way any more when this returns or raises.
+        New arrays are in GPU memory where an input is. The first device of the layout is in use before and after.
+
+        Raises EngineError where a part refuses, once nothing is under way any more; LostError where that takes too long
+        or a GPU is lost. The lane cannot be used again then, and what was under way may go on.
         """
-        request = self._request(inputs, profile)
-        if outputs:
-            check_outputs(outputs, self._shared.outputs, request.shapes, KINDS)
-        arrays = self._arrays(inputs, outputs, request)
-        try:
-            self._enqueue(self._call(arrays, request), request)
-        finally:
-            self._cuda.synchronize(self.stream)
+        arrays, request, _ = self._ran(inputs, outputs, profile)
         results = {}
-        for spec in self._shared.outputs:
-            array = arrays.get(spec.name)
+        count = len(self._shared.inputs)
+        for spec, array, staged in zip(self._shared.outputs, arrays[count:], request.staged[count:], strict=True):
             if array is None:
-                array = request.staged[spec.name].copy()
+                array = staged.copy()
             elif type(array) is not DeviceArray:
-                np.copyto(array, request.staged[spec.name])
+                np.copyto(array, staged)
             results[spec.name] = array
         return results
 
     def stages(self, inputs: Mapping[str, Any], profile: int) -> dict[str, float]:
-        """Milliseconds of each stage of a call by the device's clock; see `Runner`. What is replayed is timed so."""
-        while len(self._events) <= len(STAGES):
-            self._events.append(self._cuda.create_event())
-        request = self._request(inputs, profile)
-        arrays = self._arrays(inputs, {}, request)
-        call = self._call(arrays, request)._replace(timed=True)
-        try:
-            self._enqueue(call, request)
-            while not self._replay.settled(call):
-                self._enqueue(call, request)
-        finally:
-            self._cuda.synchronize(self.stream)
-        times = (self._cuda.milliseconds(start, end) for start, end in pairwise(self._events))
+        """Milliseconds of each stage of a call by the device's clock, of a network that is whole.
+
+        What is replayed is timed so. Raises as `run` does.
+        """
+        arrays, _, call = self._ran(inputs, {}, profile, timed=True)
+        ends = zip(self._shared.outputs, arrays[len(inputs) :], strict=True)
+        outputs = {spec.name: array for spec, array in ends if array is not None}
+        while not self._replay.settled(call):
+            self._ran(inputs, outputs, profile, timed=True)
+        times = (self._cuda.milliseconds(start, end) for start, end in pairwise(map(self._clock, range(4))))
         return dict(zip(STAGES, times, strict=True))
 
+    def check_alive(self) -> None:
+        """Raise LostError where a GPU fails. From any thread."""
+        self._waits.check_alive()
+
+    def ended(self, seconds: float) -> bool:
+        """Whether nothing is under way any more, for which at most that time is waited; on a lost GPU nothing is."""
+        return self._waits.ended(seconds)
+
     def close(self) -> None:
-        """Give everything back, in the opposite order. Closing twice does nothing."""
+        """Give everything back, in the opposite order. Closing twice does nothing. All must have `ended`."""
+        self._resources.at_home()
         self._held.close()
+
+    def _ran(
+        self, inputs: Mapping[str, Any], outputs: Mapping[str, Any], profile: int, *, timed: bool = False
+    ) -> tuple[list[Any], Request, Call]:
+        """One call, ended: the arrays of inputs and outputs, None for an output that is in its staging alone."""
+        self._resources.at_home()
+        try:
+            if self._kept:  # a request was left before it had ended
+                self._waits.for_all()
+            request = self._request(inputs, profile)
+            if outputs:
+                check_outputs(outputs, self._shared.outputs, request.outputs, KINDS)
+            arrays = self._arrays(inputs, outputs, request)
+            self._kept = (inputs, arrays)
+            try:
+                call = self._enqueue(arrays, request, timed)
+            finally:
+                self._resources.go_home()
+            self._waits.for_end(self.stream)
+        except LostError:
+            raise
+        except BaseException as error:
+            self._waits.clear_up(error)
+            self._kept = ()
+            raise
+        self._kept = ()
+        return arrays, request, call
 
     def _request(self, inputs: Mapping[str, Any], profile: int) -> Request:
         shapes = tuple([inputs[spec.name].shape for spec in self._shared.inputs])
@@ -164,126 +217,136 @@ class Lane:
 
     def _new_request(self, shapes: tuple[Shape, ...], profile: int) -> Request:
         known = self._known_shapes(profile, shapes)
-        staged = {spec.name: view_of(self._staging[spec.name], known[spec.name], spec) for spec in self._shared.tensors}
-        moves = tuple(
-            Move(i, self._buffers[spec.name], self._staging[spec.name], staged[spec.name].nbytes)
-            for i, spec in enumerate(self._shared.tensors)
+        results = self._layout.schedule.results
+        ends: list[Value] = [(None, spec.name) for spec in self._shared.inputs]
+        ends += [(results[spec.name], spec.name) for spec in self._shared.outputs]
+        return Request(
+            profile,
+            known,
+            {value: size_of(shape, self._specs[value]) for value, shape in known.items()},
+            {spec.name: known[results[spec.name], spec.name] for spec in self._shared.outputs},
+            tuple(self._placement.staged(value, known[value], self._specs[value]) for value in ends),
         )
-        count = len(self._shared.inputs)
-        call = Call(shapes, tuple(self._buffers.values()))
-        return Request(profile, call, known, staged, moves[:count], moves[count:])
 
-    def _arrays(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any], request: Request) -> dict[str, Any]:
-        """The array of each tensor, but for outputs that are to be new host arrays. Stages the inputs from the host."""
-        arrays = {**inputs, **outputs}
-        on_device = False
-        for name, array in inputs.items():
-            if type(array) is DeviceArray:
-                on_device = True
-            else:
-                np.copyto(request.staged[name], array)
-        if on_device:
-            for spec in self._shared.outputs:
-                if spec.name not in arrays:
-                    arrays[spec.name] = self._new_array(spec, request.shapes[spec.name])
+    def _arrays(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any], request: Request) -> list[Any]:
+        """The array of each input and output, None for new host arrays. Stages the inputs from the host."""
+        arrays: list[Any] = []
+        for spec, staged in zip(self._shared.inputs, request.staged, strict=False):
+            array = inputs[spec.name]
+            if type(array) is not DeviceArray:
+                np.copyto(staged, array)
+            arrays.append(array)
+        on_device = any(type(array) is DeviceArray for array in arrays)
+        for spec in self._shared.outputs:
+            array = outputs.get(spec.name)
+            if array is None and on_device:
+                array = self._new_array(spec, request.outputs[spec.name])
+            arrays.append(array)
         return arrays
 
     def _new_array(self, spec: TensorSpec, shape: Shape) -> DeviceArray:
-        block = self._shared.blocks.take(size_of(shape, spec))
-        return DeviceArray(block.address, shape, dtype_of(spec.dtype), self._shared.device, owner=block)
+        block = self._shared.blocks.take(size_of(shape, spec), self.stream)
+        home, dtype = self._layout.home, dtype_of(spec.dtype)
+        return DeviceArray(block.address, shape, dtype, home, owner=block, consumers=block.consumers)
 
-    def _call(self, arrays: Mapping[str, Any], request: Request) -> Call:
-        addresses = None
-        for index, name in enumerate(self._buffers):
-            array = arrays.get(name)
-            if type(array) is DeviceArray:
-                addresses = addresses or [*request.call.addresses]
-                addresses[index] = array.address
-        return Call(request.call.shapes, tuple(addresses)) if addresses else request.call
+    def _enqueue(self, arrays: Sequence[Any], request: Request, timed: bool) -> Call:
+        shapes = tuple([array.shape for array in arrays[: len(self._shared.inputs)]])
+        call = Call(shapes, tuple([array.address if type(array) is DeviceArray else 0 for array in arrays]), timed)
+        self._waits.enqueued, self._waits.launched = None, False
+        if self._replay.enqueue(call, request):
+            self._waits.launched = self._waits.enqueued is None
+        else:
+            contexts = self._contexts[request.profile]
+            self._bind(contexts, call, request)
+            self._sequence(contexts, call, request, False)
+        return call
 
-    def _enqueue(self, call: Call, request: Request) -> None:
-        if not self._replay.enqueue(call, request):
-            context = self._contexts[request.profile]
-            self._bind(context, call)
-            self._sequence(context, call, request, False)
-
-    def _sequence(self, context: Context, call: Call, request: Request, captured: bool) -> None:
-        """Copies in, the engine, copies out, of what is in the lane's buffers and not in a caller's."""
+    def _sequence(self, contexts: Sequence[Context], call: Call, request: Request, captured: bool) -> None:
+        """Enqueue the program of a call. A part that refuses is named."""
+        cuda, (ready, addresses) = self._cuda, self._placement.placed(call)
         if call.timed:
-            self._cuda.record(self._events[0], self.stream, captured=captured)
-        for move in request.moves_in:
-            if call.addresses[move.tensor] == move.buffer:
-                self._cuda.copy_to_device(move.buffer, move.staging, move.size, self.stream)
+            cuda.record(self._clock(0), self.stream, captured=captured)
+        for at, (work, stream, event) in enumerate(zip(ready.program.works, ready.streams, ready.events, strict=True)):
+            for other in work.after:
+                cuda.wait_for(ready.events[other], stream)
+            if work.step is not None:
+                part = self._shared.parts[work.step]
+                self._resources.use(part.device)
+                if call.timed:
+                    cuda.record(self._clock(1), stream, captured=captured)
+                try:
+                    contexts[work.step].enqueue(stream)
+                except EngineError as error:
+                    raise part.says(error) from error
+                if call.timed:
+                    cuda.record(self._clock(2), stream, captured=captured)
+            elif work.copy is not None:
+                source, target = work.copy
+                cuda.copy(
+                    addresses[target], addresses[source], request.sizes[ready.program.slots[source].value], stream
+                )
+            if event:
+                cuda.mark(event, stream)
+            if not captured:
+                self._waits.enqueued = (ready, at + 1)
         if call.timed:
-            self._cuda.record(self._events[1], self.stream, captured=captured)
-        context.enqueue(self.stream)
-        if call.timed:
-            self._cuda.record(self._events[2], self.stream, captured=captured)
-        for move in request.moves_out:
-            if call.addresses[move.tensor] == move.buffer:
-                self._cuda.copy_to_host(move.staging, move.buffer, move.size, self.stream)
-        if call.timed:
-            self._cuda.record(self._events[3], self.stream, captured=captured)
+            cuda.record(self._clock(3), self.stream, captured=captured)
 
-    def _new_context(self, profile: int) -> Context:
-        context = Context(self._shared.contexts.create())
-        if self._shared.profiles:
-            context.use_profile(profile, self.stream)
-            self._cuda.synchronize(self.stream)
-        if self._shared.contexts.scratch:
-            context.use_scratch(self._scratch, self._shared.contexts.scratch)
-        return context
+    def _clock(self, at: int) -> int:
+        """The event before, between and after the three stages."""
+        return self._resources.event(self._layout.home_track, -1 - at, timed=True)
 
-    def _bound_context(self, call: Call, request: Request) -> Context:
-        context = self._new_context(request.profile)
-        self._bind(context, call)
-        return context
+    def _bind(self, contexts: Sequence[Context], call: Call, request: Request) -> None:
+        ready, addresses = self._placement.placed(call)
+        self._parts.bind(contexts, request.shapes, ready.program.bound, addresses)
 
-    def _bind(self, context: Context, call: Call) -> None:
-        for spec, shape in zip(self._shared.inputs, call.shapes, strict=True):
-            context.set_shape(spec.name, shape)
-        for name, address in zip(self._buffers, call.addresses, strict=True):
-            context.set_address(name, address)
+    def _bound_contexts(self, call: Call, request: Request) -> list[Context]:
+        """Contexts for one call alone, which comes again."""
+        contexts = self._new_contexts(request.profile, repeats=True)
+        try:
+            self._bind(contexts, call, request)
+        except BaseException:
+            self._parts.drop(contexts)
+            raise
+        return contexts
 
-    def _known_shapes(self, profile: int, shapes: tuple[Shape, ...]) -> dict[str, Shape]:
-        """The shape of every tensor, from those of the inputs."""
-        context = self._contexts[profile]
-        known = {spec.name: shape for spec, shape in zip(self._shared.inputs, shapes, strict=True)}
-        for name, shape in known.items():
-            context.set_shape(name, shape)
-        return known | {spec.name: context.shape_of(spec.name) for spec in self._shared.outputs}
+    def _new_contexts(self, profile: int, *, repeats: bool = False) -> list[Context]:
+        """A context of each part, none of which has work under way."""
+        made: list[Context] = []
+        try:
+            try:
+                self._parts.new(profile, made, repeats=repeats)
+                self._waits.for_all()
+            except LostError:
+                raise
+            except BaseException as error:
+                self._waits.clear_up(error)
+                self._parts.drop(made)
+                raise
+        except LostError:
+            keep_for_ever(made)
+            raise
+        return made
 
-    def _largest(self) -> dict[str, int]:
-        """The most bytes that each tensor has in any profile, inputs first."""
-        sizes = {spec.name: 0 for spec in self._shared.tensors}
+    def _drop_all(self) -> None:
+        with contextlib.ExitStack() as each:
+            while self._contexts:
+                each.callback(self._parts.drop, self._contexts.pop())
+
+    def _known_shapes(self, profile: int, shapes: tuple[Shape, ...]) -> dict[Value, Shape]:
+        names = (spec.name for spec in self._shared.inputs)
+        return self._parts.shapes(self._contexts[profile], dict(zip(names, shapes, strict=True)))
+
+    def _largest(self) -> dict[Value, int]:
+        """The most bytes that each value has in any profile."""
+        sizes = dict.fromkeys(self._specs, 0)
         for index, profile in enumerate(self._shared.profiles or ({},)):
-            largest = [
-                profile[spec.name].max if spec.name in profile else fixed_shape(spec) for spec in self._shared.inputs
-            ]
-            shapes = self._known_shapes(index, tuple(largest))
-            for spec in self._shared.tensors:
-                sizes[spec.name] = max(sizes[spec.name], size_of(shapes[spec.name], spec))
+            largest = [profile[s.name].max if s.name in profile else fixed_shape(s) for s in self._shared.inputs]
+            for value, shape in self._known_shapes(index, tuple(largest)).items():
+                sizes[value] = max(sizes[value], size_of(shape, self._specs[value]))
         return sizes
 
-    def _release_events(self) -> None:
-        while self._events:
-            self._cuda.destroy_event(self._events.pop())
 
-
-def view_of(address: int, shape: Shape, spec: TensorSpec) -> Array:
-    """Host memory at `address` as an array."""
-    memory = memoryview((ctypes.c_ubyte * size_of(shape, spec)).from_address(address))
-    return np.frombuffer(memory, dtype_of(spec.dtype)).reshape(shape)
-
-
-def size_of(shape: Shape, spec: TensorSpec) -> int:
-    """The bytes of a tensor of this shape."""
-    return math.prod(shape) * dtype_of(spec.dtype).itemsize
-
-
-def fixed_shape(spec: TensorSpec) -> Shape:
-    """The shape of a tensor without free axes. Raises EngineError where it has one."""
-    sizes = tuple(axis for axis in spec.shape if isinstance(axis, int))
-    if len(sizes) != len(spec.shape):
-        raise EngineError(f"{spec} has a free axis and the engine no optimization profile for it; build it again")
-    return sizes
+def keep_for_ever(thing: object) -> None:
+    """Never give back what a GPU that hangs may still use: to free it would wait for that GPU."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))

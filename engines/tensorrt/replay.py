@@ -2,59 +2,32 @@
 
 import contextlib
 from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Generic, NamedTuple, TypeVar
 
 from plainconv.exporter.errors import EngineError
 
-from ..cuda.runtime import Cuda
-from ..runner import Array
+from ..cuda.runtime import CudaRuntime
 from .contexts import Shape
 
 Held = TypeVar("Held")
 """What a plan has of its own: a context, or several."""
 Asked = TypeVar("Asked")
-"""What the input shapes of a call decide: a lane's own kind of `Request`."""
+"""What the input shapes of a call decide."""
 
 _MOST_PLANS, _MOST_FAILURES = 16, 3
 
 
 class Call(NamedTuple):
-    """What is enqueued: the network on inputs of these shapes, all tensors at these addresses, inputs first.
+    """What is enqueued: the network on inputs of these shapes, its arrays at these addresses, inputs first.
 
-    `timed` calls take the time between their stages. Equal calls are the same work.
+    The address is 0 where the array is the host's, and goes by the lane's own memory. `timed` calls take the time
+    between their stages. Equal calls are the same work.
     """
 
     shapes: tuple[Shape, ...]
     addresses: tuple[int, ...]
     timed: bool = False
-
-
-@dataclass(frozen=True)
-class Move:
-    """A tensor's way between page-locked host memory and a buffer of the lane: addresses, and a size in bytes."""
-
-    tensor: int
-    buffer: int
-    staging: int
-    size: int
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the input shapes of a call decide.
-
-    The profile that covers it, each tensor's shape, the part of the staging that it fills, and the copies in and out;
-    and `call`, what is enqueued where all of it is in the lane's own buffers.
-    """
-
-    profile: int
-    call: Call
-    shapes: Mapping[str, Shape]
-    staged: Mapping[str, Array]
-    moves_in: tuple[Move, ...]
-    moves_out: tuple[Move, ...]
 
 
 class Plan(Generic[Held]):
@@ -74,22 +47,26 @@ class Replay(Generic[Held, Asked]):
 
     def __init__(
         self,
-        cuda: Cuda,
+        cuda: CudaRuntime,
         stream: int,
         *,
         fresh: Callable[[Call, Asked], Held],
         sequence: Callable[[Held, Call, Asked, bool], None],
-        drop: Callable[[Held], None] | None = None,
+        drop: Callable[[Held], None],
+        check: Callable[[Held], None],
         why_not: str | None = None,
+        repeats: bool = False,
     ) -> None:
         """`fresh` makes a context bound to a call; `sequence` enqueues a call on one that is, told if it is captured.
 
-        What is captured begins on `stream` and has ended there. `drop` is told of a context that is not needed any
-        more, where letting go of it does not do. `why_not` says why nothing is to be captured, and says so later where
-        captures fail.
+        What is captured begins on `stream` and has ended there. `check` raises EngineError where a context cannot be
+        captured now; `drop` is told of one that is not needed any more. `why_not` says why nothing is to be captured,
+        and says so later where captures fail; with `repeats` calls that come again have contexts of their own all the
+        same.
         """
-        self._cuda, self._stream, self._fresh, self._sequence, self._drop = cuda, stream, fresh, sequence, drop
-        self.why_not, self._failures = why_not, 0
+        self._cuda, self._stream, self._fresh, self._sequence = cuda, stream, fresh, sequence
+        self._drop, self._check = drop, check
+        self.why_not, self._failures, self._repeats = why_not, 0, repeats
         self._plans: OrderedDict[Call, Plan[Held]] = OrderedDict()
         self._seen: deque[Call] = deque(maxlen=_MOST_PLANS)
 
@@ -97,7 +74,7 @@ class Replay(Generic[Held, Asked]):
         """Enqueue a call by its plan. False where it has none, and is to run on any context."""
         plan = self._plans.get(call)
         if plan is None:
-            if self.why_not:
+            if self.why_not and not self._repeats:
                 return False
             if call not in self._seen:
                 self._seen.append(call)
@@ -118,7 +95,9 @@ class Replay(Generic[Held, Asked]):
     def settled(self, call: Call) -> bool:
         """Whether the call will be enqueued the next time as it was the last."""
         plan = self._plans.get(call)
-        return bool(self.why_not or (plan and plan.graph))
+        if self.why_not:
+            return plan is not None or not self._repeats
+        return bool(plan and plan.graph)
 
     def close(self) -> None:
         """Give graphs and contexts back, and let go of what made them."""
@@ -127,7 +106,7 @@ class Replay(Generic[Held, Asked]):
                 while self._plans:
                     each.callback(self._release, self._plans.popitem(last=False)[1])
         finally:
-            del self._fresh, self._sequence, self._drop
+            del self._fresh, self._sequence, self._drop, self._check
 
     def _new_plan(self, call: Call, request: Asked) -> Plan[Held] | None:
         if len(self._plans) == _MOST_PLANS:
@@ -135,13 +114,14 @@ class Replay(Generic[Held, Asked]):
         try:
             plan = self._plans[call] = Plan(self._fresh(call, request))
         except EngineError as error:  # above all for want of memory, without which calls run too
-            self.why_not = str(error)
+            self.why_not, self._repeats = str(error), False
             return None
         return plan
 
     def _captured(self, context: Held, call: Call, request: Asked) -> int:
         """The graph of a call; 0 where it cannot be captured."""
         try:
+            self._check(context)
             self._cuda.begin_capture(self._stream)
             try:
                 self._sequence(context, call, request, True)
@@ -161,5 +141,4 @@ class Replay(Generic[Held, Asked]):
             if plan.graph:
                 self._cuda.destroy_graph(plan.graph)
         finally:
-            if self._drop is not None:
-                self._drop(plan.context)
+            self._drop(plan.context)

@@ -59,13 +59,13 @@ def _number(target: str) -> int:
     return int(target.removeprefix("sm"))
 
 
-def checked_targets(trt: ModuleType, backend: Backend, targets: tuple[str, ...]) -> tuple[str, ...]:
+def checked_targets(trt: ModuleType, backend: Backend, targets: tuple[str, ...], device: int = 0) -> tuple[str, ...]:
     """The targets to build for, each once and in one order, so that the same set gives the same bytes.
 
-    Raises EngineError for a target that this backend does not build for.
+    TensorRT builds for GPU `device` alone. Raises EngineError for a target that this backend does not build for.
     """
     wanted = {target.lower() for target in targets}
-    valid = known_targets(trt) if backend.takes_targets else (find_gpu().target,)
+    valid = known_targets(trt) if backend.takes_targets else (find_gpu(device).target,)
     unknown = sorted(wanted - set(valid))
     if unknown:
         takes = "takes" if backend.takes_targets else "builds for the GPU at hand only, which is"

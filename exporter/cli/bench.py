@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 SUMMARY = "measure how long a bundle takes, and beside another one"
 PERCENTILES = (50, 90, 99)
+_PROVIDERS = ("auto", "cpu", "cuda", "tensorrt", "tensorrt_rtx")
 SAME = "same"  # as the one it is compared with
 
 
@@ -28,8 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     engines = ("auto", "tensorrt", "tensorrt_rtx", "onnxruntime")
     parser.add_argument("--engine", choices=engines, default="auto", help="what runs it")
     parser.add_argument("--precision", default="auto", metavar="P", help="which of its precisions, such as fp16")
-    parser.add_argument("--provider", choices=("auto", "cpu", "cuda", "tensorrt"), default="auto", help=_PROVIDER)
+    parser.add_argument("--provider", choices=_PROVIDERS, default="auto", help=_PROVIDER)
     parser.add_argument("--threads", type=count(0), default=0, metavar="N", help="of ONNX Runtime (0: one per core)")
+    parser.add_argument("--device", type=count(0, 1023), default=0, metavar="N", help="the GPU (default 0)")
     parser.add_argument("--devices", type=devices, metavar="0,1,2", help="run the parts that it is split into there")
     parser.add_argument("--batch", type=_batches, default=(), metavar="1,8,32", help="batch sizes to sweep")
     parser.add_argument("--size", type=_size, metavar="224", help="height and width where they are open, or 480x640")
@@ -176,10 +178,19 @@ def _runner(
             raise EngineError(f"{path} is a file, which ONNX Runtime runs, not {what}; give a bundle that has them")
         from plainconv.engines.onnxruntime.runner import OnnxRuntimeRunner
 
-        return OnnxRuntimeRunner(path, providers=args.provider, threads=threads, precision="")
+        return OnnxRuntimeRunner(path, providers=args.provider, threads=threads, precision="", device=args.device)
     from plainconv.engines.loading import load
 
-    return load(path, engine, precision=precision, threads=threads, providers=args.provider, devices=on)
+    return load(
+        path,
+        engine,
+        precision=precision,
+        threads=threads,
+        providers=args.provider,
+        device=args.device,
+        devices=on,
+        eager_kernels=True,  # others are measured before those that will serve are there
+    )
 
 
 def _is_onnx(path: Path) -> bool:
@@ -237,9 +248,12 @@ def _inputs_of(runners: Mapping[str, "Runner"], batch: int, size: tuple[int, int
 
 
 def _description(runner: "Runner") -> dict[str, Any]:
-    """What runs: the backend, ONNX Runtime's execution provider, the precision where it is known, whether with TF32."""
-    known = {key: getattr(runner, key, None) for key in ("backend", "provider", "precision", "tf32")}
-    return {key: value for key, value in known.items() if value not in (None, "")}
+    """What runs: the backend, ONNX Runtime's execution provider, the precision where it is known, whether with TF32.
+
+    Of engines how many streams they have beside their own, and what should be known of how they run.
+    """
+    known = {key: getattr(runner, key, None) for key in ("backend", "provider", "precision", "tf32", "aux_streams")}
+    return {key: value for key, value in (known | {"notes": list(runner.notes)}).items() if value not in (None, "", [])}
 
 
 def _write(target: Path, result: Mapping[str, Any]) -> None:
@@ -287,7 +301,9 @@ def _print(result: Mapping[str, Any], rows: Sequence[Row]) -> None:
 
 
 def _words(description: Mapping[str, Any]) -> str:
-    return " ".join(("TF32" if key == "tf32" else value) for key, value in description.items() if value)
+    words = {"tf32": "TF32", "aux_streams": f"with {description.get('aux_streams')} auxiliary streams"}
+    said = [words.get(key, value) for key, value in description.items() if value and key != "notes"]
+    return "; ".join([" ".join(said), *description.get("notes", ())])
 
 
 def _ms(value: float) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import SourceError
-from .arguments import batch_range, names, number, size_range
+from .arguments import batch_range, count, names, number, size_range
 
 if TYPE_CHECKING:
     from ..pipeline.build import BuildJob
@@ -21,6 +21,8 @@ def engine_arguments(parser: argparse.ArgumentParser) -> None:
     engine.add_argument("--tf32", action="store_true", help="let fp32 round its factors to 10 bits, which is faster")
     engine.add_argument("--workspace", type=_mebibytes, metavar="MIB", help="the most scratch memory of a layer")
     engine.add_argument("--optimization-level", type=int, choices=range(6), metavar="0…5", help="of the builder")
+    engine.add_argument("--aux-streams", type=count(0, 64), metavar="N", help="beside its own (default: the builder's)")
+    engine.add_argument("--device", type=count(0, 1023), default=0, metavar="N", help="the GPU to build on (TensorRT)")
     engine.add_argument("--timing-cache", type=Path, metavar="FILE", help="keep measurements there (TensorRT)")
     precision = parser.add_argument_group("precision")
     precision.add_argument(
@@ -60,6 +62,8 @@ def build_job_of(args: argparse.Namespace, shapes: Any, *, rebuild: bool = False
         workspace=args.workspace,
         optimization_level=args.optimization_level,
         timing_cache=args.timing_cache,
+        max_aux_streams=args.aux_streams,
+        device=args.device,
         calibration=args.calibration,
         method=args.calibration_method,
         tolerance=args.tolerance,

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from ..bundle import Bundle
 from ..errors import SourceError
 from . import floor, split
 from .show import show
@@ -30,4 +31,19 @@ def run(args: argparse.Namespace) -> None:
     elif args.plan:
         split.show_splits(args, args.precision)
     else:
-        show(args, args.bundle)
+        print_what_runs(args, show(args, args.bundle))
+
+
+def print_what_runs(args: argparse.Namespace, bundle: Bundle) -> None:
+    """Print which of its engines would run here, and why not those that would come before it; not as JSON."""
+    from plainconv.engines.choice import what_runs, why_words
+
+    if args.json or not bundle.engines:
+        return
+    file, reasons = what_runs(bundle.engines)
+    print(f"on this machine {'ONNX Runtime' if file == 'onnxruntime' else file} runs it")
+    of: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        of.setdefault(reason, []).append(name)
+    for words in why_words(of):
+        print(words)

@@ -15,6 +15,7 @@ from typing import Any
 from ..errors import PlainconvError
 from ..progress import be_quiet
 from ..version import __version__
+from ..wheels import collision, missing
 from . import bench, build, export, inspect, models, run, serve, simplify, split, triton, validate
 from .arguments import Parser
 
@@ -28,6 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 1 a check failed, 2 bad input, 130 interrupted."""
     args = parser().parse_args(argv)
     be_quiet(args.quiet or args.json)
+    if found := collision():
+        print(f"exporter: warning: {found}", file=sys.stderr)
     try:
         with _no_interrupt_lost():
             args.run(args)
@@ -50,6 +53,8 @@ def _in_one_line(error: BaseException) -> tuple[int, str]:
         return INTERRUPTED, "interrupted; nothing half-made was left behind"
     if isinstance(error, PlainconvError):
         return error.exit_code, str(error)
+    if isinstance(error, ImportError) and error.name == "onnxruntime":
+        return 2, missing(error)
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
         return 1, "out of memory; close other programs, or take a smaller network or input"
     if isinstance(error, OSError) and error.filename is None and error.errno is not None:

@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     life.add_argument("--access-log", default="-", metavar="FILE", help="JSON lines (default -: stderr; none)")
     life.add_argument("--engine", choices=_ENGINES, default="auto", help="what runs it")
     life.add_argument("--precision", default="auto", metavar="P", help="which of its precisions, such as fp16")
-    life.add_argument("--devices", type=devices, metavar="0,1,2", help="run its split on these, part by part")
+    life.add_argument("--devices", type=devices, metavar="0,1,2", help="run its split on these; or whole on one GPU")
     life.add_argument("--threads", type=count(0), default=0, metavar="N", help="of ONNX Runtime (0: one per core)")
 
 

@@ -46,6 +46,8 @@ class BuildJob:
     workspace: int | None = None
     optimization_level: int | None = None
     timing_cache: Path | None = None
+    max_aux_streams: int | None = None
+    device: int = 0
     calibration: Path | None = None
     method: str = "auto"
     tolerance: float | None = None
@@ -67,6 +69,8 @@ class BuildJob:
             workspace=self.workspace,
             optimization_level=self.optimization_level,
             timing_cache=self.timing_cache,
+            max_aux_streams=self.max_aux_streams,
+            device=self.device,
         )
 
 
@@ -194,16 +198,18 @@ def add_engines(draft: Draft, job: BuildJob, name: str, steps: Steps) -> None:
         if "part" in asked:
             of_parts.append(record)
         elif record.file in new:
-            check_engine(draft, record, steps)
+            check_engine(draft, record, steps, job.device)
     split = _split_of(draft.manifest, name)
     if split is not None and new & {record.file for record in of_parts}:
         check_part_engines(draft, split, of_parts, steps)
 
 
-def check_engine(draft: Draft, record: EngineRecord, steps: Steps) -> None:
-    """The engine against the reference of its graph where this machine can run it; else say why not."""
+def check_engine(draft: Draft, record: EngineRecord, steps: Steps, device: int = 0) -> None:
+    """The engine against the reference of its graph where that GPU can run it; else say why not."""
     step = f"{record.backend} {record.precision}"
-    _check_engines(draft, step, record.onnx_sha256, [record], partial(loading.run_record, draft, record), steps)
+    _check_engines(
+        draft, step, record.onnx_sha256, [record], partial(loading.run_record, draft, record, device), steps, device
+    )
 
 
 def check_part_engines(draft: Draft, split: SplitRecord, records: Sequence[EngineRecord], steps: Steps) -> None:
@@ -214,12 +220,18 @@ def check_part_engines(draft: Draft, split: SplitRecord, records: Sequence[Engin
 
 
 def _check_engines(
-    draft: Draft, step: str, onnx_sha256: str, records: Sequence[EngineRecord], runner: Callable[[], Any], steps: Steps
+    draft: Draft,
+    step: str,
+    onnx_sha256: str,
+    records: Sequence[EngineRecord],
+    runner: Callable[[], Any],
+    steps: Steps,
+    device: int = 0,
 ) -> None:
     file = records[0].file
     graph = next((graph for graph in draft.manifest.graphs if graph.sha256 == onnx_sha256), None)
     steps = steps if graph is None else steps.against(judge_of(draft, graph))
-    reason = next((reason for record in records if (reason := choice.why_not_run(record))), None)
+    reason = next((reason for record in records if (reason := choice.why_not_run(record, device))), None)
     if reason is not None:
         steps.forget(file)
         for name in steps.reference.names:

@@ -1,18 +1,21 @@
 """Small ONNX models, and bundles that hold them."""
 
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import recording_cuda as recording_cuda_double
-import recording_tensorrt as recording_tensorrt_double
+import standin_cuda as standin_cuda_module
+import standin_tensorrt as standin_tensorrt_module
 import typed_graphs
 from onnx import TensorProto, helper, numpy_helper
 
-from plainconv.engines import building, loading
+from plainconv.engines import building, choice, loading, split_loading
 from plainconv.engines.cuda.gpu import Gpu
+from plainconv.engines.tensorrt import loaded
 from plainconv.exporter.bundle import GraphRecord, TensorSpec, write_bundle
 from plainconv.exporter.errors import EngineError
 
@@ -92,21 +95,21 @@ def make():
 
 
 @pytest.fixture(scope="session")
-def recording_cuda():
+def standin_cuda():
     """The double of CUDA."""
-    return recording_cuda_double
+    return standin_cuda_module
 
 
 @pytest.fixture(scope="session")
-def recording_tensorrt():
+def standin_tensorrt():
     """The double of TensorRT."""
-    return recording_tensorrt_double
+    return standin_tensorrt_module
 
 
 @pytest.fixture(scope="session")
-def double_model(tmp_path_factory, recording_tensorrt):
+def double_model(tmp_path_factory, standin_tensorrt):
     """The ONNX file that the double of TensorRT computes."""
-    return recording_tensorrt.make_model(tmp_path_factory.mktemp("double") / "model.onnx")
+    return standin_tensorrt.make_model(tmp_path_factory.mktemp("double") / "model.onnx")
 
 
 @pytest.fixture(scope="session")
@@ -117,14 +120,14 @@ def reference(double_model):
 
 
 @pytest.fixture
-def device(recording_cuda):
-    return recording_cuda.Device()
+def device(standin_cuda):
+    return standin_cuda.Device()
 
 
 @pytest.fixture
-def make_runner(recording_tensorrt, device, double_model):
+def make_runner(standin_tensorrt, device, double_model):
     """A TensorRT runner of the double model, on the doubles."""
-    return lambda **options: recording_tensorrt.make_runner(device, double_model, **options)
+    return lambda **options: standin_tensorrt.make_runner(device, double_model, **options)
 
 
 @pytest.fixture
@@ -137,13 +140,33 @@ def no_gpu(monkeypatch):
     def find_gpu(number=0):
         raise EngineError("no NVIDIA driver on this machine (libcuda.so.1 not found)")
 
-    for module in (building, loading):
+    for module in (building, choice, loaded):
         monkeypatch.setattr(module, "find_gpu", find_gpu)
 
 
 @pytest.fixture
+def on_stand_ins(monkeypatch, standin_tensorrt, device, rtx_3090, tmp_path):
+    """Has bundles run on the stand-ins, on GPUs that are all alike; gives the stand-in for a runtime's module."""
+    monkeypatch.setenv("PLAINCONV_CACHE", str(tmp_path / "kernels"))
+    for module in (loading, split_loading):
+        monkeypatch.setattr(module, "CudaRuntime", lambda: device.cuda)
+    monkeypatch.setattr(split_loading, "gpu_count", lambda: 3)
+
+    def stand_in(name="tensorrt_rtx", **told):
+        if "STANDIN_LIBRARY" in os.environ:  # the real module, on the stand-in library: see test_real_bindings.py
+            from standin_library.glue import Library
+
+            return Library(device, told.get("validity", "VALID"), told.get("diagnostics", 0))
+        made = standin_tensorrt.module(device, rtx=name == "tensorrt_rtx", **told)
+        monkeypatch.setitem(sys.modules, name, made)
+        return made
+
+    return stand_in
+
+
+@pytest.fixture
 def rtx_3090(monkeypatch):
-    for module in (building, loading):
+    for module in (building, choice, loaded):
         monkeypatch.setattr(module, "find_gpu", lambda number=0: Gpu("NVIDIA GeForce RTX 3090", "sm86", 24 * 2**30))
 
 

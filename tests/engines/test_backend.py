@@ -15,7 +15,7 @@ def machine(monkeypatch, *installed, gpu=False):
     """A machine with these runtimes, with or without a GPU."""
     monkeypatch.setattr(backend, "_version", lambda module, *_: "9.9" if module in installed else "")
 
-    def find_gpu():
+    def find_gpu(number=0):
         if not gpu:
             raise EngineError("no NVIDIA driver on this machine")
         return Gpu("A100", "sm80", 2**30)
@@ -77,7 +77,9 @@ def test_versions_are_those_installed():
 def test_asking_imports_nothing_heavy():
     """Given `import engines` and every question it answers -> no runtime is imported, nor torch, nor onnx."""
     code = """
-import sys, engines
+import sys
+from plainconv import engines
+from plainconv.engines import backend
 engines.available()
 backend.choose("tensorrt_rtx")
 heavy = {"torch", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "cuda", "rich"} & set(sys.modules)

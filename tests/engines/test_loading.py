@@ -2,18 +2,20 @@
 
 import importlib.util
 from dataclasses import replace
-from unittest.mock import Mock
 
 import numpy as np
 import pytest
+import standin_bundles
 
 from plainconv import engines
-from plainconv.engines import BuildOptions, loading
+from plainconv.engines import BuildOptions, choice, loading
 from plainconv.engines.backend import backends
-from plainconv.engines.choice import why_not_run
+from plainconv.engines.choice import what_runs, why_not_run
+from plainconv.engines.cuda.gpu import Gpu
+from plainconv.engines.tensorrt import loaded
 from plainconv.engines.tensorrt.runner import TensorRTRunner
 from plainconv.exporter.bundle import Bundle, EngineRecord, GraphRecord, ShapeRange, update_bundle
-from plainconv.exporter.errors import EngineError
+from plainconv.exporter.errors import EngineError, PlainconvWarning
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="needs tensorrt-rtx")
 
@@ -26,7 +28,12 @@ SM89 = BuildOptions(targets=("sm89",))
 PROFILE = {"input": ShapeRange((1, 3, 8, 8), (2, 3, 8, 8), (4, 3, 8, 8))}
 
 
-def add_engine(path, precision, backend="tensorrt_rtx", targets=("sm86",)):
+def installed():
+    """The backend that is installed."""
+    return next(backend for backend in backends() if backend.name == "tensorrt_rtx")
+
+
+def add_engine(path, precision, backend="tensorrt_rtx", targets=("sm86",), version="1.0"):
     """An engine of which no one reads a byte."""
     with update_bundle(path) as draft:
         file = f"engines/{backend}-{precision.replace('+', '_')}-{'_'.join(targets)}.engine"
@@ -36,7 +43,9 @@ def add_engine(path, precision, backend="tensorrt_rtx", targets=("sm86",)):
             of = next(link.sha256 for link in draft.manifest.chain if link.step == "onnx")
         else:
             of = next(graph.sha256 for graph in draft.manifest.graphs if graph.precision == precision)
-        draft.add_engine(EngineRecord(file, backend, "1.0", precision, False, targets, None, (), 0.1, size, sha256, of))
+        draft.add_engine(
+            EngineRecord(file, backend, version, precision, False, targets, None, (), 0.1, size, sha256, of)
+        )
     return file
 
 
@@ -49,7 +58,8 @@ def test_load_falls_back_to_onnxruntime(bundle, no_gpu):
     with engines.load(bundle) as runner:
         before = runner(images())["logits"]
     engines.build(bundle, options=SM86)
-    with engines.load(Bundle.open(bundle), threads=1) as runner:
+    wanted = r"sm86\.engine cannot run here: no NVIDIA driver on this machine .*; ONNX Runtime runs instead"
+    with pytest.warns(PlainconvWarning, match=wanted), engines.load(Bundle.open(bundle), threads=1) as runner:
         assert runner.backend == "onnxruntime"
         assert runner.inputs == Bundle.open(bundle).inputs and runner.outputs == Bundle.open(bundle).outputs
         np.testing.assert_allclose(runner(images())["logits"], before, rtol=1e-6)
@@ -79,51 +89,74 @@ def test_load_of_an_unknown_engine(bundle):
         engines.load(bundle, "tpu")
 
 
-class FakeEngine:
-    """An engine of the small model, and its context, which accept whatever they are told."""
-
-    num_io_tensors = 2
-
-    def get_tensor_name(self, i):
-        return ("input", "logits")[i]
-
-    def create_runtime_config(self):
-        return Mock()
-
-    def create_execution_context(self, config):
-        return self
-
-    def set_input_shape(self, name, shape):
-        return True
-
-    def set_tensor_address(self, name, address):
-        return True
-
-    def get_tensor_shape(self, name):
-        return (1, 4, 8, 8)
-
-
-class FakeCuda:
-    def __getattr__(self, name):
-        return lambda *arguments: 1
-
-
-def test_load_takes_the_engine_where_it_can_run(bundle, rtx_3090, monkeypatch):
-    """Given a GPU that one of two engines was built for -> that engine's own bytes go to the runtime."""
-    given = []
-
-    def deserialize(data, backend):
-        given.append((data, backend.name))
-        return "runtime", FakeEngine()
-
-    monkeypatch.setattr(loading, "deserialize", deserialize)
-    monkeypatch.setattr(loading, "validity", lambda data, backend: None)
-    monkeypatch.setattr(loading, "CudaRuntime", FakeCuda)
-    engines.build(bundle, options=BuildOptions(targets=("sm120",)))
-    record = engines.build(bundle, options=SM86)
+def test_load_takes_the_engine_where_it_can_run(tmp_path, on_stand_ins, standin_tensorrt, reference):
+    """Given a GPU that one of two engines was built for -> that one runs, without a word of the other."""
+    on_stand_ins()
+    bundle = standin_bundles.whole_bundle(tmp_path / "b")
+    other = add_engine(bundle, "fp32", targets=("sm120",), version=installed().version)
+    with update_bundle(bundle) as draft:
+        draft.manifest.engines = tuple(sorted(draft.manifest.engines, key=lambda r: r.file != other))
     with engines.load(bundle) as runner:
         assert isinstance(runner, TensorRTRunner) and runner.backend == "tensorrt_rtx"
-    assert given == [((bundle / record.file).read_bytes(), "tensorrt_rtx")]
+        inputs = standin_tensorrt.inputs_of(2)
+        np.testing.assert_array_equal(runner(inputs)["logits"], reference(inputs)["logits"])
+
+
+def test_load_goes_on_to_what_runs(tmp_path, on_stand_ins, standin_tensorrt, reference):
+    """Given engines that the runtime refuses -> the next one, then ONNX Runtime, each with its reason said once."""
+    trt = on_stand_ins()
+    bundle = standin_bundles.whole_bundle(tmp_path / "b", {"refuses": ["context"]}, {"name": "second"})
+    found = r"engines/net-tensorrt_rtx-fp32\.engine cannot run here: the engine gives no execution context"
+    with pytest.warns(PlainconvWarning, match=found) as warned, engines.load(bundle) as runner:
+        assert runner.backend == "tensorrt_rtx" and len(warned) == 1
+        assert str(warned[0].message).endswith("; engines/second-tensorrt_rtx-fp32.engine runs instead")
+    trt.refuses = ("runtime",)
+    with (
+        pytest.warns(PlainconvWarning, match="tensorrt_rtx 1.0 does not start") as warned,
+        engines.load(bundle) as runner,
+    ):
+        assert runner.backend == "onnxruntime" and len(warned) == 1  # one reason, of both
+        assert str(warned[0].message).endswith("; ONNX Runtime runs instead")
+        inputs = standin_tensorrt.inputs_of(2)
+        np.testing.assert_allclose(runner(inputs)["logits"], reference(inputs)["logits"], rtol=1e-5)
+    with pytest.raises(EngineError, match=r"tensorrt_rtx 1\.0 does not start"):
+        engines.load(bundle, "tensorrt_rtx")
+
+
+def test_a_gpu_that_no_engine_is_for(bundle, monkeypatch):
+    """Given an H200 and engines that TensorRT-RTX built, which does not know it -> the CPU, and not without a word."""
+    engines.build(bundle, options=SM86)
+    for module in (choice, loaded):
+        monkeypatch.setattr(module, "find_gpu", lambda number=0: Gpu("NVIDIA H200", "sm90", 2**37))
+    with (
+        pytest.warns(PlainconvWarning, match="it is for sm86, the NVIDIA H200 here is sm90; build it for that; ONNX"),
+        engines.load(bundle, providers="cpu") as runner,
+    ):
+        assert runner.backend == "onnxruntime"
+
+
+def test_what_runs(bundle, rtx_3090):
+    """Given a bundle -> the engine that would run here, and why not those that would come before it."""
+    record = engines.build(bundle, options=SM86)
+    assert what_runs(Bundle.open(bundle).engines) == (record.file, {})
+    other = add_engine(bundle, "fp32", backend="tensorrt")
+    file, reasons = what_runs(Bundle.open(bundle).engines)
+    assert file == record.file and list(reasons) == [other] and "is not installed" in reasons[other]
+    assert what_runs([]) == ("onnxruntime", {})
+
+
+@pytest.mark.parametrize("device", [-1, 5])
+def test_gpu_that_is_not_there(tmp_path, on_stand_ins, monkeypatch, device):
+    """Given a GPU's number that there is not -> one line; with "auto" the CPU runs, and the line is a warning."""
+    on_stand_ins()
+    bundle = standin_bundles.whole_bundle(tmp_path / "b")
+
+    def find_gpu(number=0):
+        raise EngineError(f"no GPU {number} on this machine, which has 1; see to CUDA_VISIBLE_DEVICES")
+
+    monkeypatch.setattr(choice, "find_gpu", find_gpu)
+    with pytest.raises(EngineError, match=f"GPU {device} on|device is -1; wanted the number of a GPU"):
+        engines.load(bundle, "tensorrt_rtx", device=device)
 
 
 def test_why_not_run(bundle, rtx_3090):
@@ -146,30 +179,23 @@ def test_why_not_run_without_a_gpu(bundle, no_gpu):
     assert why_not_run(engines.build(bundle, options=SM86)).startswith("no NVIDIA driver on this machine")
 
 
-def test_load_where_the_runtime_objects(bundle, rtx_3090, monkeypatch):
-    """Given an engine that its runtime finds invalid here -> one line, with its reason."""
-    monkeypatch.setattr(loading, "validity", lambda data, backend: "it is too old")
-    record = engines.build(bundle, options=SM86)
-    with pytest.raises(EngineError, match=f"{record.file} cannot run here: it is too old; build it again"):
-        engines.load(bundle)
-
-
 @pytest.fixture
 def runs(monkeypatch):
     """Which engines "run" here: those for sm86; what `load` then gives is the engine's name."""
 
-    def why_not_run(record):
+    def why_not_run(record, device):
         return None if "sm86" in record.targets else f"it is for {', '.join(record.targets)}"
 
     monkeypatch.setattr(loading, "why_not_run", why_not_run)
-    monkeypatch.setattr(loading, "run_record", lambda bundle, record: record.file)
+    monkeypatch.setattr(loading, "run_record", lambda bundle, record, device, **_: record.file)
 
 
 def test_load_takes_the_fastest_precision_of_what_runs(typed, runs):
     """Given engines of several precisions -> the fastest that this GPU runs, whatever their order in the bundle."""
     files = {"fp32": add_engine(typed, "fp32"), "int8": add_engine(typed, "int8")}
     add_engine(typed, "fp8", targets=("sm89",))
-    assert engines.load(typed) == files["int8"]
+    with pytest.warns(PlainconvWarning, match=rf"fp8-sm89\.engine cannot run here: it is .*; {files['int8']} runs"):
+        assert engines.load(typed) == files["int8"]
     assert engines.load(typed, precision="fp32") == files["fp32"]
     assert engines.load(typed, "tensorrt_rtx", precision="int8") == files["int8"]
     files["fp8"] = add_engine(typed, "fp8")
@@ -192,7 +218,7 @@ def test_load_of_a_precision_that_does_not_run_here(typed, runs):
     wanted = "holds no tensorrt_rtx fp8 engine; build one with `exporter build --engine tensorrt_rtx --precision fp8`"
     with pytest.raises(EngineError, match=wanted):
         engines.load(typed, "tensorrt_rtx", precision="fp8")
-    with engines.load(typed, precision="int8") as runner:
+    with pytest.warns(PlainconvWarning, match="it is for sm120"), engines.load(typed, precision="int8") as runner:
         assert (runner.backend, runner.precision) == ("onnxruntime", "int8")
 
 

@@ -5,6 +5,8 @@ A network here is a list of nodes, each (op, what it reads), whose value is v0, 
 compute the whole's bits.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -12,8 +14,8 @@ from onnx import TensorProto, helper
 
 from plainconv.engines.schedule import schedule_of
 from plainconv.engines.tensorrt.contexts import Contexts
-from plainconv.engines.tensorrt.runner import TensorRTSplitRunner
-from plainconv.engines.tensorrt.split_lane import PartEngine
+from plainconv.engines.tensorrt.parts import PartEngine
+from plainconv.engines.tensorrt.runner import TensorRTRunner
 from plainconv.exporter.bundle import PartRecord, ShapeRange, SplitRecord, TensorSpec
 from plainconv.exporter.partition import Part, Plan, read_model, wiring_of, write_parts
 from plainconv.exporter.partition.problems import problems_of_plan
@@ -78,10 +80,15 @@ class Split:
         plan = plan_of_cut(nodes, cut, outputs)
         assert problems_of_plan(plan, wiring) == []
         self.files, self.batch = write_parts(model, plan, folder), batch
-        self.schedule = schedule_of(split_of_plan(plan, wiring, batch))
+        self.record, self.whole = split_of_plan(plan, wiring, batch), whole
+        self.schedule = schedule_of(self.record)
         self.inputs = tuple(TensorSpec(name, "float32", (batch, 4)) for name in wiring.inputs)
         self.outputs = tuple(TensorSpec(name, "float32", (batch, 4)) for name in outputs)
         self.session = onnxruntime.InferenceSession(str(whole), providers=["CPUExecutionProvider"])
+
+    def of(self, onnx_sha256):
+        """What a bundle says of it, of the graph of that hash."""
+        return replace(self.record, onnx_sha256=onnx_sha256)
 
     def profile(self, low, high, names):
         """An optimization profile of these tensors, for these batches."""
@@ -97,27 +104,27 @@ class Split:
         names = [spec.name for spec in self.outputs]
         return dict(zip(names, self.session.run(names, inputs), strict=True))
 
-    def parts(self, recording_tensorrt, cuda, devices, batches=((1, 4),), captures=True, scratch=0, refuses=None):
+    def parts(self, standin_tensorrt, cuda, devices, batches=((1, 4),), captures=True, scratch=0, refuses=None):
         """An engine of each part. `batches` are those of the profiles; `refuses` what the engine of a part does not."""
         made = []
         for step, file in zip(self.schedule.steps, self.files, strict=True):
             reads = [spec.name for spec in step.part.inputs]
             profiles = tuple(self.profile(low, high, reads) for low, high in batches)
             cuda.current = devices[step.place[0]]
-            engine = recording_tensorrt.Engine(cuda, file, profiles, scratch)
+            engine = standin_tensorrt.Engine(cuda, file, profiles, scratch)
             engine.refuses = (refuses or {}).get(step.part.name, ())
             contexts = Contexts(engine.create_execution_context, captures, scratch)
             made.append(PartEngine(step.part.name, engine, contexts, cuda.current, profiles))
         cuda.current = 0
         return made
 
-    def runner(self, recording_tensorrt, cuda, devices, batches=((1, 4),), timeout=60.0, parts=None, **options):
+    def runner(self, standin_tensorrt, cuda, devices, batches=((1, 4),), timeout=60.0, parts=None, **options):
         """A runner on the doubles, with its engines by name as `runner.engines`."""
-        parts = parts or self.parts(recording_tensorrt, cuda, devices, batches, **options)
-        runner = TensorRTSplitRunner(
+        parts = parts or self.parts(standin_tensorrt, cuda, devices, batches, **options)
+        runner = TensorRTRunner(
             self.schedule,
             parts,
-            cuda,
+            cuda.cuda,
             devices=devices,
             backend="tensorrt",
             precision="fp32",

@@ -1,17 +1,14 @@
 """Arrays in GPU memory: a caller's, by DLPack, and a runner's, with the memory that they share."""
 
 import ctypes
-import gc
 import sys
-import threading
 import types
 
 import numpy as np
 import pytest
 import torch
 
-from plainconv.engines.cuda.blocks import Blocks
-from plainconv.engines.cuda.device_array import DeviceArray, borrow
+from plainconv.engines.cuda.device_array import DeviceArray, borrow, gpu_of
 from plainconv.engines.tensorrt.lane import KINDS
 from plainconv.exporter.errors import EngineError
 
@@ -143,70 +140,13 @@ def test_dlpack_of_a_device_array(monkeypatch):
     array = an_array()
     assert array.__dlpack__(stream=1, max_version=(1, 0)) == ("capsule", {"stream": 1, "max_version": (1, 0)})
     assert asked == [((4096, 24, array), (2, 3), np.dtype("float32"))]
+    lent = DeviceArray(4096, (2, 3), np.dtype("float32"), 1, None, consumers=set())
+    for stream in (None, -1, 1, 2, 77, 78, 77):
+        lent.__dlpack__(stream=stream)
+    assert lent.consumers == {77, 78}  # the default streams are waited for anyway
 
 
-def test_blocks_are_kept_while_referred_to(device):
-    """Given blocks of one size -> no two that live share memory; what is dropped is used again after a wait."""
-    blocks = Blocks(device)
-    first, second = blocks.take(300), blocks.take(400)
-    assert first.address != second.address
-    address = first.address
-    del first
-    device.calls.clear()
-    third = blocks.take(512)
-    assert third.address == address and device.names() == ["synchronize_device"]
-    blocks.take(10**6)
-    assert device.names() == ["allocate"]
-    blocks.close()
-    assert set(device.buffers) == {second.address, third.address}
-    del second, third
-    assert device.empty
-
-
-def test_blocks_that_cannot_be_waited_for_are_not_lost(device, monkeypatch):
-    """Given a wait that fails -> the taking fails, and what was dropped is freed at the end nevertheless."""
-    blocks = Blocks(device)
-    blocks.take(300)
-
-    def fail():
-        raise EngineError("CUDA: an illegal memory access was encountered")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(device, "synchronize_device", fail)
-        with pytest.raises(EngineError, match="illegal"):
-            blocks.take(300)
-    blocks.close()
-    assert device.empty
-
-
-def test_blocks_dropped_by_the_garbage_collector_while_one_is_taken(device, monkeypatch):
-    """Given a block that dies in the middle of a taking -> no lock is waited for."""
-    blocks = Blocks(device)
-    held = [blocks.take(300)]
-    address, allocate = held[0].address, device.allocate
-    monkeypatch.setattr(device, "allocate", lambda size: (held.clear(), gc.collect(), allocate(size))[2])
-    other = blocks.take(5000)
-    assert other.address != address and blocks.take(300).address == address
-
-
-def test_blocks_from_many_threads(device):
-    """Given 4 threads that take, keep and drop -> no two live blocks are ever the same memory; all of it comes back."""
-    blocks, failures = Blocks(device), []
-
-    def work(seed):
-        random, mine = np.random.default_rng(seed), []
-        for _ in range(200):
-            block = blocks.take(int(random.integers(1, 2000)))
-            ctypes.memset(block.address, seed, 1)
-            mine.append(block)
-            if random.random() < 0.6:
-                mine.pop(int(random.integers(len(mine))))
-            failures.extend(1 for other in mine if ctypes.string_at(other.address, 1) != bytes([seed]))
-
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(1, 5)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    blocks.close()
-    assert not failures and device.empty
+def test_gpu_that_an_array_says_it_is_on():
+    """Given arrays on GPUs -> their numbers, without a stream; None of one that only its memory would tell of."""
+    assert gpu_of(OnGpu(np.zeros(2), device=3)) == 3 and gpu_of(an_array()) == 1
+    assert gpu_of(types.SimpleNamespace(__cuda_array_interface__={})) is None

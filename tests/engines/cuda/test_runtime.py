@@ -1,16 +1,18 @@
 """Calls of the CUDA runtime, against a stand-in for cuda-bindings."""
 
+import contextlib
 import enum
 import importlib
 import inspect
+import re
 import sys
 import threading
 import types
 
 import pytest
+from cuda.bindings import runtime as real_runtime
 
-from plainconv.engines.cuda import runtime as cuda_file
-from plainconv.engines.cuda.runtime import NO_CAPTURE, Cuda, CudaRuntime
+from plainconv.engines.cuda.runtime import CudaRuntime
 from plainconv.exporter.errors import EngineError
 
 HANDLE = 4096
@@ -24,6 +26,8 @@ GIVES_A_VALUE = {
     "cudaEventElapsedTime",
     "cudaGraphInstantiate",
     "cudaDeviceCanAccessPeer",
+    "cudaThreadExchangeStreamCaptureMode",
+    "cudaStreamIsCapturing",
 }
 
 
@@ -33,21 +37,27 @@ class Error(enum.IntEnum):
     cudaErrorInsufficientDriver = 35  # noqa: N815
     cudaErrorNotReady = 600  # noqa: N815
     cudaErrorPeerAccessAlreadyEnabled = 704  # noqa: N815
+    cudaErrorStreamCaptureImplicit = 906  # noqa: N815
 
 
 class Kind(enum.IntEnum):
-    cudaMemcpyHostToDevice = 1  # noqa: N815
-    cudaMemcpyDeviceToHost = 2  # noqa: N815
+    cudaMemcpyDefault = 4  # noqa: N815
 
 
 class Mode(enum.IntEnum):
     cudaStreamCaptureModeThreadLocal = 1  # noqa: N815
+    cudaStreamCaptureModeRelaxed = 2  # noqa: N815
+
+
+class Status(enum.IntEnum):
+    cudaStreamCaptureStatusNone = 0  # noqa: N815
 
 
 class Bindings(types.ModuleType):
     """`cuda.bindings.runtime`, which answers (error, value) to every call and writes them down."""
 
     cudaError_t, cudaMemcpyKind, cudaStreamCaptureMode = Error, Kind, Mode  # noqa: N815
+    cudaStreamCaptureStatus = Status  # noqa: N815
     cudaStreamNonBlocking, cudaHostAllocPortable, cudaEventDefault = 1, 1, 0  # noqa: N815
     cudaEventDisableTiming, cudaEventWaitDefault = 2, 0  # noqa: N815
     cudaEventRecordDefault, cudaEventRecordExternal = 0, 1  # noqa: N815
@@ -77,6 +87,7 @@ def bindings(monkeypatch):
     package.runtime = fake
     monkeypatch.setitem(sys.modules, "cuda", types.ModuleType("cuda"))
     monkeypatch.setitem(sys.modules, "cuda.bindings", package)
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", fake)
     return fake
 
 
@@ -84,29 +95,61 @@ def test_calls(bindings):
     """Given each operation -> the call of the runtime, with its arguments in their order."""
     cuda = CudaRuntime()
 
-    assert cuda.device() == cuda.allocate(12) == cuda.allocate_host(12) == cuda.create_stream() == HANDLE
+    assert cuda.device() == cuda.create_stream() == HANDLE
     cuda.use_device(1)
-    cuda.copy_to_device(64, 128, 12, 7)
-    cuda.copy_to_host(128, 64, 12, 7)
-    cuda.synchronize(7)
-    cuda.synchronize_device()
-    cuda.free(64)
-    cuda.free_host(128)
+    cuda.copy(64, 128, 12, 7)
     cuda.destroy_stream(7)
     assert bindings.calls == [
         ("cudaGetDevice",),
-        ("cudaMalloc", 12),
-        ("cudaHostAlloc", 12, 1),
         ("cudaStreamCreateWithFlags", 1),
         ("cudaSetDevice", 1),
-        ("cudaMemcpyAsync", 64, 128, 12, Kind.cudaMemcpyHostToDevice, 7),
-        ("cudaMemcpyAsync", 128, 64, 12, Kind.cudaMemcpyDeviceToHost, 7),
-        ("cudaStreamSynchronize", 7),
-        ("cudaDeviceSynchronize",),
-        ("cudaFree", 64),
-        ("cudaFreeHost", 128),
+        ("cudaMemcpyAsync", 64, 128, 12, Kind.cudaMemcpyDefault, 7),
         ("cudaStreamDestroy", 7),
     ]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_memory_is_asked_for_beside_captures(bindings, fails):
+    """Given memory that is taken or given back -> in a mode that no other capture forbids, and no longer."""
+    cuda = CudaRuntime()
+    for call, ask, arguments in (
+        ("cudaMalloc", lambda: cuda.allocate(12), (12,)),
+        ("cudaHostAlloc", lambda: cuda.allocate_host(12), (12, 1)),
+        ("cudaFree", lambda: cuda.free(64), (64,)),
+        ("cudaFreeHost", lambda: cuda.free_host(64), (64,)),
+    ):
+        bindings.calls.clear()
+        bindings.errors = {call: Error.cudaErrorInsufficientDriver} if fails else {}
+        with pytest.raises(EngineError) if fails else contextlib.nullcontext():
+            ask()
+        assert bindings.calls == [
+            ("cudaThreadExchangeStreamCaptureMode", Mode.cudaStreamCaptureModeRelaxed),
+            (call, *arguments),
+            ("cudaThreadExchangeStreamCaptureMode", HANDLE),
+        ]
+
+
+def test_a_thread_chooses_its_device_once(bindings):
+    """Given a thread on the device that is wanted, by name -> it is set all the same, once: that makes its context."""
+    cuda = CudaRuntime()
+    assert cuda.enter(HANDLE) == cuda.enter(HANDLE) == HANDLE
+    assert bindings.calls == [("cudaGetDevice",), ("cudaSetDevice", HANDLE), ("cudaGetDevice",)]
+    thread = threading.Thread(target=cuda.enter, args=(HANDLE,))
+    thread.start()
+    thread.join()
+    assert bindings.calls[3:] == [("cudaGetDevice",), ("cudaSetDevice", HANDLE)]
+    assert cuda.enter(1) == HANDLE and bindings.calls[-1] == ("cudaSetDevice", 1)
+
+
+def test_whether_a_stream_is_captured(bindings):
+    """Given a stream that is captured, or one that no event may be put on as another is -> True; any other error."""
+    cuda = CudaRuntime()
+    assert cuda.captured(7)  # HANDLE is not the status of none
+    bindings.errors["cudaStreamIsCapturing"] = Error.cudaErrorStreamCaptureImplicit
+    assert cuda.captured(1) and bindings.calls[-1] == ("cudaGetLastError",)
+    bindings.errors["cudaStreamIsCapturing"] = Error.cudaErrorInsufficientDriver
+    with pytest.raises(EngineError, match=r"CUDA failed \(cudaStreamIsCapturing: "):
+        cuda.captured(7)
 
 
 def test_events_and_graphs(bindings):
@@ -146,7 +189,6 @@ def test_several_devices(bindings):
     cuda.wait_for(5, 8)
     assert cuda.can_reach(0, 1)
     cuda.reach(1)
-    cuda.copy_to_peer(64, 1, 128, 0, 12, 7)
     assert cuda.idle(7) and cuda.passed(5)
     assert bindings.calls == [
         ("cudaEventCreateWithFlags", 2),
@@ -154,7 +196,6 @@ def test_several_devices(bindings):
         ("cudaStreamWaitEvent", 8, 5, 0),
         ("cudaDeviceCanAccessPeer", 0, 1),
         ("cudaDeviceEnablePeerAccess", 1, 0),
-        ("cudaMemcpyPeerAsync", 64, 1, 128, 0, 12, 7),
         ("cudaStreamQuery", 7),
         ("cudaEventQuery", 5),
     ]
@@ -186,38 +227,13 @@ def test_peer_access_that_is_enabled_already(bindings):
 
 @pytest.mark.parametrize("fails", ["cudaStreamBeginCapture", "cudaStreamEndCapture", "cudaGraphInstantiate"])
 def test_capture_that_fails(bindings, fails):
-    """Given a capture that fails at any step -> one line; others may wait for the device again; no template stays."""
+    """Given a capture that fails at any step -> one line, and no template stays."""
     cuda = CudaRuntime()
     bindings.errors[fails] = Error.cudaErrorInsufficientDriver
     with pytest.raises(EngineError, match=rf"CUDA failed \({fails}: "):
         cuda.begin_capture(7)
         cuda.end_capture(7)
-    assert not NO_CAPTURE.locked()
     assert (("cudaGraphDestroy", HANDLE) in bindings.calls) == (fails == "cudaGraphInstantiate")
-
-
-def test_nobody_waits_for_the_device_during_a_capture(bindings):
-    """Given a capture in this thread -> another thread's wait for the whole device comes after it."""
-    cuda = CudaRuntime()
-    cuda.begin_capture(7)
-    thread = threading.Thread(target=cuda.synchronize_device)
-    thread.start()
-    thread.join(0.05)
-    assert thread.is_alive() and ("cudaDeviceSynchronize",) not in bindings.calls
-    cuda.end_capture(7)
-    thread.join()
-    assert bindings.calls[-1] == ("cudaDeviceSynchronize",)
-
-
-def test_a_wait_for_the_device_that_never_ends_stops_no_capture(bindings, monkeypatch):
-    """Given a thread that waits for the whole device and goes on waiting -> a capture gives up, in one line."""
-    monkeypatch.setattr(cuda_file, "_PATIENCE", 0.01)
-    cuda = CudaRuntime()
-    with NO_CAPTURE, pytest.raises(EngineError, match="nothing is captured while another thread waits for a device"):
-        cuda.begin_capture(7)
-    assert bindings.calls == []
-    cuda.begin_capture(7)
-    cuda.end_capture(7)
 
 
 def test_errors_are_one_line(bindings):
@@ -229,15 +245,13 @@ def test_errors_are_one_line(bindings):
         cuda.allocate_host(99)
     with pytest.raises(EngineError, match=r"out of GPU memory \(cudaGraphLaunch\); free some"):
         cuda.launch(1, 7)
-    bindings.errors["cudaStreamSynchronize"] = Error.cudaErrorInsufficientDriver
-    with pytest.raises(
-        EngineError, match=r"CUDA failed \(cudaStreamSynchronize: CUDA driver version is insufficient\)"
-    ):
-        cuda.synchronize(7)
+    bindings.errors["cudaEventRecord"] = Error.cudaErrorInsufficientDriver
+    with pytest.raises(EngineError, match=r"CUDA failed \(cudaEventRecord: CUDA driver version is insufficient\)"):
+        cuda.mark(5, 7)
 
 
 def test_bindings_that_are_not_installed(monkeypatch):
-    for name in ("cuda", "cuda.bindings"):
+    for name in ("cuda", "cuda.bindings", "cuda.bindings.runtime"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(EngineError, match=r"cuda-bindings cannot be imported .*; pip install 'plainconv\[gpu\]'"):
         CudaRuntime()
@@ -247,12 +261,12 @@ def methods(kind):
     return {name: inspect.signature(member) for name, member in vars(kind).items() if not name.startswith("_")}
 
 
-def test_protocol(recording_cuda):
-    """Given the protocol, the runtime and the tests' double -> the same methods with the same parameters."""
-    wanted = {name: list(signature.parameters) for name, signature in methods(Cuda).items()}
-    for kind in (CudaRuntime, recording_cuda.Device):
-        found = {name: list(inspect.signature(getattr(kind, name)).parameters) for name in wanted}
-        assert found == wanted
+def test_the_stand_in_answers_what_is_called(standin_cuda):
+    """Given the tests' stand-in for cuda-bindings -> it has each function that the runtime calls."""
+    source = inspect.getsource(CudaRuntime)
+    called = set(re.findall(r"\bcuda(?:Get|Set|Malloc|Free|Host|Stream|Memcpy|Device|Event|Graph|Thread)\w*", source))
+    functions = {name for name in called if inspect.isroutine(getattr(real_runtime, name, None))}
+    assert len(functions) > 20 and functions <= set(vars(standin_cuda.Device))
 
 
 def test_the_real_bindings_have_what_is_called(bindings, monkeypatch):
@@ -266,13 +280,12 @@ def test_the_real_bindings_have_what_is_called(bindings, monkeypatch):
     if real.cudaGetDevice()[0] == real.cudaError_t.cudaSuccess:
         pytest.skip("there is a GPU, on which these made-up handles must not be used")
     cuda = CudaRuntime()
-    for name, signature in methods(Cuda).items():
+    for name, signature in methods(CudaRuntime).items():
         if name in ("borrow", "end_capture"):
             continue
         arguments = {key: 7 for key in list(signature.parameters)[1:]}
         with pytest.raises(EngineError, match="CUDA failed"):
             getattr(cuda, name)(**arguments)
-    assert not NO_CAPTURE.locked()
     with pytest.raises(EngineError, match="CUDA failed"):
         cuda.create_event(timed=False)
     assert hasattr(real, "cudaStreamEndCapture") and hasattr(real, "cudaGraphInstantiate")

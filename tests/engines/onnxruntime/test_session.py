@@ -1,8 +1,10 @@
 """Starting ONNX Runtime on a provider, and running on a GPU's: against a double of an ONNX Runtime that has one."""
 
+import importlib.machinery
 import sys
 import types
 import warnings
+from dataclasses import dataclass
 
 import numpy as np
 import onnxruntime
@@ -16,26 +18,59 @@ from plainconv.engines.onnxruntime.session import SessionOptions, start
 from plainconv.exporter.errors import EngineError, PlainconvWarning
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
+RTX = "NvTensorRTRTXExecutionProvider"
 
 
 class GpuRuntime(types.ModuleType):
     """An ONNX Runtime for GPUs whose GPU memory is the host's: the CPU computes, and every binding is written down."""
 
-    def __init__(self, starts=(TENSORRT, CUDA, CPU)):
+    def __init__(self, starts=(RTX, TENSORRT, CUDA, CPU)):
         super().__init__("onnxruntime")
-        self.__version__, self.SessionOptions = "1.99", onnxruntime.SessionOptions
-        self.starts, self.asked, self.log = starts, [], []
+        self.__version__ = "1.99"
+        self.starts, self.asked, self.log, self.plugged = starts, [], [], False
 
     def get_available_providers(self):
         return [TENSORRT, CUDA, CPU]
+
+    def set_default_logger_severity(self, severity):
+        self.severity = severity
+
+    def register_execution_provider_library(self, name, library):
+        self.log.append(("register", name, library))
+        if library == "broken":
+            raise RuntimeError("[ONNXRuntimeError] : 1 : FAIL : Failed to load library: libcuda.so.1 is not there")
+        self.plugged = True
+
+    def get_ep_devices(self):
+        return [Gpu1(RTX, {"device_id": number}) for number in ("1", "0")] if self.plugged else [Gpu1(CPU, {})]
+
+    class RunOptions:
+        def __init__(self):
+            self.entries = {}
+
+        def add_run_config_entry(self, key, value):
+            self.entries[key] = value
+
+    class OrtValue:
+        @staticmethod
+        def ortvalue_from_shape_and_type(shape, dtype, device, number):
+            assert device == "cuda"
+            value = onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, np.dtype(dtype), "cpu", 0)
+            return value
 
     def preload_dlls(self, directory=None):
         print("Failed to load libcublas")
         self.log.append("preload")
 
+    class SessionOptions(onnxruntime.SessionOptions):
+        plugged = None
+
+        def add_provider_for_devices(self, devices, options):
+            self.plugged = (devices, options)
+
     def InferenceSession(self, path, settings, providers, enable_fallback):
-        assert enable_fallback == 0
-        self.asked = providers
+        assert enable_fallback == 0 and self.severity == 4
+        self.asked = providers if settings.plugged is None else [(settings.plugged[0][0].ep_name, *settings.plugged)]
         self.spinning = settings.get_session_config_entry("session.intra_op.allow_spinning")
         return GpuSession(self, onnxruntime.InferenceSession(path, settings, providers=[CPU]))
 
@@ -54,9 +89,15 @@ class GpuSession:
     def io_binding(self):
         return GpuBinding(self.session.io_binding(), self.runtime.log)
 
-    def run_with_iobinding(self, binding):
-        binding.log.append("run")
+    def run_with_iobinding(self, binding, options=None):
+        binding.log.append("run" if options is None else ("run", options.entries["gpu_graph_id"]))
         self.session.run_with_iobinding(binding.binding)
+
+
+@dataclass(frozen=True)
+class Gpu1:
+    ep_name: str
+    ep_options: dict
 
 
 class GpuBinding:
@@ -71,6 +112,12 @@ class GpuBinding:
         self.log.append(("output", name, device, index, address))
         self.places.append(device)
         self.binding.bind_output(name, "cpu", 0, dtype, shape, address)
+
+    def bind_ortvalue_input(self, name, value):
+        self.binding.bind_ortvalue_input(name, value)
+
+    def bind_ortvalue_output(self, name, value):
+        self.binding.bind_ortvalue_output(name, value)
 
     def synchronize_inputs(self):
         self.log.append("synchronize inputs")
@@ -106,12 +153,12 @@ def contents(array):
 
 @pytest.fixture
 def gpu(monkeypatch):
-    monkeypatch.setattr(under_test, "find_gpu", lambda: Gpu("NVIDIA A100", "sm80", 40 << 30))
+    monkeypatch.setattr(under_test, "find_gpu", lambda number=0: Gpu("NVIDIA A100", "sm80", 40 << 30))
 
 
 @pytest.fixture
 def no_gpu(monkeypatch):
-    def none():
+    def none(number=0):
         raise EngineError("no GPU on this machine; see to it")
 
     monkeypatch.setattr(under_test, "find_gpu", none)
@@ -204,13 +251,15 @@ def test_provider_that_is_not_installed(onnx_file):
     """Given the ONNX Runtime that is installed here, which is the CPU's -> what to install."""
     if CUDA in onnxruntime.get_available_providers():
         pytest.skip("the ONNX Runtime here has CUDA")
-    with pytest.raises(EngineError, match=r"here has no cuda provider; .*pip install 'onnxruntime-gpu\[cuda,cudnn\]'"):
+    with pytest.raises(EngineError, match=r"here has no cuda provider; .*'onnxruntime-gpu\[cuda,cudnn\]'"):
         start(onnx_file, SessionOptions("cuda"))
 
 
 def test_no_onnxruntime(onnx_file, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(EngineError, match=r"ONNX Runtime cannot be imported .*; pip install onnxruntime"):
+    with pytest.raises(
+        EngineError, match=r"ONNX Runtime cannot be imported .*; pip install 'plainconv\[cpu\]', or 'plain"
+    ):
         start(onnx_file, SessionOptions())
 
 
@@ -254,6 +303,101 @@ def test_outputs_on_either_side(onnx_file, runtime, gpu):
             assert runtime.log[-4] == ("output", "logits", "cuda", 0, theirs.ctypes.data)
             np.testing.assert_array_equal(mine, wanted)
             np.testing.assert_array_equal(theirs, wanted)
+
+
+def test_another_gpu(onnx_file, runtime, gpu, monkeypatch):
+    """Given device=2 -> every provider hears of it, arrays are taken and given there, and one of GPU 0 is refused."""
+    x = images()
+    with OnnxRuntimeRunner(onnx_file, device=2) as runner:
+        assert runtime.asked[0][1]["device_id"] == "2"
+        y = runner({"input": on_the_gpu(x, 2)})["logits"]
+        assert y.device == 2 and ("output", "logits", "cuda", 2, None) in runtime.log
+        with pytest.raises(EngineError, match="input input is on GPU 0, this runner on GPU 2; move it there"):
+            runner({"input": on_the_gpu(x, 0)})
+    start(onnx_file, SessionOptions("tensorrt", tf32=True, device=2))
+    assert [options["device_id"] for _, options in runtime.asked[:2]] == ["2", "2"]
+    with pytest.raises(EngineError, match="device is -1; wanted the number of a GPU, 0 or more"):
+        start(onnx_file, SessionOptions(device=-1))
+
+    class OfAnother:
+        def __dlpack_device__(self):
+            return (2, 0)
+
+        def __dlpack__(self, **_):
+            raise AssertionError("it was asked for on another GPU's stream")
+
+    with (
+        OnnxRuntimeRunner(onnx_file, device=2) as runner,
+        pytest.raises(EngineError, match="input input is on GPU 0, this runner on GPU 2"),
+    ):
+        runner({"input": OfAnother()})
+
+
+@pytest.fixture
+def plugin(monkeypatch):
+    """The plugin's package; its library loads where it is "fine"."""
+    package = types.ModuleType("onnxruntime_ep_nv_tensorrt_rtx")
+    package.__spec__ = importlib.machinery.ModuleSpec(package.__name__, None)
+    package.library = "fine"
+    package.get_library_path = lambda: package.library
+    monkeypatch.setitem(sys.modules, package.__name__, package)
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+    return package
+
+
+def test_plugin_provider(onnx_file, runtime, gpu, plugin):
+    """Given providers="tensorrt_rtx" -> the plugin is registered, once, and runs on the GPU of the number asked for."""
+    for device in (0, 1):
+        with OnnxRuntimeRunner(onnx_file, providers="tensorrt_rtx", device=device) as runner:
+            assert runner.provider == "tensorrt_rtx"
+            assert runner({"input": images()})["logits"].shape == (1, 4, 8, 8)
+        ((name, devices, options),) = runtime.asked
+        assert (name, options, devices[0].ep_options) == (RTX, {}, {"device_id": str(device)})
+    assert [call for call in runtime.log if call[0] == "register"] == [("register", RTX, "fine")]
+    with pytest.raises(EngineError, match=r"tensorrt_rtx provider has no GPU 5 \(it has 2\)"):
+        start(onnx_file, SessionOptions("tensorrt_rtx", device=5))
+
+
+def test_plugin_that_does_not_start(onnx_file, runtime, gpu, plugin, monkeypatch):
+    """Given a library that does not load, TF32 that nobody allowed, or no plugin -> one line with what to do."""
+    plugin.library = "broken"
+    wanted = r"tensorrt_rtx provider does not start here \(Failed to load library: libcuda.*\); install a recent NVIDIA"
+    with pytest.raises(EngineError, match=wanted):
+        start(onnx_file, SessionOptions("tensorrt_rtx"))
+    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE")
+    with pytest.raises(EngineError, match="tensorrt_rtx provider computes in TF32"):
+        start(onnx_file, SessionOptions("tensorrt_rtx"))
+    monkeypatch.delitem(sys.modules, plugin.__name__)
+    with pytest.raises(EngineError, match=r"is not installed; pip install 'plainconv\[ort-rtx\]'"):
+        start(onnx_file, SessionOptions("tensorrt_rtx", tf32=True))
+
+
+def test_cuda_graph(onnx_file, runtime, gpu):
+    """Given fixed shapes and `cuda_graph` -> calls on host arrays run by graph 0; others by none."""
+    x = images()
+    with OnnxRuntimeRunner(onnx_file, cuda_graph=True) as runner:
+        assert runtime.asked[0][1]["enable_cuda_graph"] == "1"
+        for seed in range(3):
+            x = np.random.default_rng(seed).normal(size=(1, 3, 8, 8)).astype(np.float32)
+            y = runner({"input": x})["logits"]
+            with OnnxRuntimeRunner(onnx_file, providers="cpu") as other:
+                wanted = other({"input": x})["logits"]
+            np.testing.assert_array_equal(y, wanted)
+            assert runtime.log[-1] == ("run", "0")
+            np.testing.assert_array_equal(contents(runner({"input": on_the_gpu(x)})["logits"]), wanted)
+            assert ("run", "-1") in runtime.log[-3:]
+            mine = np.zeros_like(wanted)
+            runner({"input": x}, {"logits": mine})
+            np.testing.assert_array_equal(mine, wanted)
+            assert ("run", "-1") in runtime.log[-3:]
+    with pytest.raises(EngineError, match="the runner is closed"):
+        runner({"input": x})
+
+
+def test_cuda_graph_of_open_shapes(tmp_path, make, runtime, gpu):
+    path = make.onnx(tmp_path / "open.onnx", batch="batch")
+    with pytest.raises(EngineError, match=r"input float32\[batch, 3, 8, 8\] cannot be in a CUDA graph, wanted a fixed"):
+        OnnxRuntimeRunner(path, cuda_graph=True)
 
 
 def test_gpu_arrays_that_do_not_fit(onnx_file, runtime, gpu):

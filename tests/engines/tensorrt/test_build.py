@@ -289,59 +289,6 @@ def test_a_bar_that_fails_does_not_end_the_build(onnx_file, rtx, monkeypatch):
 # --- loading, and the other backend --------------------------------------------------------------------------------
 
 
-def test_no_driver(rtx):
-    """Given an engine on a machine without a driver -> one line, before any runtime is imported."""
-    if os.path.exists("/dev/nvidiactl"):
-        pytest.skip("this machine has a GPU")
-    with pytest.raises(EngineError, match=r"^no NVIDIA driver on this machine"):
-        tensorrt.deserialize(b"engine", rtx)
-
-
-def test_bytes_that_are_no_engine(rtx, monkeypatch):
-    monkeypatch.setattr(tensorrt, "find_gpu", lambda: Gpu("A100", "sm80", 0))
-    with pytest.raises(EngineError, match=r"tensorrt_rtx .* cannot load the engine: .*; build it again") as raised:
-        tensorrt.deserialize(b"junk" * 99, rtx)
-    assert "\n" not in str(raised.value)
-
-
-def test_validity_of_an_engine_that_cannot_run_here(onnx_file, rtx):
-    """Given a sound engine on a machine without a driver -> that is why; given other bytes, that they are no engine."""
-    if os.path.exists("/dev/nvidiactl"):
-        pytest.skip("this machine has a GPU")
-    data = bytes(tensorrt.compile_onnx(onnx_file, rtx, BuildOptions(targets=("sm86",))).data)
-    assert "CUDA driver version is insufficient" in tensorrt.validity(data, rtx)
-    assert tensorrt.validity(b"junk" * 99, rtx).endswith("finds it invalid (malformed engine)")
-
-
-@pytest.mark.parametrize(
-    ("verdict", "diagnostics", "reason"),
-    [
-        ("VALID", 0, None),
-        ("SUBOPTIMAL", 2, None),
-        ("INVALID", 3, "finds it invalid (version mismatch, unsupported cc)"),
-        ("INVALID", 16, "finds it invalid (insufficient gpu memory)"),
-    ],
-)
-def test_validity_says_what_the_runtime_says(rtx, monkeypatch, verdict, diagnostics, reason):
-    trt = importlib.import_module("tensorrt_rtx")
-
-    class Runtime:
-        def __init__(self, log):
-            pass
-
-        def get_engine_validity(self, data):
-            return trt.EngineValidity.__members__[verdict], diagnostics
-
-    monkeypatch.setattr(trt, "Runtime", Runtime)
-    found = tensorrt.validity(b"engine", rtx)
-    assert found == (reason and f"tensorrt_rtx {trt.__version__} {reason}")
-
-
-def test_runtime_that_knows_no_validity(tensorrt_backend, monkeypatch):
-    monkeypatch.setattr(tensorrt, "import_runtime", lambda backend: SimpleNamespace(Runtime=object))
-    assert tensorrt.validity(b"engine", tensorrt_backend) is None
-
-
 def test_backend_that_cannot_be_imported(onnx_file):
     missing = Backend("no_such_runtime", "1", True, True, True, remedy="pip install it")
     with pytest.raises(EngineError, match=r"no_such_runtime cannot be imported \(No module named .*\); pip install it"):

@@ -1,5 +1,6 @@
 """Execution contexts: what each runtime is asked for, and that a context is told nothing twice."""
 
+import gc
 import types
 import weakref
 
@@ -7,6 +8,7 @@ import pytest
 import tensorrt_rtx
 
 from plainconv.engines.tensorrt.contexts import Context, contexts_of
+from plainconv.engines.tensorrt.kernel_cache import KernelCache
 from plainconv.exporter.errors import EngineError
 
 
@@ -14,51 +16,83 @@ class Engine:
     device_memory_size_v2 = 4096
 
     def __init__(self):
-        self.asked, self.configs = [], []
+        self.asked = []
 
     def create_execution_context(self, *arguments):
         self.asked.append(arguments)
         return "context"
-
-    def create_runtime_config(self):
-        self.configs.append(types.SimpleNamespace(create_runtime_cache=lambda: "cache"))
-        self.configs[-1].set_runtime_cache = lambda cache: setattr(self.configs[-1], "cache", cache)
-        return self.configs[-1]
 
 
 def test_contexts_of_tensorrt():
     """Given TensorRT, which has no graphs of its own -> captured, and scratch memory from outside."""
     strategies = types.SimpleNamespace(USER_MANAGED="outside", STATIC="inside")
     trt, engine = types.SimpleNamespace(ExecutionContextAllocationStrategy=strategies), Engine()
-    contexts = contexts_of(trt, engine)
+    contexts = contexts_of(trt, engine, fixed=False)
     assert (contexts.captures, contexts.scratch) == (True, 4096)
-    assert contexts.create() == "context" and engine.asked == [("outside",)]
+    contexts.new(), contexts.new(repeats=True)
+    assert engine.asked == [("outside",), ("outside",)]
     engine.device_memory_size_v2 = 0
-    contexts = contexts_of(trt, engine)
+    contexts = contexts_of(trt, engine, fixed=True)
     assert (contexts.captures, contexts.scratch) == (True, 0)
-    assert contexts.create() == "context" and engine.asked[1:] == [("inside",)]
+    contexts.new()
+    assert engine.asked[2:] == [("inside",)]
 
 
-def test_contexts_of_tensorrt_rtx():
-    """Given TensorRT-RTX -> its own graphs, one cache of compiled kernels for all contexts, memory of their own."""
-    engine = Engine()
-    contexts = contexts_of(tensorrt_rtx, engine)
-    assert (contexts.captures, contexts.scratch) == (False, 0)
-    contexts.create(), contexts.create()
-    (config,) = engine.configs
-    assert config.cuda_graph_strategy == tensorrt_rtx.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE and config.cache == "cache"
-    assert engine.asked == [(config,), (config,)]
+@pytest.fixture
+def rtx_engine(standin_tensorrt, device, double_model):
+    """An engine of TensorRT-RTX, as its bindings behave, and the module."""
+    return standin_tensorrt.module(device), standin_tensorrt.Engine(device, double_model)
+
+
+@pytest.mark.parametrize("eager", [False, True])
+@pytest.mark.parametrize("fixed", [False, True])
+def test_contexts_of_tensorrt_rtx(rtx_engine, standin_tensorrt, fixed, eager):
+    """Given engines of fixed shapes -> captured, not by RTX; of dynamic ones, by RTX, for repeating calls."""
+    trt, engine = rtx_engine
+    contexts = contexts_of(trt, engine, fixed=fixed, eager=eager)
+    assert (contexts.captures, contexts.scratch) == (fixed, 0)
+    contexts.new(), contexts.new(repeats=True)
+    asked = [config.cuda_graph_strategy for config in engine.made]
+    off, own = standin_tensorrt.GraphStrategy.DISABLED, standin_tensorrt.GraphStrategy.WHOLE_GRAPH_CAPTURE
+    assert asked == [off, off if fixed else own]
+    kernels = {config.dynamic_shapes_kernel_specialization_strategy for config in engine.made}
+    assert kernels == {standin_tensorrt.Kernels.EAGER if eager else standin_tensorrt.Kernels.LAZY}
+
+
+def test_runtime_cache_lives_as_long_as_any_context(rtx_engine, device):
+    """Given contexts that share a cache, which the bindings do not keep -> it goes after the last of them, not before.
+
+    The stand-in fails where a context is made, runs or ends without it.
+    """
+    trt, engine = rtx_engine
+    contexts = contexts_of(trt, engine, fixed=False, cache=KernelCache())
+    first, second = contexts.new(), contexts.new(repeats=True)
+    cache = weakref.ref(engine.made[0].cache())
+    assert engine.made[1].cache() is cache()
+    engine.made.clear()
+    del contexts
+    first.let_go()
+    gc.collect()
+    assert cache() is not None
+    second.let_go()
+    gc.collect()
+    assert cache() is None and device.astray == []
 
 
 def test_the_real_runtime_has_what_is_called():
     """Given TensorRT-RTX as it is installed -> every method and property that is used of it."""
     for kind, names in (
         ("ICudaEngine", "create_execution_context create_runtime_config device_memory_size_v2 num_io_tensors"),
-        ("IRuntimeConfig", "cuda_graph_strategy create_runtime_cache set_runtime_cache"),
+        (
+            "IRuntimeConfig",
+            "cuda_graph_strategy create_runtime_cache set_runtime_cache dynamic_shapes_kernel_specialization_strategy",
+        ),
+        ("IRuntimeCache", "serialize deserialize"),
+        ("Runtime", "deserialize_cuda_engine get_engine_validity"),
         (
             "IExecutionContext",
             "set_optimization_profile_async set_device_memory set_input_shape set_tensor_address get_tensor_shape "
-            "execute_async_v3",
+            "execute_async_v3 is_stream_capturable",
         ),
     ):
         missing = [name for name in names.split() if not hasattr(getattr(tensorrt_rtx, kind), name)]
@@ -109,6 +143,40 @@ def test_a_context_that_refuses(ask, message):
         with pytest.raises(EngineError, match=message):
             ask(context)
     assert len(recorder.told) == 2
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda context: context.use_profile(2, 7), r"the engine has no optimization profile 2 \(Error in it\); build"),
+        (lambda context: context.use_scratch(256, 9), r"does not take 9 bytes to work in \(Error in it\); build it"),
+        (lambda context: context.set_shape("x", (1, 3)), r"does not take x of shape \[1, 3\] \(Error in it\); build"),
+        (lambda context: context.set_address("x", 256), r"the engine takes no buffer for x \(Error in it\); build it"),
+        (lambda context: context.shape_of("x"), r"does not tell the shape of x \(Error in it\); build it"),
+        (lambda context: context.check_capturable(7), r"the engine cannot be captured \(Error in it\)"),
+        (lambda context: context.enqueue(7), r"the engine did not run \(Error in it\); build it again"),
+    ],
+)
+def test_bindings_that_raise_instead_of_answering(ask, message):
+    """Given what the bindings raise where TensorRT refuses -> one line of ours with their words."""
+
+    class Raises:
+        def __getattr__(self, name):
+            def call(*arguments):
+                raise RuntimeError("Error in it")
+
+            return call
+
+    with pytest.raises(EngineError, match=message) as raised:
+        ask(Context(Raises()))
+    assert "\n" not in str(raised.value)
+
+
+def test_engine_whose_context_raises(rtx_engine):
+    trt, engine = rtx_engine
+    engine.refuses = ("context", "raise")
+    with pytest.raises(EngineError, match=r"gives no execution context, likely .* \(Error in context\); free some"):
+        contexts_of(trt, engine, fixed=True).new()
 
 
 def test_engine_without_a_context():

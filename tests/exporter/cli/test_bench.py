@@ -155,14 +155,14 @@ def test_what_load_is_asked_for(fixed: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(loading, "load", spy)
     options = ("--engine", "tensorrt_rtx", "--precision", "fp16", "--provider", "cpu")
     assert bench(fixed, *options, "--against-engine", "onnxruntime", "--against-precision", "fp32", "--quiet") == 0
-    common = {"threads": 1, "providers": "cpu", "devices": None}
+    common = {"threads": 1, "providers": "cpu", "device": 0, "devices": None, "eager_kernels": True}
     assert asked == [
         (fixed, "tensorrt_rtx", {**common, "precision": "fp16"}),
         (fixed, "onnxruntime", {**common, "precision": "fp32"}),
     ]
     asked.clear()
     assert bench(fixed, "--devices", "0,2", "--against-whole", "--against-threads", "2", "--quiet") == 0
-    common = {"precision": "auto", "providers": "auto"}
+    common = {"precision": "auto", "providers": "auto", "device": 0, "eager_kernels": True}
     assert asked == [
         (fixed, "auto", {**common, "threads": 1, "devices": (0, 2)}),
         (fixed, "auto", {**common, "threads": 2, "devices": None}),

@@ -419,11 +419,11 @@ def runs(monkeypatch):
             def __call__(self, inputs, outputs=None):
                 return {name: change(y) for name, y in super().__call__(inputs, outputs).items()}
 
-        def run_record(draft, record):
+        def run_record(draft, record, device):
             file, _ = choice.graph_of(draft.manifest, record.precision)
             return Runner(draft.file(file), providers="cpu", threads=1, precision=record.precision)
 
-        monkeypatch.setattr(choice, "why_not_run", lambda record: None)
+        monkeypatch.setattr(choice, "why_not_run", lambda record, device=0: None)
         monkeypatch.setattr(loading, "run_record", run_record)
 
     return install

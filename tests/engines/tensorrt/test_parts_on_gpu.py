@@ -7,13 +7,18 @@ import pytest
 import split_doubles
 
 from plainconv import engines
+from plainconv.engines import schedule
 from plainconv.engines.backend import choose
 from plainconv.engines.cuda.runtime import CudaRuntime
 from plainconv.engines.options import BuildOptions
-from plainconv.engines.tensorrt.build import compile_onnx, deserialize, import_runtime
+from plainconv.engines.tensorrt.bindings import import_runtime
+from plainconv.engines.tensorrt.build import compile_onnx
+from plainconv.engines.tensorrt.builder_progress import interruptible
 from plainconv.engines.tensorrt.contexts import contexts_of
-from plainconv.engines.tensorrt.runner import TensorRTRunner, TensorRTSplitRunner
-from plainconv.engines.tensorrt.split_lane import PartEngine
+from plainconv.engines.tensorrt.kernel_cache import KernelCache
+from plainconv.engines.tensorrt.loaded import deserialize
+from plainconv.engines.tensorrt.parts import PartEngine
+from plainconv.engines.tensorrt.runner import TensorRTRunner
 from plainconv.exporter.errors import EngineError
 
 pytestmark = pytest.mark.gpu
@@ -38,17 +43,19 @@ def split(gpus, tmp_path_factory):
     return split_doubles.Split(tmp_path_factory.mktemp("gpu") / "split", cut=cut, outputs=("v4", "v1"))
 
 
-def loaded(split, file, names, device):
-    """The engine of an ONNX file for batches 1 to 4, its contexts, its profiles, and what outlives it."""
-    backend = choose()
-    cuda, profiles = CudaRuntime(), (split.profile(1, 4, names),)
-    elsewhere = cuda.device()
-    cuda.use_device(device)
-    try:
-        runtime, engine = deserialize(bytes(compile_onnx(file, backend, BuildOptions(profiles=profiles)).data), backend)
-        return engine, contexts_of(import_runtime(backend), engine), profiles, runtime
-    finally:
-        cuda.use_device(elsewhere)
+def loaded(split, file, names, device, name=""):
+    """The engine of an ONNX file for batches 1 to 4, on a device."""
+    backend, cuda, profiles = choose(), CudaRuntime(), (split.profile(1, 4, names),)
+    data = bytes(compile_onnx(file, backend, BuildOptions(profiles=profiles, device=device)).data)
+    trt = import_runtime(backend)
+
+    def load():
+        cuda.use_device(device)
+        runtime, engine, _ = deserialize(trt, data, backend.name)
+        contexts = contexts_of(trt, engine, fixed=False, cache=KernelCache())
+        return PartEngine(name, engine, contexts, device, profiles, runtime)
+
+    return interruptible(load)
 
 
 @pytest.fixture(params=[(0, 0), (0, 1), (1, 0)], ids=["streams", "two", "swapped"])
@@ -60,8 +67,7 @@ def pair(request, split, gpus):
     parts = []
     for step, file in zip(split.schedule.steps, split.files, strict=True):
         device = devices[step.place[0]]
-        engine, contexts, profiles, runtime = loaded(split, file, [spec.name for spec in step.part.inputs], device)
-        parts.append(PartEngine(step.part.name, engine, contexts, device, profiles, runtime))
+        parts.append(loaded(split, file, [spec.name for spec in step.part.inputs], device, step.part.name))
     names = [spec.name for spec in split.inputs]
     facts = {
         "backend": choose().name,
@@ -70,10 +76,11 @@ def pair(request, split, gpus):
         "outputs": split.outputs,
         "profiles": (split.profile(1, 4, names),),
     }
-    engine, contexts, _, runtime = loaded(split, split.files[0].parent / "whole.onnx", names, 0)
+    alone = [loaded(split, split.whole, names, 0)]
+    of_whole = schedule.whole(split.inputs, split.outputs)
     with (
-        TensorRTSplitRunner(split.schedule, parts, CudaRuntime(), devices=devices, **facts) as runner,
-        TensorRTRunner(engine, CudaRuntime(), contexts=contexts, outlives=runtime, **facts) as whole,
+        TensorRTRunner(split.schedule, parts, CudaRuntime(), devices=devices, **facts) as runner,
+        TensorRTRunner(of_whole, alone, CudaRuntime(), devices=(0,), **facts) as whole,
     ):
         yield runner, whole
 

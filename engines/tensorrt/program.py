@@ -1,4 +1,6 @@
-"""What a request of a network in parts enqueues: parts, copies and waits, in order, each on its stream. Pure.
+"""What a request enqueues: parts, copies and waits, in order, each on its stream. Pure.
+
+A network that is whole is one part, whose copies go by the same stream: there is nothing for them to overlap with.
 
 A program is written once for each choice of which of the caller's arrays lie in GPU memory; a lane runs it.
 """
@@ -89,6 +91,14 @@ class Layout:
         place = self.schedule.steps[step].place
         return Track(self.devices[place[0]], place)
 
+    def way(self, source: int | None, target: int | None) -> Track:
+        """Where is copied: on the device that it comes from, as to write elsewhere is faster than to read there."""
+        if len(self.schedule.steps) == 1:
+            return self.home_track
+        device = target if source is None else source
+        assert device is not None, "the host copies nothing to itself"
+        return Track(device, None, (source, target))
+
     def ways(self) -> list[tuple[int, int]]:
         """The ordered pairs of CUDA devices between which something is to be copied, wherever the caller's arrays are.
 
@@ -172,12 +182,9 @@ class Writer:
         self._copy(source, slot)
 
     def _copy(self, source: Slot, target: Slot) -> None:
-        """On the device that it comes from: to write elsewhere is faster than to read there."""
-        device = target.device if source.device is None else source.device
-        assert device is not None, "the host copies nothing to itself"
         self._slots[target] = len(self._slots)
         copy = (self._slots[source], self._slots[target])
-        track = Track(device, None, (source.device, target.device))
+        track = self._layout.way(source.device, target.device)
         self._filled[target] = self._enqueue(track, [self._filled[source]], copy=copy)
 
     def _enqueue(
