@@ -22,9 +22,13 @@ def graph_of(body: str, weights: dict[str, np.ndarray]):
     return graph_from_proto(model)
 
 
-@pytest.mark.parametrize("maker", ["p = Identity(x)", "p = MaxPool<kernel_shape=[1,1],strides=[1,1],pads=[0,0,0,0]>(x)"])
+@pytest.mark.parametrize(
+    "maker", ["p = Identity(x)", "p = MaxPool<kernel_shape=[1,1],strides=[1,1],pads=[0,0,0,0]>(x)"]
+)
 def test_a_shuffle_that_nothing_takes_up_costs_no_more_than_before(maker: str) -> None:
-    body = f"{maker} {SHUFFLE.format('p')} n = BatchNormalization(c, gamma, beta, mean, var) g = Sigmoid(n) y = Mul(n, g)"
+    body = (
+        f"{maker} {SHUFFLE.format('p')} n = BatchNormalization(c, gamma, beta, mean, var) g = Sigmoid(n) y = Mul(n, g)"
+    )
     report = run_passes(graph_of(body, NORM | SHAPES))
     assert report.work_after.passes <= report.work_before.passes
     assert report.work_after.kernels <= report.work_before.kernels

@@ -157,8 +157,8 @@ def test_a_weight_that_branches_and_the_graph_read_is_written_once(tmp_path: Pat
 
 def test_what_onnx_graphsurgeon_drops_of_an_output_comes_back(tmp_path: Path) -> None:
     model = parsed(NET, NORM | {"w": W})
-    for axis, meaning in zip(model.graph.output[0].type.tensor_type.shape.dim, ["DATA_BATCH", "DATA_CHANNEL"]):
-        axis.denotation = meaning
+    for axis, meaning in enumerate(["DATA_BATCH", "DATA_CHANNEL"]):
+        model.graph.output[0].type.tensor_type.shape.dim[axis].denotation = meaning
     check(model, tmp_path, changed=True)  # which compares the types
     model = parsed(NET, NORM | {"w": W})
     model.graph.node.append(helper.make_node("SplitToSequence", ["c"], ["s"], axis=1))
@@ -413,7 +413,9 @@ def test_a_weight_that_lies_askew_is_read_right(tmp_path: Path) -> None:
 @pytest.mark.parametrize("attribute", ["dilations", "strides", "pads"])
 def test_an_absurd_window_is_no_crash(tmp_path: Path, attribute: str) -> None:
     model = parsed(NET.replace("6,6]", "a,b]").replace("8,8]", "H,W]"), NORM | {"w": W})
-    model.graph.node[0].attribute.append(helper.make_attribute(attribute, [1 << 40] * (4 if attribute == "pads" else 2)))
+    model.graph.node[0].attribute.append(
+        helper.make_attribute(attribute, [1 << 40] * (4 if attribute == "pads" else 2))
+    )
     (tmp_path / "given.onnx").write_bytes(model.SerializeToString())
     try:
         simplify(tmp_path / "given.onnx", tmp_path / "plain.onnx")

@@ -38,7 +38,9 @@ def plain(body: str, folder: Path, *, opset: int = 18, size: str = "8,8") -> Cou
     for side in (8, 9) if "H" in size else (8,):
         x = {"x": rng.standard_normal((2, 3, side, side)).astype(np.float32)}
         sources = (model.SerializeToString(), (folder / "plain.onnx").read_bytes())
-        wanted, found = (ort.InferenceSession(each, providers=["CPUExecutionProvider"]).run(None, x)[0] for each in sources)
+        wanted, found = (
+            ort.InferenceSession(each, providers=["CPUExecutionProvider"]).run(None, x)[0] for each in sources
+        )
         np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
     return Counter(node.op for node in graph.nodes)
 
@@ -78,7 +80,7 @@ def test_a_factor_that_is_negative_turns_a_relu_over(body: str, left: list[str],
 
 def test_a_grouped_transposed_conv_is_scaled_by_its_outputs(tmp_path: Path) -> None:
     body = f"""a = Conv(x, w) n = Sin(a) e = ConvTranspose<group=2,auto_pad="SAME_UPPER",strides=[2,2]>(n, g)
-        y = {BN.format('e')}"""
+        y = {BN.format("e")}"""
     assert plain(body, tmp_path) == Counter(["Conv", "Sin", "ConvTranspose"])
 
 
@@ -88,7 +90,7 @@ def test_a_grouped_transposed_conv_is_scaled_by_its_outputs(tmp_path: Path) -> N
         "a = Conv(x, w) s = Sigmoid(a)",  # no comparison
         "a = Conv(x, w) n = Neg(a) s = Add(a, n)",  # another reader
         "e = Conv<pads=[1,1,1,1]>(x, u) s = Concat<axis=1>(x, e)",  # a source that no convolution makes
-        "a = Conv(x, w) s = Resize<mode=\"linear\",coordinate_transformation_mode=\"tf_crop_and_resize\">(a, roi, sizes)",
+        'a = Conv(x, w) s = Resize<mode="linear",coordinate_transformation_mode="tf_crop_and_resize">(a, roi, sizes)',
     ],
 )
 def test_where_something_else_makes_a_part_the_norm_stays(check_pass, body: str) -> None:
