@@ -94,7 +94,7 @@ def simplify_file(
 def _first_wrong(
     source: Path, folder: Path, report: "SurgeryReport", *, skip: Sequence[str], fixed_size: bool
 ) -> str | None:
-    """The pass with which the outcome begins to differ, the passes of `report` taken in one after another; by bisection.
+    """The pass with which the outcome begins to differ, the passes of `report` taken in one by one; by bisection.
 
     None where that is not one pass: where even none of them gives another function.
     """

@@ -120,7 +120,8 @@ def all_tensors(graph: gs.Graph) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for inner in graph.subgraphs(recursive=True):
         found |= inner.tensors()
-    return found | graph.tensors()
+    found |= graph.tensors()
+    return found
 
 
 def infer_shapes(graph: gs.Graph) -> None:

@@ -165,7 +165,8 @@ def _example(tensor: Any, wanted: tuple[int, ...] | None, usual_size: tuple[int,
     if wanted is None:
         wanted = tuple(size if isinstance(size, int) else 1 for size in said)
         if tensor.shape is None or not all(isinstance(size, int) for size in said[1:]):
-            raise SourceError(f"{_spelled(tensor)} has open axes; give --input-shape N,C,H,W for them")
+            axes = ",".join(str(size) for size in tensor.shape or ("N", "C", "H", "W"))
+            raise SourceError(f"{_spelled(tensor)} has open axes; give --input-shape {axes} with a number for each")
     fits = len(wanted) == len(said) and all(not isinstance(a, int) or a == b for a, b in zip(said, wanted, strict=True))
     if not fits:
         shape = ",".join(map(str, wanted))

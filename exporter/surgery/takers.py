@@ -49,8 +49,7 @@ def take_scale(graph: gs.Graph, z: Any, user: Any, k_C: np.ndarray) -> Edits | N
         return None if graph.opset < BROADCASTS else [*inner, lambda: _compare(graph, node, u, limit, k_C, None)]
     if (add := producer(z, "Add")) is not None and add.inputs[0] is not add.inputs[1]:
         same = all(t.shape is not None and list(t.shape) == list(z.shape or []) for t in add.inputs)
-        parts = [take_scale(graph, t, add, k_C) for t in add.inputs] if same else [None]
-        return _all(parts)
+        return _all([take_scale(graph, t, add, k_C) for t in add.inputs]) if same else None
     maximum = producer(z, "MaxPool") is not None
     return _through(graph, z, k_C, take_scale) if not maximum or (k_C > 0).all() else None
 

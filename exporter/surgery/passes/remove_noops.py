@@ -28,11 +28,11 @@ INFERENCE = 7
 class RemoveNoops(Pass):
     """f(x) = x. The same shape is not enough: a Slice may run backwards, a Resize by 1.05 give as many samples.
 
-    Given  y = f(x), f one of: Identity; Dropout at inference, its mask unread; LeakyRelu of slope 1; Add, Sub of 0; Mul,
-           Div of 1; Sum, Mean, Max, Min or Concat of one value; Split into one; Clip without limits; Pad by nothing;
-           Transpose that moves nothing; Cast to the same type, or back from one that holds every value; Reshape,
-           Flatten, Expand, Squeeze, Unsqueeze to the same shape; Slice of all in steps of 1; Resize or Upsample by 1; a
-           1×1 pool of stride 1; a global pool of 1×1
+    Given  y = f(x), f one of: Identity; Dropout at inference, its mask unread; LeakyRelu of slope 1; Add, Sub of 0;
+           Mul, Div of 1; Sum, Mean, Max, Min or Concat of one value; Split into one; Clip without limits; Pad by
+           nothing; Transpose that moves nothing; Cast to the same type, or back from one that holds every value;
+           Reshape, Flatten, Expand, Squeeze, Unsqueeze to the same shape; Slice of all in steps of 1; Resize or
+           Upsample by 1; a 1×1 pool of stride 1; a global pool of 1×1
     Result x
     """
 

@@ -47,7 +47,7 @@ class ReshapeChains(Pass):
 
 
 def _known_target(graph: gs.Graph, reshape: Any) -> list[int] | None:
-    """The constant that a computed shape comes to: −1 for one open axis, 0 for those that are of x at the same place."""
+    """The constant that a computed shape comes to: −1 for one open axis, 0 for those of x at the same place."""
     x, y = reshape.inputs[0], reshape.outputs[0]
     if len(reshape.inputs) < 2 or isinstance(reshape.inputs[1], gs.Constant) or reshape.attrs.get("allowzero", 0):
         return None

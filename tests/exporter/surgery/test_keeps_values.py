@@ -58,6 +58,17 @@ def _dropout(c: Chain, x: str) -> str:
     return y
 
 
+def _across(c: Chain, x: str) -> str:
+    """The batch and two channels change places."""
+    turned = c("Transpose", c("Reshape", x, c.constant(4, 2, 4, 4)), perm=[1, 0, 2, 3])
+    return c("Reshape", turned, c.constant(*SHAPE))
+
+
+def _integers(c: Chain, x: str) -> str:
+    narrow = c("Cast", c("Cast", x, to=INT32), to=INT8)
+    return c("Cast", c("Cast", narrow, to=INT32), to=FLOAT)
+
+
 def _indices(c: Chain, x: str) -> str:
     y = c("MaxPool", x, outputs=2, kernel_shape=[1, 1])
     c.more.append(helper.make_tensor_value_info(c.nodes[-1].output[1], TensorProto.INT64, SHAPE))
@@ -75,7 +86,7 @@ STEPS: dict[str, Callable[[Chain, str], str]] = {
     "transpose": lambda c, x: c("Transpose", x, perm=[0, 1, 3, 2]),
     "transpose channels": lambda c, x: c("Transpose", x, perm=[0, 3, 1, 2]),
     "transpose nothing": lambda c, x: c("Transpose", x, perm=[0, 1, 2, 3]),
-    "reshape across": lambda c, x: c("Reshape", c("Transpose", c("Reshape", x, c.constant(4, 2, 4, 4)), perm=[1, 0, 2, 3]), c.constant(*SHAPE)),
+    "reshape across": _across,
     "reshape there and back": lambda c, x: c("Reshape", c("Reshape", x, c.constant(-1, 16)), c.constant(*SHAPE)),
     "flatten": lambda c, x: c("Reshape", c("Flatten", x, axis=2), c.constant(*SHAPE)),
     "gather reversed": lambda c, x: c("Gather", x, c.constant(3, 2, 1, 0), axis=1),
@@ -91,7 +102,7 @@ STEPS: dict[str, Callable[[Chain, str], str]] = {
     "cast to half and back": lambda c, x: c("Cast", c("Cast", x, to=HALF), to=FLOAT),
     "cast to double and back": lambda c, x: c("Cast", c("Cast", x, to=TensorProto.DOUBLE), to=FLOAT),
     "cast to integer and back": lambda c, x: c("Cast", c("Cast", x, to=INT32), to=FLOAT),
-    "integers there and back": lambda c, x: c("Cast", c("Cast", c("Cast", c("Cast", x, to=INT32), to=INT8), to=INT32), to=FLOAT),
+    "integers there and back": _integers,
     "sum of one": lambda c, x: c("Sum", x),
     "max of one": lambda c, x: c("Max", x),
     "concat of one": lambda c, x: c("Concat", x, axis=1),

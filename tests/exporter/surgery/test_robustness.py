@@ -157,8 +157,8 @@ def test_a_weight_that_branches_and_the_graph_read_is_written_once(tmp_path: Pat
 
 def test_what_onnx_graphsurgeon_drops_of_an_output_comes_back(tmp_path: Path) -> None:
     model = parsed(NET, NORM | {"w": W})
-    for axis, meaning in zip(model.graph.output[0].type.tensor_type.shape.dim, ["DATA_BATCH", "DATA_CHANNEL"]):
-        axis.denotation = meaning
+    for axis, meaning in enumerate(["DATA_BATCH", "DATA_CHANNEL"]):
+        model.graph.output[0].type.tensor_type.shape.dim[axis].denotation = meaning
     check(model, tmp_path, changed=True)  # which compares the types
     model = parsed(NET, NORM | {"w": W})
     model.graph.node.append(helper.make_node("SplitToSequence", ["c"], ["s"], axis=1))
