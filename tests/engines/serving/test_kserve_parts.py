@@ -50,7 +50,8 @@ assert "no model" in refused(UnknownError, plane.model_ready("../b"))
 described = run(plane.model_metadata("b"))
 assert described["inputs"] == [{{"name": "x", "datatype": "FP32", "shape": [-1, 4]}}], described
 assert described["outputs"] == [{{"name": "y", "datatype": "FP32", "shape": [-1, 2]}}], described
-assert plane.metadata() == {{"name": "plainconv", "version": "", "extensions": ["binary_tensor_data"]}}
+extensions = ["binary_tensor_data", "model_configuration", "statistics"]
+assert plane.metadata() == {{"name": "plainconv", "version": __version__, "extensions": extensions}}
 
 body = b'{{"id": "r", "inputs": [{{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}}]}}'
 request, _ = plane.decode(memoryview(body), {{}})

@@ -171,7 +171,7 @@ def test_the_watcher(make: Callable[..., Path], tmp_path: Path, store_of: Callab
     """Given a replaced bundle -> it is noticed without being told; closed, nothing is."""
     store = store_of(make(tmp_path / "b"))
     before = store.model("b")
-    watcher = Watcher(store, 0.01)
+    watcher = Watcher(0.01, store.refresh)
     make(tmp_path / "b", scale=3, force=True)
     end = time.monotonic() + LONG_S
     while store.model("b") is before and time.monotonic() < end:
@@ -179,7 +179,7 @@ def test_the_watcher(make: Callable[..., Path], tmp_path: Path, store_of: Callab
     assert answer(store.model("b")) == [[9, 21]]
     watcher.close()
     assert not any(thread.name == "watcher" for thread in threading.enumerate())
-    Watcher(store, 0).close()
+    Watcher(0, store.refresh).close()
 
 
 def test_the_only_bundle_that_does_not_load_is_said_once(
