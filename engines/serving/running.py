@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("plainconv.serving")
 _LINGER_S = 0.3  # without a request: then nobody is about to send one on a connection that is still open
 _TICK_S = 0.02
+_HOLD_S = 0.1
 REMEDY = "pip install 'plainconv[serve]'"
 
 
@@ -171,8 +172,18 @@ async def _drain(service: Service, http: Any, grpc_front: Any) -> int:
         await asyncio.sleep(_TICK_S)
     unanswered = service.under_way
     if grpc_front:
-        await grpc_front.stop(0 if unanswered else max(1.0, end - clock()))
+        await _say_good_bye(service, grpc_front, 0 if unanswered else max(1.0, end - clock()))
     return unanswered
+
+
+async def _say_good_bye(service: Service, grpc_front: Any, grace_s: float) -> None:
+    """End gRPC. It cancels what has arrived and no handler has yet: so whoever still asks is held by one until then."""
+    service.good_bye = asyncio.Event()
+    await asyncio.sleep(_HOLD_S)
+    ends = asyncio.ensure_future(grpc_front.stop(grace_s))
+    await asyncio.sleep(_TICK_S)
+    service.good_bye.set()
+    await ends
 
 
 async def _unless(stop: asyncio.Event, work: Any) -> None:

@@ -40,6 +40,7 @@ class Service:
         self.store, self.options, self.metrics = store, options, metrics
         self.draining = False  # it is about to stop: not ready
         self.refusing = False  # it stops: nothing new over gRPC
+        self.good_bye: asyncio.Event | None = None  # gRPC's; who is refused hears of it once that is said
         self.under_way, self.handled = 0, 0
         self.pending_bytes: collections.Counter[str] = collections.Counter()  # by who sent them
 

@@ -128,7 +128,9 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
 
     async def _called(self, method: str, call: Call, received: Received, context: Any) -> Any:
         self._check(method, context)
-        if self._service.refusing and method not in OPEN_METHODS:
+        if self._service.good_bye:
+            await self._service.good_bye.wait()
+        if self._service.good_bye or (self._service.refusing and method not in OPEN_METHODS):
             raise UnavailableError("the server is about to stop")
         with self._service.request(), self._service.pending(received.size, received.peer):
             return await call(_readable(received).message, context)
