@@ -1,18 +1,20 @@
 """One line of JSON for each request, written by a thread of its own: a slow disk or a full pipe holds up no request.
 
-Keys: time, protocol, method, path, status, ms, client, and where they are known model, id, bytes_in, bytes_out, rows,
-queue_ms, compute_ms, batch_rows. What cannot be written in time is dropped and counted in a line of its own.
+Keys: time, protocol, method, path, status, ms, client; where they are known model, id, bytes_in, bytes_out, rows,
+queue_ms, compute_ms, batch_rows; trace_id, span_id and tracestate of the sender's trace (W3C Trace Context). What could
+not be written in time is dropped and counted in a line of its own.
 """
 
 import contextlib
 import contextvars
 import datetime
 import json
+import re
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, TextIO
 
 from plainconv.exporter.errors import EngineError
@@ -20,6 +22,8 @@ from plainconv.exporter.errors import EngineError
 Facts = dict[str, Any]
 _MOST_LINES = 65536
 _EVERY_S = 0.2
+_TRACE = re.compile(r"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-.*)?")
+_MOST_STATE = 512
 _facts: contextvars.ContextVar[Facts] = contextvars.ContextVar("facts")
 
 
@@ -39,6 +43,17 @@ def note(**found: Any) -> None:
     current = _facts.get(None)
     if current is not None:
         current.update(found)
+
+
+def trace_of(headers: Iterable[tuple[str, str]]) -> Facts:
+    """The trace that a request is part of, by its headers; nothing where they name none."""
+    found = {name: value for name, value in headers if name in ("traceparent", "tracestate")}
+    parent = _TRACE.fullmatch(found.get("traceparent", ""))
+    if parent is None or not parent[1].strip("0") or not parent[2].strip("0"):
+        return {}
+    state = found.get("tracestate", "")
+    more = {"tracestate": state} if state.isprintable() and 0 < len(state) <= _MOST_STATE else {}
+    return {"trace_id": parent[1], "span_id": parent[2], **more}
 
 
 class AccessLog:

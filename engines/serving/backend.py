@@ -46,6 +46,11 @@ class RunnerBackend:
         """The runner's outputs."""
         return self._runner(inputs)
 
+    @property
+    def lost(self) -> bool:
+        """Whether the runner lost its device: then no run of it succeeds any more."""
+        return bool(getattr(self._runner, "lost", False))
+
     def close(self) -> None:
         """Close the runner."""
         self._runner.close()

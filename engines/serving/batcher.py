@@ -42,12 +42,18 @@ class BatchRules:
 
 @dataclass(frozen=True)
 class Answer:
-    """What one request gets: its outputs, how long it waited and was computed, and the rows of the run it was in."""
+    """What one request gets: its outputs, and the rows of the run it was in.
+
+    It waited for `queue_s`; its run took `input_s` to put the requests' inputs together, `compute_s`, and `output_s` to
+    take the outputs apart.
+    """
 
     outputs: Mapping[str, Array]
     queue_s: float
     compute_s: float
     batch_rows: int
+    input_s: float = 0.0
+    output_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -182,8 +188,7 @@ class Batcher:
         if not batch:
             return
         try:
-            outputs = self._computed(batch)
-            seconds = time.monotonic() - start
+            outputs, (input_s, seconds, output_s) = self._computed(batch)
         except Exception as error:
             if len(batch) > 1:
                 for item in batch:
@@ -194,22 +199,27 @@ class Batcher:
         rows = sum(item.rows for item in batch)
         self._observe(rows, seconds)
         for item, own in zip(batch, outputs, strict=True):
-            item.answer.set_result(Answer(own, start - item.arrived, seconds, rows))
+            item.answer.set_result(Answer(own, start - item.arrived, seconds, rows, input_s, output_s))
 
-    def _computed(self, batch: list[_Item]) -> list[Mapping[str, Array]]:
-        """The outputs of each request of the batch."""
+    def _computed(self, batch: list[_Item]) -> tuple[list[Mapping[str, Array]], tuple[float, float, float]]:
+        """The outputs of each request of the batch; the seconds before, in and after the run."""
+        begin = time.monotonic()
         if len(batch) == 1:
-            return [self._backend.predict(batch[0].inputs)]
+            alone: list[Mapping[str, Array]] = [self._backend.predict(batch[0].inputs)]
+            return alone, (0.0, time.monotonic() - begin, 0.0)
         joined = {name: np.concatenate([item.inputs[name] for item in batch]) for name in batch[0].inputs}
+        start = time.monotonic()
         outputs = self._backend.predict(joined)
+        end = time.monotonic()
         ends = np.cumsum([item.rows for item in batch]).tolist()
         wrong = next((name for name, array in outputs.items() if array.shape[:1] != (ends[-1],)), None)
         if wrong is not None:
             raise EngineError(f"output {wrong} has {outputs[wrong].shape[:1]} rows, wanted {ends[-1]}")
-        return [
-            {name: array[end - item.rows : end] for name, array in outputs.items()}
-            for item, end in zip(batch, ends, strict=True)
+        apart: list[Mapping[str, Array]] = [
+            {name: array[last - item.rows : last] for name, array in outputs.items()}
+            for item, last in zip(batch, ends, strict=True)
         ]
+        return apart, (start - begin, end - start, time.monotonic() - end)
 
 
 def _refusal(error: Exception) -> RefusedError:

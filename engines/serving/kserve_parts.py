@@ -12,10 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from plainconv.exporter.bundle import TensorSpec
+from plainconv.exporter.version import __version__
 
 from .datatypes import datatype_of
 from .grpc import codec as grpc_codec
-from .refusals import RefusedError, UnavailableError
+from .places import NAME
+from .refusals import BadRequestError, RefusedError, UnavailableError, UnknownError
 from .requests import InferRequest, InferResponse
 from .rest import codec as rest_codec
 from .service import VERSION, Service, check_version
@@ -110,7 +112,7 @@ class StoreRepository(ModelRepository):  # type: ignore[misc]
 
 
 class BundlePlane(DataPlane):  # type: ignore[misc]
-    """KServe's data plane, with our codec and without its version."""
+    """KServe's data plane, with our codec and our version."""
 
     def __init__(self, service: Service) -> None:
         super().__init__(model_registry=StoreRepository(service))
@@ -118,8 +120,9 @@ class BundlePlane(DataPlane):  # type: ignore[misc]
 
     def metadata(self) -> dict[str, Any]:
         """What this server offers."""
-        extensions = ["binary_tensor_data", *(["model_repository"] if self._service.options.repository else [])]
-        return {"name": SERVER_NAME, "version": "", "extensions": extensions}
+        extensions = ["binary_tensor_data", "model_configuration", "statistics"]
+        extensions += ["model_repository"] if self._service.options.repository else []
+        return {"name": SERVER_NAME, "version": __version__, "extensions": extensions}
 
     async def ready(self) -> bool:
         """Whether requests are taken."""
@@ -183,8 +186,12 @@ class RepositoryExtension(ModelRepositoryExtension):  # type: ignore[misc]
         return {"name": model_name, "load": True}
 
     async def unload(self, model_name: str) -> dict[str, Any]:
-        """Unload a model. Raises RefusedError."""
-        await self._service.unload(model_name)
+        """Unload a model; one that is not loaded is unloaded. Raises RefusedError."""
+        try:
+            await self._service.unload(model_name)
+        except UnknownError:
+            if not NAME.fullmatch(model_name):
+                raise
         return {"name": model_name, "unload": True}
 
 
@@ -197,9 +204,13 @@ class Endpoints(V2Endpoints):  # type: ignore[misc]
         return await super().model_metadata(model_name)
 
     async def model_ready(self, model_name: str, model_version: str = "") -> Any:
-        """Whether it is loaded. Raises UnavailableError where it is not."""
-        check_version(model_version)
-        if not await self.dataplane.model_ready(model_name):
+        """Whether it is loaded. Raises UnavailableError where it is not, BadRequestError where there is none."""
+        try:
+            check_version(model_version)
+            is_ready = await self.dataplane.model_ready(model_name)
+        except UnknownError as error:  # Triton's answer, and so what its clients expect
+            raise BadRequestError(str(error)) from None
+        if not is_ready:
             raise UnavailableError("the model is not loaded")
         return v2_datamodels.ModelReadyResponse(name=model_name, ready=True)
 
@@ -232,9 +243,12 @@ class Servicer(InferenceServicer):  # type: ignore[misc]
         return messages.ModelMetadataResponse(**await self._data_plane.model_metadata(request.name))
 
     async def ModelReady(self, request: Any, context: Any) -> Any:
-        """Whether it is loaded."""
-        check_version(request.version)
-        return await super().ModelReady(request, context)
+        """Whether it is loaded; one that there is not is not."""
+        try:
+            check_version(request.version)
+            return await super().ModelReady(request, context)
+        except UnknownError:
+            return messages.ModelReadyResponse(ready=False)
 
 
 def register_metrics(registry: Any) -> None:

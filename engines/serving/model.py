@@ -35,9 +35,15 @@ class Model:
         self.covering = Covering(names, options.max_batch, self.profiles) if open_axis else None
         rules = BatchRules(self.covering, options.max_delay_us / 1e6, options.max_queue, loaded.workers)
         self.batcher = Batcher(loaded.backend, rules, observe)
+        self.workers, self._run_by = loaded.workers, loaded.backend
         self._lock = threading.Lock()
         self._users, self._retired = 0, False
         self.closed = threading.Event()
+
+    @property
+    def lost(self) -> bool:
+        """Whether what runs it lost its device: it answers no more, until it is loaded again."""
+        return bool(getattr(self._run_by, "lost", False))
 
     @property
     def platform(self) -> str:

@@ -13,8 +13,9 @@ class ServeOptions:
     A port of 0 is any that is free; a `grpc_port` of None is no gRPC. `max_delay_us` is how long a request waits for
     others to share a batch with, `workers` how many runs of a model there are at a time. `max_queue` counts requests
     that wait for a model, `max_body` bytes of one request, `max_pending` bytes of all that are in the server.
-    `timeout_s` is how long any request may take, `grace_s` how long those that were accepted have once the server is
-    told to stop, `watch_s` how often a bundle on disk is looked at (0: never). `access_log` is a file, "-" for stderr
+    `timeout_s` is how long any request may take. Told to stop, the server says that it is not ready and goes on for
+    `lame_duck_s`; then what was accepted has until `grace_s` are over. `watch_s` is how often a bundle and a
+    certificate on disk are looked at (0: never). `access_log` is a file, "-" for stderr
     or "" for none. `engine`, `precision`, `threads` and `devices` are `engines.load`'s.
     """
 
@@ -30,6 +31,7 @@ class ServeOptions:
     max_connections: int = 1024
     timeout_s: float = 30.0
     grace_s: float = 30.0
+    lame_duck_s: float = 1.0
     watch_s: float = 2.0
     repository: bool = False
     token: str = ""

@@ -76,6 +76,12 @@ class UnavailableError(RefusedError):
     http, grpc, reason = 503, "UNAVAILABLE", "REJECTED"
 
 
+class VersionError(RefusedError):
+    """The request is of a version of HTTP that this server does not speak."""
+
+    http = 505
+
+
 class DeadlineError(RefusedError):
     """The answer was not there in time."""
 

@@ -1,8 +1,9 @@
 """A server's life: bind, load, serve until a signal, answer what was accepted, end.
 
-Told to stop, it is no longer ready and takes no further connection. Connections that are there get their answers, the
-last with `connection: close`; those that have been idle for a while are closed. What is not answered within the grace
-time is given up, and counted.
+Told to stop, it is first no longer ready, and goes on for a while, so that whoever watches it sends elsewhere. Then it
+takes no further connection: those that are there get their answers, the last with `connection: close`, and gRPC's new
+requests are told UNAVAILABLE; once nothing is under way, gRPC says good-bye and all are closed. What is not answered
+within the grace time is given up, and counted.
 """
 
 import asyncio
@@ -10,7 +11,6 @@ import contextlib
 import gc
 import logging
 import signal
-import ssl
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -26,6 +26,7 @@ from .options import ServeOptions
 from .places import Places
 from .service import Service
 from .store import Store, Watcher
+from .tls import Certificates
 
 if TYPE_CHECKING:
     from .rest.server import Route
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("plainconv.serving")
 _LINGER_S = 0.3  # without a request: then nobody is about to send one on a connection that is still open
 _TICK_S = 0.02
-_NO_PASSWORD = "none"
+_HOLD_S = 0.1
 REMEDY = "pip install 'plainconv[serve]'"
 
 
@@ -62,9 +63,9 @@ def serve(
         from .rest import server as rest_server  # noqa: F401
     except ImportError as error:
         raise EngineError(f"the server cannot be imported ({error}); {REMEDY}") from None
-    _check_tls(options)
+    certificates = _certificates(options)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        unanswered = runner.run(_serve(places, options, say, routes or page.routes, loader, give_up))
+        unanswered = runner.run(_serve(places, options, certificates, say, routes or page.routes, loader, give_up))
     if unanswered:
         raise CheckFailedError(f"{unanswered} requests were not answered within the grace time; give a longer --grace")
 
@@ -78,21 +79,15 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-def _check_tls(options: ServeOptions) -> None:
-    """Raise EngineError where certificate and key are no pair that can be read without asking anyone."""
-    if not (options.tls_cert and options.tls_key):
-        return
-    try:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(options.tls_cert, options.tls_key, password=_NO_PASSWORD)
-    except (OSError, ValueError) as error:  # an SSLError is an OSError
-        found = f"{options.tls_cert} and {options.tls_key} cannot be used ({error.args[-1]})"
-        raise EngineError(f"{found}; wanted a certificate and its key, without a password, in PEM files") from None
+def _certificates(options: ServeOptions) -> Certificates | None:
+    """Raises EngineError."""
+    return Certificates(options.tls_cert, options.tls_key) if options.tls_cert and options.tls_key else None
 
 
 async def _serve(
     places: Places,
     options: ServeOptions,
+    certificates: Certificates | None,
     say: Callable[[str], None],
     routes: "Routes",
     loader: Loader,
@@ -131,12 +126,13 @@ async def _serve(
         grpc_front = None
         port = None
         if options.grpc_port is not None:
-            grpc_front, port = grpc_server.server_of(service, bearer, log, options)
+            grpc_front, port = grpc_server.server_of(service, bearer, log, options, certificates)
             await grpc_front.start()
-        http = rest_server.server_of(rest_server.application(service, bearer, log, routes(service)), options)
-        watcher = Watcher(store, options.watch_s)
+        application = rest_server.application(service, bearer, log, routes(service))
+        http = rest_server.server_of(application, options, listener, certificates)
+        watcher = Watcher(options.watch_s, store.refresh, *([certificates.refresh] if certificates else []))
         held.callback(watcher.close)
-        async with _running(http, listener) as task:
+        async with _running(http) as task:
             say(_where(store.ready(), options, http_port, port))
             await _unless(stop, asyncio.shield(task))
             if not stop.is_set():
@@ -148,9 +144,9 @@ async def _serve(
 
 
 @contextlib.asynccontextmanager
-async def _running(http: Any, listener: Any) -> AsyncIterator["asyncio.Task[None]"]:
+async def _running(http: Any) -> AsyncIterator["asyncio.Task[None]"]:
     """The HTTP server, from its start to its end."""
-    task = asyncio.create_task(http.serve(sockets=[listener]))
+    task = asyncio.create_task(http.serve())
     try:
         while not http.started and not task.done():
             await asyncio.sleep(_TICK_S)
@@ -163,11 +159,11 @@ async def _running(http: Any, listener: Any) -> AsyncIterator["asyncio.Task[None
 async def _drain(service: Service, http: Any, grpc_front: Any) -> int:
     """Answer what was accepted; how many requests were given up."""
     service.draining = True
-    http.stop_listening()
-    grace = service.options.grace_s
     clock = asyncio.get_running_loop().time
-    end = clock() + grace
-    others = [asyncio.create_task(grpc_front.stop(grace))] if grpc_front else []
+    end = clock() + service.options.grace_s
+    await asyncio.sleep(min(service.options.lame_duck_s, service.options.grace_s))
+    service.refusing = True
+    http.stop_listening()
     quiet = clock()
     seen = service.handled
     while clock() < end and (service.under_way or clock() - quiet < _LINGER_S):
@@ -175,11 +171,19 @@ async def _drain(service: Service, http: Any, grpc_front: Any) -> int:
             quiet, seen = clock(), service.handled
         await asyncio.sleep(_TICK_S)
     unanswered = service.under_way
-    if unanswered and grpc_front:
-        await grpc_front.stop(0)
-    if others:
-        await asyncio.wait(others, timeout=max(1.0, end - clock()))
+    if grpc_front:
+        await _say_good_bye(service, grpc_front, 0 if unanswered else max(1.0, end - clock()))
     return unanswered
+
+
+async def _say_good_bye(service: Service, grpc_front: Any, grace_s: float) -> None:
+    """End gRPC. It cancels what has arrived and no handler has yet: so whoever still asks is held by one until then."""
+    service.good_bye = asyncio.Event()
+    await asyncio.sleep(_HOLD_S)
+    ends = asyncio.ensure_future(grpc_front.stop(grace_s))
+    await asyncio.sleep(_TICK_S)
+    service.good_bye.set()
+    await ends
 
 
 async def _unless(stop: asyncio.Event, work: Any) -> None:

@@ -1,6 +1,7 @@
 """What both protocols call: a request to a model by name, answered in time, counted and logged."""
 
 import asyncio
+import collections
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from .metrics import Metrics
 
 VERSION = "1"
+KEPT = 4  # every fourth place or byte is kept from a peer that has all the others
 
 
 class Service:
@@ -36,9 +38,11 @@ class Service:
 
     def __init__(self, store: Store, options: ServeOptions, metrics: "Metrics") -> None:
         self.store, self.options, self.metrics = store, options, metrics
-        self.draining = False
+        self.draining = False  # it is about to stop: not ready
+        self.refusing = False  # it stops: nothing new over gRPC
+        self.good_bye: asyncio.Event | None = None  # gRPC's; who is refused hears of it once that is said
         self.under_way, self.handled = 0, 0
-        self.pending_bytes = 0
+        self.pending_bytes: collections.Counter[str] = collections.Counter()  # by who sent them
 
     async def infer(self, name: str, request: InferRequest) -> InferResponse:
         """The answer of model `name`. Raises RefusedError."""
@@ -50,10 +54,10 @@ class Service:
             with self.store.use(name) as model:
                 response = await self._answered(name, model, request, start)
         except RefusedError as error:
-            self.metrics.failed(known, error.reason)
+            self.metrics.failed(known, error.reason, time.monotonic() - start)
             raise
         except asyncio.CancelledError:
-            self.metrics.failed(known, "CANCELED")
+            self.metrics.failed(known, "CANCELED", time.monotonic() - start)
             raise
         return response
 
@@ -87,14 +91,16 @@ class Service:
             self.handled += 1
 
     @contextmanager
-    def pending(self, size: int = 0) -> Iterator["Room"]:
-        """Room for a request of `size` bytes. Raises TooManyError where all of them would take too much."""
-        room = Room(self)
+    def pending(self, size: int = 0, peer: str = "") -> Iterator["Room"]:
+        """Room for a request of `peer`, of `size` bytes. Raises TooManyError where all of them would take too much."""
+        room = Room(self, peer)
         try:
             room.grow(size)
             yield room
         finally:
-            self.pending_bytes -= room.size
+            self.pending_bytes[peer] -= room.size
+            if not self.pending_bytes[peer]:
+                del self.pending_bytes[peer]
 
     async def _answered(self, name: str, model: Model, request: InferRequest, start: float) -> InferResponse:
         check_inputs(request.inputs, model.inputs)
@@ -106,7 +112,8 @@ class Service:
             answer = await asyncio.wait_for(asyncio.wrap_future(future), start + seconds - time.monotonic())
         except TimeoutError:
             raise DeadlineError(f"the answer was not there within {seconds:g} s") from None
-        self.metrics.succeeded(name, time.monotonic() - start, answer.queue_s, answer.compute_s)
+        parts = (answer.queue_s, answer.input_s, answer.compute_s, answer.output_s)
+        self.metrics.succeeded(name, time.monotonic() - start, *parts)
         access_log.note(
             rows=next(iter(request.inputs.values())).shape[0] if model.covering else 1,
             queue_ms=round(answer.queue_s * 1e3, 3),
@@ -118,22 +125,30 @@ class Service:
 
 
 class Room:
-    """What one request takes of the memory that there is for all of them."""
+    """What one request takes of the memory that there is for all of them: bytes that are here, not announced ones."""
 
-    def __init__(self, service: Service) -> None:
-        self._service, self.size = service, 0
+    def __init__(self, service: Service, peer: str) -> None:
+        self._service, self._peer, self.size = service, peer, 0
 
     def grow(self, size: int) -> None:
-        """Take `size` bytes more. Raises TooManyError where that is too much, unless it is the only request."""
-        others = self._service.pending_bytes - self.size
-        if others and others + self.size + size > self._service.options.max_pending:
+        """Take `size` bytes more. Raises TooManyError where that is too much, unless it is the only request.
+
+        A quarter of the room is kept from whoever fills the rest.
+        """
+        most, held = self._service.options.max_pending, self._service.pending_bytes
+        everyone = held.total()
+        others = everyone - self.size
+        if others and everyone + size > most:
             raise TooManyError("the requests under way fill this server's memory; try again later")
+        own_others = held[self._peer] - self.size
+        if own_others and held[self._peer] + size > most - most // KEPT:
+            raise TooManyError("the requests under way from this address fill its share of the memory; try again later")
         self.hold(size)
 
     def hold(self, size: int) -> None:
         """Take `size` bytes more of what is there already."""
         self.size += size
-        self._service.pending_bytes += size
+        self._service.pending_bytes[self._peer] += size
 
 
 def check_version(version: str) -> None:

@@ -21,12 +21,16 @@ from .refusals import FailedError, UnavailableError, UnknownError, shown
 
 _log = logging.getLogger("plainconv.serving")
 READY, UNAVAILABLE = "READY", "UNAVAILABLE"
+_LOST = "its device was lost"
 Opener = Callable[[str, Path], Model]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What is known of a model: where it is, whether it is loaded, else why not; the version that did not load."""
+    """What is known of a model: where it is, whether it is loaded, else why not; the version that did not load.
+
+    One whose device was lost is loaded, but takes no requests.
+    """
 
     folder: Path
     model: Model | None = None
@@ -44,6 +48,7 @@ class Store:
         self._leaving: list[Model] = []  # retired, and perhaps in use still
         self._lock = threading.Lock()
         self._loading = threading.Lock()
+        self._lost: set[Model] = set()  # and said so
 
     def load_all(self) -> None:
         """Load every model there is. Raises what the first that does not load raises, if none does."""
@@ -105,16 +110,23 @@ class Store:
             return self._loaded(name)
 
     def ready(self) -> tuple[str, ...]:
-        """The names of those that are loaded."""
-        return tuple(name for name, entry in list(self._entries.items()) if entry.model)
+        """The names of those that are loaded and can compute."""
+        entries = list(self._entries.items())
+        return tuple(name for name, entry in entries if entry.model and not self._is_lost(name, entry.model))
+
+    def known(self) -> tuple[str, ...]:
+        """The names of those that were loaded once, or did not load."""
+        return tuple(self._entries)
 
     def index(self) -> list[Mapping[str, str]]:
         """Every model there is, as the protocol's repository index lists it."""
         rows: list[Mapping[str, str]] = []
+        ready = self.ready()
         for name in sorted({*self._places.names(), *self._entries}):
             entry = self._entries.get(name)
-            state = READY if entry and entry.model else UNAVAILABLE
-            rows.append({"name": name, "version": "1", "state": state, "reason": entry.reason if entry else ""})
+            reason = _LOST if entry and entry.model and name not in ready else entry.reason if entry else ""
+            state = READY if name in ready else UNAVAILABLE
+            rows.append({"name": name, "version": "1", "state": state, "reason": reason})
         return rows
 
     def waiting(self) -> dict[str, int]:
@@ -143,14 +155,25 @@ class Store:
             raise UnknownError(f"there is no model {shown(name)}; see /v2/models")
         if entry.model is None:
             raise UnavailableError(f"model {shown(name)} is not loaded ({entry.reason})")
+        if self._is_lost(name, entry.model):
+            raise UnavailableError(f"model {shown(name)} cannot compute any more ({_LOST})")
         return entry.model
+
+    def _is_lost(self, name: str, model: Model) -> bool:
+        """Whether its device was lost, which the log is told once."""
+        if not model.lost:
+            return False
+        if model not in self._lost:
+            self._lost.add(model)
+            _log.error("model %s: %s; it is not ready any more: start the server again", name, _LOST)
+        return True
 
     def _load(self, name: str, folder: Path, *, is_only: bool = False) -> None:
         """Why a model does not load goes to the log; that of the only one ends the server, which then says it."""
         with self._loading:
             entry = self._entries.get(name) or Entry(folder)
             version = identity(folder)
-            if entry.model and version == entry.model.sha256:
+            if entry.model and version == entry.model.sha256 and not entry.model.lost:
                 return
             try:
                 model = self._open(name, folder)
@@ -170,11 +193,11 @@ class Store:
 
 
 class Watcher:
-    """Looks for replaced bundles every so often, in a thread of its own."""
+    """Looks every so often for what was replaced on disk, in a thread of its own."""
 
-    def __init__(self, store: Store, every_s: float) -> None:
+    def __init__(self, every_s: float, *looks: Callable[[], object]) -> None:
         """0 is never."""
-        self._store, self._every_s = store, every_s
+        self._looks, self._every_s = looks, every_s
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watcher", daemon=True)
         if every_s:
@@ -188,7 +211,8 @@ class Watcher:
 
     def _watch(self) -> None:
         while not self._end.wait(self._every_s):
-            try:
-                self._store.refresh()
-            except Exception:
-                _log.exception("a replaced bundle could not be looked at")
+            for look in self._looks:
+                try:
+                    look()
+                except Exception:
+                    _log.exception("what was replaced on disk could not be looked at")

@@ -93,7 +93,7 @@ def is_ours(folder: Path) -> bool:
 def config_text(folder: Path) -> str:
     """A model folder's `config.pbtxt`; empty where it has none that is text."""
     try:
-        return (folder / CONFIG).read_text(encoding="utf-8")
+        return (folder / CONFIG).read_text(encoding="utf-8") if (folder / CONFIG).is_file() else ""
     except (OSError, UnicodeDecodeError):
         return ""
 

@@ -21,7 +21,7 @@ from .choice import Choice, Piece, TritonOptions, chosen
 from .config import DEFAULT_FILES, MARK, OWNER, TYPES, Step, TritonModel, Warmup
 
 DEFAULT_MAX_BATCH = 32
-"""Of an ONNX graph whose batch is open, where no engine of it says for which batches it was meant."""
+"""Of an ONNX graph whose batch is open, where neither an engine of it nor the export says for which it was meant."""
 MOST_LETTERS = 120
 """Of the name of a model: it becomes the name of a folder, and stands in URLs."""
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
@@ -56,7 +56,11 @@ def plan_models(bundle: Bundle, options: TritonOptions) -> TritonPlan:
         OWNER: name,
         "plainconv.precision": choice.precision,
     }
-    names = {piece.part.name: n for piece, n in zip(choice.pieces, _names(name, choice), strict=True) if piece.part}
+    names = {
+        piece.part.name: n
+        for piece, n in zip(choice.pieces, _names(name, choice, bundle.sha256), strict=True)
+        if piece.part
+    }
     models = []
     for piece, limit in zip(choice.pieces, limits, strict=True):
         warmups = tuple(_warmups(piece, limit))
@@ -154,8 +158,15 @@ def _batches(bundle: Bundle, choice: Choice, options: TritonOptions) -> tuple[li
                 f"a largest batch of {asked}, but the engine of {piece} takes 1 to {reach} at every size; "
                 "give --max-batch within that"
             )
-    usual = _reach(choice.profiles) or DEFAULT_MAX_BATCH
+    usual = _reach(choice.profiles) or _exported_for(bundle) or DEFAULT_MAX_BATCH
     return [asked or _reach(piece.profiles) or usual for piece in pieces], []
+
+
+def _exported_for(bundle: Bundle) -> int:
+    """The largest batch that the bundle was exported for; 0 where it does not say."""
+    batches = bundle.manifest.source.get("dynamic_batch")
+    most = batches[-1] if isinstance(batches, list) and batches else 0
+    return most if type(most) is int and 0 < most < 2**31 else 0
 
 
 def _why_no_batches(bundle: Bundle, pieces: Sequence[Piece]) -> tuple[str, bool]:
@@ -214,11 +225,20 @@ def _warmups(piece: Piece, limit: int) -> Iterator[Warmup]:
 # ------------------------------------------------------------------ an ensemble
 
 
-def _names(name: str, choice: Choice) -> list[str]:
-    """A model name for each piece: the network's, and behind it that of the part."""
+def version_mark(sha256: str) -> str:
+    """What the names of a bundle's parts end in."""
+    return f".{sha256[:8]}"
+
+
+def _names(name: str, choice: Choice, sha256: str) -> list[str]:
+    """A model name for each piece: the network's, and behind it that of the part and the bundle's hash.
+
+    So the parts of a new version take nobody's place: requests are in the old ones until the new ensemble is loaded.
+    """
     names: list[str] = []
     for piece in choice.pieces:
-        own = f"{name}.{re.sub(r'[^A-Za-z0-9._-]', '_', piece.part.name)}" if piece.part else name
+        part = re.sub(r"[^A-Za-z0-9._-]", "_", piece.part.name) if piece.part else ""
+        own = f"{name}.{part}{version_mark(sha256)}" if part else name
         while own.lower() in [other.lower() for other in names]:
             own += "_"
         if len(own) > MOST_LETTERS:

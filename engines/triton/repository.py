@@ -8,6 +8,7 @@ import errno
 import os
 import shutil
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from plainconv.exporter.bundle import Bundle, sha256_of_file, swap
@@ -30,23 +31,37 @@ def write_repository(
     options: TritonOptions,
     *,
     force: bool = False,
+    prune: bool = False,
+    staging: Path | None = None,
 ) -> TritonPlan:
     """Write the models that serve `bundle` into the model repository at `repository`, which may hold others.
 
-    They are written beside it, checked by `problems`, and moved in whole, the parts of a network before the ensemble of
-    them. On any error what was there is there again. With `force`, models of the same name that this program wrote are
-    replaced, and parts that such a network no longer has are removed.
+    They are written beside it or in `staging`, where Triton must not look, checked by `problems`, and moved in whole,
+    the parts of a network before the ensemble of them. On any error what was there is there again. With `force`, models
+    of the same name that this program wrote are replaced. The parts of an earlier version have other names, and stay:
+    requests are in them until Triton has the new ensemble. `prune` removes those that neither the ensemble written nor
+    the one before it runs; where the ensemble is there already, it does that alone.
 
-    Raises EngineError where `plan_models` does, a folder of a model's name is in the way, or the disk takes no more;
-    BundleError where the bundle changes meanwhile.
+    Raises EngineError where `plan_models` does, a folder of a model's name is in the way, nothing can be moved in from
+    where it would be written, or the disk takes no more; BundleError where the bundle changes meanwhile.
     """
     place = Path(os.path.abspath(repository))
     with _write_errors(repository):
         _check_place(place, repository)
         plan = plan_models(bundle, options)
         names = [model.name for model in plan.models]
+        before = _steps_of(place / plan.name)
+        left_over = _left_over(place, names, plan.name, before) if place.is_dir() else []
+        gone = left_over if prune else []
+        notes = [f"{'removed' if prune else 'left for --prune'}: {', '.join(left_over)}"] * bool(left_over)
+        written = replace(plan, notes=(*plan.notes, *notes))
+        if prune and _is_of(place / plan.name, bundle.sha256):
+            names = []
         there = _in_the_way(place, names, plan.name, force)
-        with swap.folder_beside(_beside(place, plan.name)) as stage, _made(place):
+        with swap.folder_beside(_stage(place, staging)) as stage, _made(place):
+            if not names:
+                _put(stage, place, [], (), gone)
+                return written
             for model in plan.models:
                 _write_model(bundle, model, stage / model.name)
             broken = problems(stage, names, options.devices)
@@ -54,8 +69,8 @@ def write_repository(
                 more = f" (and {len(broken) - 1} more)" if broken[1:] else ""
                 raise EngineError(f"Triton would not load {broken[0]}{more}; nothing was written: export again")
             swap.sync_tree(stage)
-            _put(stage, place, names, there, _left_over(place, names, plan.name) if there else [])
-    return plan
+            _put(stage, place, names, there, gone)
+    return written
 
 
 def _check_place(place: Path, repository: Path) -> None:
@@ -97,20 +112,49 @@ def _owner(folder: Path) -> str | None:
     return str(parameters[OWNER].string_value) if OWNER in parameters else None
 
 
-def _left_over(place: Path, names: Collection[str], owner: str) -> list[str]:
-    """Parts of an earlier network of that name which are none of the new one."""
-    folders = [p for p in place.iterdir() if p.name not in names and not p.is_symlink() and MARK in config_text(p)]
+def _left_over(place: Path, names: Collection[str], owner: str, before: Collection[str]) -> list[str]:
+    """Parts of earlier networks of that name which neither the new ensemble nor the one `before` runs."""
+    kept = {*names, *before, owner}
+    folders = [p for p in place.iterdir() if p.name not in kept and not p.is_symlink() and MARK in config_text(p)]
     return sorted(folder.name for folder in folders if _owner(folder) == owner)
 
 
-def _beside(place: Path, name: str) -> Path:
-    """What the new models are written beside: the repository, or, where that is a mount of its own, a model in it.
+def _steps_of(folder: Path) -> set[str]:
+    """The models that an ensemble there runs."""
+    try:
+        return {step.model_name for step in read_config(folder / CONFIG).ensemble_scheduling.step}
+    except EngineError:
+        return set()
 
-    Triton takes every folder in a repository for a model, so that it is better done outside.
+
+def _is_of(folder: Path, sha256: str) -> bool:
+    """Whether the model there was written from the bundle of that hash."""
+    try:
+        parameters = read_config(folder / CONFIG).parameters
+    except EngineError:
+        return False
+    return MARK in parameters and parameters[MARK].string_value == sha256
+
+
+def _stage(place: Path, staging: Path | None) -> Path:
+    """What the new models are written beside. Triton takes every folder in a repository for a model: never in there.
+
+    Raises EngineError where nothing can be moved into the repository from there.
     """
     parent = next(folder for folder in place.parents if folder.exists())
-    apart = place.exists() and (place.stat().st_dev != parent.stat().st_dev or not os.access(parent, os.W_OK | os.X_OK))
-    return place / name if apart else place
+    if staging is not None:
+        folder = Path(os.path.abspath(staging))
+        if not folder.is_dir() or place in (folder, *folder.parents):
+            raise EngineError(f"--staging {staging} is no folder outside of the repository, as Triton looks into that")
+        if place.exists() and folder.stat().st_dev != place.stat().st_dev:
+            raise EngineError(f"--staging {staging} is on another file system than the repository; give one beside it")
+        return folder / place.name
+    is_mount = place.exists() and place.stat().st_dev != parent.stat().st_dev
+    if is_mount or not os.access(parent, os.W_OK | os.X_OK):
+        why = "is a mount of its own" if is_mount else f"lies in {parent}, which is not writable"
+        remedy = "give --staging, a folder on its file system where Triton does not look, or mount the folder above it"
+        raise EngineError(f"{place} {why}, and in it Triton would take what is half-written for a model; {remedy}")
+    return place
 
 
 @contextlib.contextmanager

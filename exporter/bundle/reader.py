@@ -11,6 +11,7 @@ from typing import TypeVar
 from ..errors import BundleError
 from .codec import manifest_of_bytes, sha256_in_manifest
 from .manifest import MANIFEST, MODEL, EngineRecord, Manifest, SplitRecord, TensorSpec
+from .plain_file import open_plain
 from .rules import problems
 
 T = TypeVar("T")
@@ -59,7 +60,8 @@ class Bundle:
 
     def read(self, name: str) -> bytes:
         """The bytes of the file `name`, as they were verified. Raises BundleError where they have changed since."""
-        data = self.file(name).read_bytes()
+        with open_plain(self.file(name), name) as file:
+            data = file.read(self.manifest.files[name].size + 1)
         if hashlib.sha256(data).hexdigest() != self.manifest.files[name].sha256:
             raise BundleError(f"{self.folder}: {name} was changed since the bundle was opened; open it again")
         return data
@@ -134,8 +136,8 @@ def file_sizes(folder: Path) -> dict[str, int]:
 
 
 def sha256_of_file(path: Path) -> str:
-    """The SHA-256 of a file, in lower-case hexadecimal."""
-    with path.open("rb") as file:
+    """The SHA-256 of a plain file, in lower-case hexadecimal. Raises BundleError where it is something else."""
+    with open_plain(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -163,9 +165,9 @@ def _settled(folder: Path, read: Callable[[Path], T]) -> T:
 def _manifest_bytes(folder: Path) -> bytes | None:
     """Which version of the bundle stands there; its inode would not tell, being soon used again."""
     try:
-        with (folder / MANIFEST).open("rb") as file:
+        with open_plain(folder / MANIFEST) as file:
             return file.read(_MANIFEST_LIMIT)
-    except OSError:
+    except (OSError, BundleError):
         return None
 
 
@@ -177,7 +179,7 @@ def _read_manifest(folder: Path) -> bytes:
             raise BundleError(f"a killed run left the bundle as {aside[0].name}; rename that to {folder.name}")
         found = f"holds no file {MANIFEST}" if folder.is_dir() else "no such folder"
         raise BundleError(f"not a bundle ({found}); give the folder that `exporter run` or `exporter export` wrote")
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         raw = file.read(_MANIFEST_LIMIT + 1)
     if len(raw) > _MANIFEST_LIMIT:
         raise BundleError(f"{MANIFEST} is larger than {_MANIFEST_LIMIT} bytes; {_REMEDY}")

@@ -25,6 +25,10 @@ from .manifest import (
     sha256_of_files,
 )
 
+MOST_SIZE = 2**63 - 1
+"""Of a file, and of a tensor's axis."""
+MOST_DEVICES = 1024
+"""Of a split, and streams of a device: more than any machine has."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _PART = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,118}[A-Za-z0-9_-])?"
 _FILE_NAME = re.compile(rf"(?:{_PART}/){{0,3}}{_PART}")
@@ -42,7 +46,7 @@ def problems(manifest: Manifest) -> list[str]:
     found += [
         f"files.{name} is not a size and a sha256"
         for name, record in files.items()
-        if record.size < 0 or not _SHA256.fullmatch(record.sha256)
+        if not 0 <= record.size <= MOST_SIZE or not _SHA256.fullmatch(record.sha256)
     ]
     if len({name.lower() for name in files}) != len(files):
         found.append("two file names differ only in case")
@@ -60,7 +64,7 @@ def _tensor_problems(spec: TensorSpec, dtypes: Sequence[str] = DTYPES) -> list[s
     found = [] if spec.name else ["a tensor has no name"]
     if spec.dtype not in dtypes:
         found.append(f"{spec.name} has dtype {spec.dtype!r}, wanted one of {', '.join(dtypes)}")
-    if not all(axis if isinstance(axis, str) else axis >= 1 for axis in spec.shape):
+    if not all(axis if isinstance(axis, str) else 1 <= axis <= MOST_SIZE for axis in spec.shape):
         found.append(f"{spec.name} has shape {list(spec.shape)}, wanted sizes of at least 1 or names")
     return found
 
@@ -165,8 +169,9 @@ def _split_problems(manifest: Manifest) -> list[str]:
         at = f"split {split.precision}"
         if sources.get(split.onnx_sha256) != split.precision:
             found.append(f"{at} is not of the {split.precision} graph of the bundle: the chain is broken")
-        if split.devices < 1 or split.streams < 1:
-            found.append(f"{at} is for {split.devices} devices of {split.streams} streams, wanted 1 or more")
+        if not (1 <= split.devices <= MOST_DEVICES and 1 <= split.streams <= MOST_DEVICES):
+            said = f"{at} is for {split.devices} devices of {split.streams} streams"
+            found.append(f"{said}, wanted 1 to {MOST_DEVICES} of each")
         if not split.parts or len({part.name.lower() for part in split.parts}) != len(split.parts):
             found.append(f"{at} has no parts, or two of one name")
         found += [f"{at}: {problem}" for problem in _wiring_problems(split, manifest)]

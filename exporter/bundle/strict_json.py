@@ -4,6 +4,7 @@ import json
 import math
 from typing import Any, NoReturn
 
+_MOST_DIGITS = 400
 MOST_LEVELS = 500
 """Deeper than any manifest is nested, and far from where recursion hurts."""
 
@@ -17,7 +18,9 @@ def parse(raw: bytes) -> Any:
     if raw.startswith(b"\xef\xbb\xbf"):
         raise ValueError("it begins with a byte order mark")
     try:
-        value = json.loads(raw.decode(), object_pairs_hook=_object_of_pairs, parse_constant=_refuse_constant)
+        value = json.loads(
+            raw.decode(), object_pairs_hook=_object_of_pairs, parse_constant=_refuse_constant, parse_int=_int_of_text
+        )
     except RecursionError:
         raise ValueError(f"nested more than {MOST_LEVELS} levels deep") from None
     _check(value)
@@ -28,6 +31,12 @@ def _object_of_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(dict(pairs)) != len(pairs):
         raise ValueError("a key appears twice in one object")
     return dict(pairs)
+
+
+def _int_of_text(text: str) -> int:
+    if len(text) > _MOST_DIGITS:  # far beyond float64, and Python converts no more than 4300
+        raise ValueError("a number beyond float64")
+    return int(text)
 
 
 def _refuse_constant(word: str) -> NoReturn:

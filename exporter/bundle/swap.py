@@ -11,7 +11,9 @@ import os
 import re
 import secrets
 import shutil
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +28,7 @@ else:
 _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
 _RENAME_EXCHANGE = 2
+_ENDING = (signal.SIGINT, signal.SIGTERM)
 _NO_SUCH_CALL = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP}
 
 
@@ -47,13 +50,31 @@ def folder_beside(target: Path) -> Iterator[Path]:
                 lock = _lock(folder, wait=False)
             yield folder
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
-            _close(lock)
+            with uninterrupted():
+                shutil.rmtree(folder, ignore_errors=True)
+                _close(lock)
     except BaseException:
         for parent in made:
             with contextlib.suppress(OSError):
                 parent.rmdir()
         raise
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """What is begun is finished: a SIGINT or SIGTERM meanwhile comes afterwards. Other threads get none."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    come: list[int] = []
+    before = {each: signal.signal(each, lambda number, _: come.append(number)) for each in _ENDING}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+        for number in come[:1]:
+            signal.raise_signal(number)
 
 
 def replace(target: Path, folder: Path, *, may_replace: bool, expected: str | None = None) -> None:

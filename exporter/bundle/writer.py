@@ -26,6 +26,7 @@ from .manifest import (
     SplitRecord,
     sha256_of_files,
 )
+from .plain_file import open_plain
 from .reader import Bundle, file_sizes, more, sha256_of_file
 from .rules import is_file_name, problems
 
@@ -289,7 +290,8 @@ def _checked(place: Path, target: Path | str, force: bool) -> Path:
 def _foreign_files(folder: Path) -> Iterator[str]:
     """What is in `folder` that no bundle put there. A damaged bundle holds nothing foreign: it may be replaced."""
     try:
-        own = set(manifest_of_bytes((folder / MANIFEST).read_bytes()).files)
+        with open_plain(folder / MANIFEST) as file:
+            own = set(manifest_of_bytes(file.read()).files)
     except (BundleError, OSError):
         own = set()
     ours = _says_bundle(folder)
@@ -302,8 +304,9 @@ def _foreign_files(folder: Path) -> Iterator[str]:
 
 def _says_bundle(folder: Path) -> bool:
     try:
-        return f'"{FORMAT}"'.encode() in (folder / MANIFEST).read_bytes()
-    except OSError:
+        with open_plain(folder / MANIFEST) as file:
+            return f'"{FORMAT}"'.encode() in file.read()
+    except (OSError, BundleError):
         return False
 
 

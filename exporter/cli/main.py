@@ -7,10 +7,11 @@ runs.
 import _thread
 import contextlib
 import os
+import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from ..errors import PlainconvError
 from ..progress import be_quiet
@@ -21,18 +22,20 @@ from .arguments import Parser
 
 COMMANDS = (run, export, build, validate, inspect, split, simplify, bench, triton, serve, models)
 INTERRUPTED = 130
+TERMINATED = 143
 CLOSED = 141  # as a program that SIGPIPE ends
 INTERNAL = 70  # EX_SOFTWARE: a fault of ours
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0 done, 1 a check failed, 2 bad input, 130 interrupted."""
+    """Run one command; returns the exit code: 0 done, 1 a check failed, 2 bad input, 130 interrupted, 143 ended."""
     args = parser().parse_args(argv)
     be_quiet(args.quiet or args.json)
     if found := collision():
         print(f"exporter: warning: {found}", file=sys.stderr)
+    told_to_end: list[int] = []
     try:
-        with _no_interrupt_lost():
+        with _no_interrupt_lost(), _ended_as_interrupted(told_to_end):
             args.run(args)
         sys.stdout.flush()
         return 0
@@ -41,7 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return CLOSED
     except (Exception, KeyboardInterrupt) as error:
         code, message = _in_one_line(error)
-        if args.debug and code != INTERRUPTED:
+        if code == INTERRUPTED and told_to_end:
+            code = TERMINATED
+        elif args.debug and code != INTERRUPTED:
             raise
         print(f"exporter: {message}".replace("\n", " "), file=sys.stderr)
         return code
@@ -68,6 +73,24 @@ def _is_interrupt(error: BaseException | None) -> bool:
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__cause__ or error.__context__
     return error is not None
+
+
+@contextlib.contextmanager
+def _ended_as_interrupted(told: list[int]) -> Iterator[None]:
+    """A SIGTERM cleans up as a Ctrl-C does; `told` gets its number. Outside of the main thread there are no signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: Any) -> NoReturn:
+        told.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

@@ -46,6 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     limits.add_argument("--max-connections", type=count(1), default=1024, metavar="N", help="of each protocol (1024)")
     limits.add_argument("--timeout", type=_some_seconds, default=30.0, metavar="S", help="of a request (default 30)")
     limits.add_argument("--grace", type=_seconds, default=30.0, metavar="S", help="to answer what is accepted (30)")
+    lame_duck = "go on, not ready, before it stops (1); within --grace"
+    limits.add_argument("--lame-duck", type=_seconds, default=1.0, metavar="S", help=lame_duck)
     add_ray_arguments(parser)
     life = parser.add_argument_group("models and log")
     life.add_argument("--repository-api", action="store_true", help="let requests list, load and unload models")
@@ -108,6 +110,7 @@ def options_of(args: argparse.Namespace) -> "ServeOptions":
         max_connections=args.max_connections,
         timeout_s=args.timeout,
         grace_s=args.grace,
+        lame_duck_s=args.lame_duck,
         watch_s=args.watch,
         repository=args.repository_api,
         token=token,

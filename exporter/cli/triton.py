@@ -22,6 +22,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="the model repository")
     parser.add_argument("--name", default="", help="of the model (default: the network's)")
     parser.add_argument("--force", action="store_true", help="replace models of the name that this command wrote")
+    prune = "remove parts of earlier versions, once Triton runs the new one; before that, requests are in them"
+    parser.add_argument("--prune", action="store_true", help=prune)
+    staging = "write there first: on the repository's file system, where Triton does not look (default: beside it)"
+    parser.add_argument("--staging", type=Path, metavar="DIR", help=staging)
     engines = ("auto", "tensorrt", "onnxruntime")
     parser.add_argument("--engine", choices=engines, default="auto", help="what runs it (default: TensorRT, else ONNX)")
     parser.add_argument("--precision", default="auto", metavar="P", help="which of its precisions, such as fp16")
@@ -68,7 +72,8 @@ def run(args: argparse.Namespace) -> None:
         max_batch=args.max_batch,
         max_delay_us=args.max_delay_us,
     )
-    plan = write_repository(Bundle.open(args.bundle), args.output, options, force=args.force)
+    how = {"force": args.force, "prune": args.prune, "staging": args.staging}
+    plan = write_repository(Bundle.open(args.bundle), args.output, options, **how)
     if args.json:
         print(json.dumps(_as_json(args.output, plan), indent=2))
     else:

@@ -32,7 +32,8 @@ TELLING_SIZE = 1_000_000
 class BuildJob:
     """What to build for a bundle: a graph of each of `precisions`, and by `engine` ("none" for no) an engine of it.
 
-    `shapes` are the optimization profiles, each the batches and the sizes that it covers, None where that is fixed.
+    `shapes` are the optimization profiles, each the batches and the sizes that it covers, None where that is fixed, or
+    what the bundle was exported for.
     `calibration` is what int8 and fp8 are calibrated on, `method` how; `eval_data` what accuracy is counted on, and
     calibrated on where there is nothing else. `tolerance`, in units of the outputs' spread, takes the place of the
     precisions' own. The rest is for `engines.BuildOptions`.
@@ -61,7 +62,8 @@ class BuildJob:
         """
         profiles = []
         if manifest is not None:
-            profiles = [profile_of(manifest.inputs, batch, size) for batch, size in self.shapes]
+            of_batch, of_size = (_exported_for(manifest, name) for name in ("dynamic_batch", "dynamic_size"))
+            profiles = [profile_of(manifest.inputs, batch or of_batch, size or of_size) for batch, size in self.shapes]
         return BuildOptions(
             targets=self.targets,
             profiles=tuple(profile for profile in profiles if profile),
@@ -72,6 +74,12 @@ class BuildJob:
             max_aux_streams=self.max_aux_streams,
             device=self.device,
         )
+
+
+def _exported_for(manifest: Manifest, name: str) -> Any:
+    """The batches, or the sizes, that the bundle was exported for; None where it does not say."""
+    found = manifest.source.get(name)
+    return None if found is None else tuple(tuple(each) if isinstance(each, list) else each for each in found)
 
 
 def check_build(job: BuildJob) -> None:

@@ -171,7 +171,7 @@ def _write_graph(draft: Draft, job: Job, network: Network, data: EvalData | None
         traced = _plain_network(job, network, cost, steps, clock)
     else:
         traced = _given_graph(job, network, cost)
-    _fill(draft, network, traced)
+    _fill(draft, network, traced, job)
     with clock.step("onnx"):
         draft.manifest.counts |= _write_onnx(draft, job, network, traced)
         del traced
@@ -258,10 +258,12 @@ def _write_onnx(draft: Draft, job: Job, network: Network, traced: Traced) -> dic
     return counts
 
 
-def _fill(draft: Draft, network: Network, traced: Traced) -> None:
+def _fill(draft: Draft, network: Network, traced: Traced, job: Job) -> None:
     manifest = draft.manifest
     manifest.name = network.name
     manifest.source = dict(network.provenance)
+    shapes = {"dynamic_batch": job.dynamic_batch, "dynamic_size": job.dynamic_size}
+    manifest.source |= {name: list(shape) for name, shape in shapes.items() if shape is not None}
     manifest.preprocessing = dict(network.preprocessing) or None
     manifest.counts = dict(traced.counts)
     manifest.tools = versions()

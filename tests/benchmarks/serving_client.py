@@ -53,7 +53,19 @@ class Server:
 @contextlib.contextmanager
 def serving(path: Path, *options: str, log: str = "none") -> Iterator[Server]:
     """`exporter serve` on free ports; ended, if it still runs, by SIGTERM, and killed where that does not end it."""
-    command = [sys.executable, "-c", COMMAND, str(path), "--http-port", "0", "--grpc-port", "0", "--access-log", log]
+    command = [
+        sys.executable,
+        "-c",
+        COMMAND,
+        "serve",
+        str(path),
+        "--http-port",
+        "0",
+        "--grpc-port",
+        "0",
+        "--access-log",
+        log,
+    ]
     process = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True, errors="replace")
     lines: list[str] = []
     started = threading.Event()

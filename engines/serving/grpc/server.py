@@ -1,53 +1,60 @@
-"""The gRPC server: KServe's servicer, guarded as the HTTP server is. The only file that imports gRPC.
+"""The gRPC server: KServe's servicer and Triton's further methods, guarded as the HTTP server is.
 
-Triton's clients call RepositoryIndex, which KServe's protocol lacks, and name the model of a load in another field;
-both are understood.
+The only file that imports gRPC.
 """
 
 import asyncio
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # else its library writes what clients send to stderr, as it came
 import grpc
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from grpc_health.v1 import health_pb2 as health  # type: ignore[import-untyped]
 
 from plainconv.exporter.errors import EngineError
 
 from .. import kserve_parts
-from ..access_log import AccessLog, facts
+from ..access_log import AccessLog, facts, trace_of
 from ..auth import Bearer
 from ..options import ServeOptions
-from ..refusals import BadRequestError, RefusedError
+from ..refusals import BadRequestError, RefusedError, UnavailableError
 from ..service import Service
-from .repository import index_messages, load_message, named
+from ..tls import Certificates
+from .extensions import HEALTH, SERVICE, Extensions, Method
 
 _log = logging.getLogger("plainconv.serving")
-SERVICE = "inference.GRPCInferenceService"
-OPEN_METHODS = (f"/{SERVICE}/ServerLive", f"/{SERVICE}/ServerReady")
+OPEN_METHODS = (
+    f"/{SERVICE}/ServerLive",
+    f"/{SERVICE}/ServerReady",
+    f"/{HEALTH}/Check",
+    f"/{HEALTH}/Watch",
+)
 _OVERHEAD = 1024 * 1024  # of a message beyond its tensors: names, shapes, parameters
 _MOST_METADATA = 64 * 1024
+_MOST_STREAMS = 128  # of one connection at a time
+_HANDSHAKE_TIMEOUT_MS = 10_000
 
 Call = Callable[[Any, Any], Awaitable[Any]]
 
 
 class Received:
-    """A message as it came: what it says, None where it cannot be read, and its size."""
+    """A message as it came: what it says, None where it cannot be read, its size, and who sent it."""
 
-    __slots__ = ("message", "size")
+    __slots__ = ("message", "peer", "size")
 
     def __init__(self, message: Any, size: int) -> None:
-        self.message, self.size = message, size
+        self.message, self.size, self.peer = message, size, ""
 
 
 class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     """What every call passes: the token, the counters, the access log, and one form for everything that is refused."""
 
-    def __init__(self, service: Service, bearer: Bearer, log: AccessLog, own: Mapping[str, Any]) -> None:
-        """`own` are handlers by method, in the place of the server's."""
+    def __init__(self, service: Service, bearer: Bearer, log: AccessLog, own: Mapping[str, Method]) -> None:
+        """`own` are methods by name, in the place of the server's."""
         self._service, self._bearer, self._log, self._own = service, bearer, log, own
         self._handlers: dict[str, Any] = {}
 
@@ -55,122 +62,127 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         """The guarded handler of a method; None where there is no such method."""
         method = details.method
         if method not in self._handlers:
-            handler = self._own.get(method) or await continuation(details)
-            if handler is None:
+            own = self._own.get(method)
+            handler = None if own else await continuation(details)
+            if own is not None:
+                self._handlers[method] = self._handler_of(method, own)
+            elif handler is not None:
+                self._handlers[method] = grpc.unary_unary_rpc_method_handler(
+                    self._guarded(method, handler.unary_unary),
+                    request_deserializer=_reading(handler.request_deserializer),
+                    response_serializer=handler.response_serializer,
+                )
+            else:
                 return None
-            self._handlers[method] = grpc.unary_unary_rpc_method_handler(
-                self._guarded(method, handler.unary_unary),
-                request_deserializer=_reading(handler.request_deserializer),
-                response_serializer=handler.response_serializer,
-            )
         return self._handlers[method]
+
+    def _handler_of(self, name: str, method: Method) -> Any:
+        codec = {"request_deserializer": _reading(method.request.FromString), "response_serializer": _bytes}
+        if method.streams == (False, False):
+            return grpc.unary_unary_rpc_method_handler(self._guarded(name, method.call), **codec)
+        many, _ = method.streams
+        make = grpc.stream_stream_rpc_method_handler if many else grpc.unary_stream_rpc_method_handler
+        return make(self._guarded_stream(name, method.call, many=many), **codec)
 
     def _guarded(self, method: str, call: Call) -> Call:
         async def guarded(received: Received, context: Any) -> Any:
             start, status, refused = time.monotonic(), "OK", None
-            with facts() as known, self._service.request():
+            received.peer = _address(context.peer())
+            with facts() as known:
                 try:
                     return await self._called(method, call, received, context)
-                except RefusedError as error:
-                    status, refused = error.grpc, str(error)
+                except Exception as error:
+                    status, refused = _refusal(error)
                 except asyncio.CancelledError:
                     status = "CANCELLED"
                     raise
-                except Exception:
-                    _log.exception("a request met a fault of the server")
-                    status, refused = "INTERNAL", "the server failed on this request"
                 finally:
-                    self._service.metrics.answered("grpc", status)
-                    self._log.add(
-                        {
-                            "protocol": "grpc",
-                            "method": method.rpartition("/")[2],
-                            "status": status,
-                            "ms": round((time.monotonic() - start) * 1e3, 3),
-                            "client": context.peer(),
-                            "bytes_in": received.size,
-                            **known,
-                        }
-                    )
+                    self._ended(method, status, start, context, known | {"bytes_in": received.size})
+                await context.abort(getattr(grpc.StatusCode, status), refused)
+
+        return guarded
+
+    def _guarded_stream(self, method: str, call: Callable[[Any, Any], AsyncIterator[Any]], *, many: bool) -> Any:
+        """A stream is no request under way: each of its messages is, where the method says so."""
+
+        async def guarded(given: Any, context: Any) -> AsyncIterator[Any]:
+            start, status, refused = time.monotonic(), "OK", None
+            address = _address(context.peer())
+            with facts() as known:
+                try:
+                    self._check(method, context)
+                    asked = _from(given, address) if many else _readable(given).message
+                    async for answer in call(asked, context):
+                        yield answer
+                    return
+                except Exception as error:
+                    status, refused = _refusal(error)
+                except (asyncio.CancelledError, GeneratorExit):
+                    status = "CANCELLED"
+                    raise
+                finally:
+                    self._ended(method, status, start, context, known)
                 await context.abort(getattr(grpc.StatusCode, status), refused)
 
         return guarded
 
     async def _called(self, method: str, call: Call, received: Received, context: Any) -> Any:
+        self._check(method, context)
+        if self._service.good_bye:
+            await self._service.good_bye.wait()
+        if self._service.good_bye or (self._service.refusing and method not in OPEN_METHODS):
+            raise UnavailableError("the server is about to stop")
+        with self._service.request(), self._service.pending(received.size, received.peer):
+            return await call(_readable(received).message, context)
+
+    def _check(self, method: str, context: Any) -> None:
         if method not in OPEN_METHODS:
             given = [value for key, value in context.invocation_metadata() if key == "authorization"]
             self._bearer.check(given[0] if len(given) == 1 else None)
-        if received.message is None:
-            raise BadRequestError("the message cannot be read: it is not what this method takes")
-        with self._service.pending(received.size):
-            return await call(received.message, context)
+
+    def _ended(self, method: str, status: str, start: float, context: Any, known: Mapping[str, Any]) -> None:
+        self._service.metrics.answered("grpc", status)
+        self._log.add(
+            {
+                "protocol": "grpc",
+                "method": method.rpartition("/")[2],
+                "status": status,
+                "ms": round((time.monotonic() - start) * 1e3, 3),
+                "client": context.peer(),
+                **trace_of((k, v) for k, v in context.invocation_metadata() or () if isinstance(v, str)),
+                **known,
+            }
+        )
 
 
-class Repository:
-    """The methods on models by name, in the messages of Triton and of KServe."""
-
-    def __init__(self, extension: Any) -> None:
-        self._extension = extension
-
-    def handlers(self) -> dict[str, Any]:
-        """Each method's handler."""
-        asked, _ = index_messages()
-        by_name = load_message()
-        methods = {
-            "RepositoryIndex": (self.index, asked),
-            "RepositoryModelLoad": (self.load, by_name),
-            "RepositoryModelUnload": (self.unload, by_name),
-        }
-        return {
-            f"/{SERVICE}/{name}": grpc.unary_unary_rpc_method_handler(
-                call, request_deserializer=message.FromString, response_serializer=_bytes
-            )
-            for name, (call, message) in methods.items()
-        }
-
-    async def index(self, request: Any, context: Any) -> Any:
-        """The models there are."""
-        answer = index_messages()[1]()
-        for row in await self._extension.index(request.ready):
-            answer.models.add(**row)
-        return answer
-
-    async def load(self, request: Any, context: Any) -> Any:
-        """Load a model."""
-        if request.parameters:
-            raise BadRequestError("loading takes no parameters here: a model is what its bundle says; leave them out")
-        outcome = await self._extension.load(named(request))
-        return kserve_parts.messages.RepositoryModelLoadResponse(model_name=outcome["name"], isLoaded=outcome["load"])
-
-    async def unload(self, request: Any, context: Any) -> Any:
-        """Unload a model."""
-        outcome = await self._extension.unload(named(request))
-        answer = kserve_parts.messages.RepositoryModelUnloadResponse
-        return answer(model_name=outcome["name"], isUnloaded=outcome["unload"])
-
-
-def server_of(service: Service, bearer: Bearer, log: AccessLog, options: ServeOptions) -> tuple[Any, int]:
+def server_of(
+    service: Service, bearer: Bearer, log: AccessLog, options: ServeOptions, certificates: Certificates | None = None
+) -> tuple[Any, int]:
     """The server, bound but not started, and its port. Raises EngineError where it cannot be bound."""
     plane = kserve_parts.BundlePlane(service)
-    extension = kserve_parts.RepositoryExtension(plane, service)
+    repository = kserve_parts.RepositoryExtension(plane, service)
+    servicer = kserve_parts.Servicer(plane, repository)
+    own = Extensions(repository, servicer, service, health).methods()
     limit = options.max_body + _OVERHEAD
     server = grpc.aio.server(
-        interceptors=(Guard(service, bearer, log, Repository(extension).handlers()),),
+        interceptors=(Guard(service, bearer, log, own),),
         maximum_concurrent_rpcs=options.max_connections,
         options=[
             ("grpc.max_receive_message_length", limit),
             ("grpc.max_send_message_length", limit),
             ("grpc.max_metadata_size", _MOST_METADATA),
+            ("grpc.max_allowed_incoming_connections", options.max_connections),
+            ("grpc.max_concurrent_streams", _MOST_STREAMS),
+            ("grpc.server_handshake_timeout_ms", _HANDSHAKE_TIMEOUT_MS),
             ("grpc.so_reuseport", 0),
         ],
     )
-    kserve_parts.add_GRPCInferenceServiceServicer_to_server(kserve_parts.Servicer(plane, extension), server)
+    kserve_parts.add_GRPCInferenceServiceServicer_to_server(servicer, server)
     host = f"[{options.host}]" if ":" in options.host else options.host
     address = f"{host}:{options.grpc_port}"
     try:
-        if options.tls_cert and options.tls_key:
-            pair = (options.tls_key.read_bytes(), options.tls_cert.read_bytes())
-            port = server.add_secure_port(address, grpc.ssl_server_credentials([pair]))
+        if certificates:
+            port = server.add_secure_port(address, _credentials(certificates))
         else:
             port = server.add_insecure_port(address)
     except RuntimeError:
@@ -178,6 +190,46 @@ def server_of(service: Service, bearer: Bearer, log: AccessLog, options: ServeOp
     if not port:
         raise EngineError(f"gRPC cannot listen on {address}; give another --grpc-port, or 0 for any that is free")
     return server, port
+
+
+def _credentials(certificates: Certificates) -> Any:
+    """Those of the newest certificate, which each handshake asks for."""
+    told = certificates.pair
+
+    def fetch() -> Any:
+        nonlocal told
+        newest = certificates.pair
+        if newest is told:
+            return None
+        told = newest
+        return grpc.ssl_server_certificate_configuration([newest])
+
+    return grpc.dynamic_ssl_server_credentials(grpc.ssl_server_certificate_configuration([told]), fetch)
+
+
+def _refusal(error: Exception) -> tuple[str, str]:
+    """The status and what to say; what is unexpected is said in the log alone."""
+    if isinstance(error, RefusedError):
+        return error.grpc, str(error)
+    _log.error("a request met a fault of the server", exc_info=error)
+    return "INTERNAL", "the server failed on this request"
+
+
+def _readable(received: Received) -> Received:
+    if received.message is None:
+        raise BadRequestError("the message cannot be read: it is not what this method takes")
+    return received
+
+
+async def _from(requests: AsyncIterator[Received], address: str) -> AsyncIterator[Received]:
+    async for received in requests:
+        received.peer = address
+        yield received
+
+
+def _address(peer: str) -> str:
+    """The sender's address, without its port."""
+    return peer.rpartition(":")[0].partition(":")[2]
 
 
 def _reading(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Received]:

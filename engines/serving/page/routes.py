@@ -19,8 +19,9 @@ from ..access_log import note
 from ..options import MIB
 from ..refusals import DeadlineError
 from ..requests import InferRequest, WantedOutput
-from ..rest.body import Receive, Scope, Send, content_length, headers_of, read_body, unless_left
-from ..service import Service
+from ..rest.body import Receive, Scope, Send, content_length, headers_of, peer_of, read_body, unless_left
+from ..rest.coding import refuse_coding
+from ..service import Room, Service
 from . import images as page_images
 from . import state as page_state
 
@@ -88,11 +89,12 @@ class Page:
         name, limit = request.path_params["model_name"], min(MOST_IMAGE, self._service.options.max_body)
         model = self._service.store.model(name)
         wanted = page_images.image_input(model.preprocessing, model.inputs, model.outputs, model.profiles)
+        refuse_coding(headers_of(request.scope))
         length = content_length(headers_of(request.scope), limit)
-        with self._service.pending(limit if length is None else length):
-            body = await read_body(request.receive, length, limit=limit, timeout_s=seconds)
+        with self._service.pending(peer=peer_of(request.scope)) as room:
+            body = await read_body(request.receive, length, limit=limit, timeout_s=seconds, grow=room.grow)
             note(bytes_in=len(body))
-            work = self._classified(name, wanted, body, seconds)
+            work = self._classified(name, wanted, body, seconds, room)
             answer = await unless_left(work, request.receive)
         names = model.classes
         for row in answer["top"]:
@@ -100,14 +102,14 @@ class Page:
         return _json({**answer, "milliseconds": round((time.monotonic() - start) * 1e3, 3)})
 
     async def _classified(
-        self, name: str, wanted: page_images.ImageInput, body: memoryview, seconds: float
+        self, name: str, wanted: page_images.ImageInput, body: memoryview, seconds: float, room: Room
     ) -> dict[str, Any]:
         start = time.monotonic()
         try:
             async with asyncio.timeout(seconds):
                 image = await self._decoded(page_images.open_image, body)
-                with self._service.pending(image.width * image.height * page_images.BYTES_A_PIXEL):
-                    array, how = await self._decoded(page_images.prepare, image, wanted)
+                room.grow(image.width * image.height * page_images.BYTES_A_PIXEL)
+                array, how = await self._decoded(page_images.prepare, image, wanted)
         except TimeoutError:
             raise DeadlineError(f"the image was not decoded within {seconds:g} s") from None
         left = max(1e-3, seconds - (time.monotonic() - start))

@@ -61,7 +61,8 @@ def counts_of(text: str) -> dict[str, JsonObject]:
             continue
         counts = found.setdefault(model, {"failures": {}})
         if sample.name == _FAILURES:
-            counts["failures"][sample.labels.get("reason", "")] = int(sample.value)
+            if sample.value:
+                counts["failures"][sample.labels.get("reason", "")] = int(sample.value)
             continue
         key, part = parts[sample.name]
         histogram = counts.setdefault(key, {"edges": [], "counts": [], "sum": 0.0})

@@ -23,11 +23,14 @@ def headers_of(scope: Scope) -> dict[str, str]:
     return {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
 
 
+def peer_of(scope: Scope) -> str:
+    """The address that a request came from."""
+    client = scope.get("client")
+    return str(client[0]) if client else ""
+
+
 def content_length(headers: Mapping[str, str], limit: int) -> int | None:
     """How long the body will be, None where the sender does not say. Raises TooLargeError beyond `limit`."""
-    encoding = headers.get("content-encoding", "identity").lower()
-    if encoding != "identity":
-        raise BadRequestError(f"the body has content-encoding {shown(encoding)}; send it as it is")
     value = headers.get("content-length")
     if value is None:
         return None
@@ -58,7 +61,7 @@ async def read_body(
 ) -> memoryview:
     """The body, of `length` bytes where that is known; byte `aligned_at` of it lies where any number may.
 
-    Where it is not known, `grow` is told of each piece before it is kept; what it raises ends the reading.
+    `grow` is told of each piece before it is kept; what it raises ends the reading.
 
     Raises TooLargeError beyond `limit`, SlowError where it is not there after `timeout_s`, LeftError where its sender
     left.
@@ -67,7 +70,7 @@ async def read_body(
         async with asyncio.timeout(timeout_s):
             if length is None:
                 return await _read_unknown(receive, limit, grow)
-            return await _read_known(receive, length, aligned_at)
+            return await _read_known(receive, length, aligned_at, grow)
     except TimeoutError:
         raise SlowError(f"the request's body was not there within {timeout_s:g} s") from None
 
@@ -92,12 +95,13 @@ async def _wait_for_disconnect(receive: Receive) -> None:
         pass
 
 
-async def _read_known(receive: Receive, length: int, aligned_at: int) -> memoryview:
+async def _read_known(receive: Receive, length: int, aligned_at: int, grow: Callable[[int], None]) -> memoryview:
     buffer = np.empty(length + ALIGNMENT, np.uint8)
     start = -(buffer.ctypes.data + aligned_at) % ALIGNMENT
     body = buffer.data[start : start + length]
     end = 0
-    async for chunk in _chunks(receive):
+    async for chunk in _chunks(receive):  # the system gives a buffer its memory as it is written to
+        grow(len(chunk))
         body[end : end + len(chunk)] = chunk
         end += len(chunk)
     return body[:end]

@@ -4,6 +4,7 @@ The JSON is as long as the header Inference-Header-Content-Length says, else it 
 in the order of the inputs that have `binary_data_size`.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,13 +26,14 @@ from ..tensors import array_of_bytes, array_of_numbers, bytes_of, numbers_of
 MOST_TENSORS = 256
 MOST_JSON = 16 * 2**20  # nothing else runs in this process while it is read
 HEADER_LENGTH = "inference-header-content-length"
+_LENGTH = re.compile(r"0|[1-9][0-9]{0,17}")
 
 
 def header_length(value: str | None, body: int) -> int | None:
     """How many of the body's bytes are JSON, None where all are. Raises BadRequestError."""
     if value is None:
         return None
-    if not (value.isascii() and value.isdecimal()) or len(value) > 18 or int(value) > body:
+    if not _LENGTH.fullmatch(value) or int(value) > body:
         raise BadRequestError(f"{HEADER_LENGTH} is {shown(value)}, wanted up to the {body} bytes of the body")
     return int(value)
 

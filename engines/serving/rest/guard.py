@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Collection
 from http import HTTPStatus
 
-from ..access_log import AccessLog, facts
+from ..access_log import AccessLog, facts, trace_of
 from ..auth import Bearer
 from ..refusals import FailedError, RefusedError
 from ..service import Service
@@ -45,6 +45,7 @@ class Guard:
             return
         answer = _Answer(send, self._service)
         start = time.monotonic()
+        trace = trace_of((n.decode("latin-1"), v.decode("latin-1")) for n, v in scope["headers"] if n[:5] == b"trace")
         with facts() as known, self._service.request():
             try:
                 await self._guarded(scope, receive, answer)
@@ -59,6 +60,7 @@ class Guard:
                         "ms": round((time.monotonic() - start) * 1e3, 3),
                         "client": (scope.get("client") or ("",))[0],
                         "bytes_out": answer.size,
+                        **trace,
                         **known,
                     }
                 )

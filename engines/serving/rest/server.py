@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from .. import kserve_parts
+from .. import described, kserve_parts
 from ..access_log import AccessLog, note
 from ..auth import Bearer
 from ..metrics import CONTENT_TYPE
@@ -26,10 +26,13 @@ from ..options import MIB, ServeOptions
 from ..page import routes as page
 from ..refusals import BadRequestError, FailedError, RefusedError, SlowError
 from ..service import Service
-from .body import Receive, Scope, Send, content_length, headers_of, read_body, unless_left
+from ..tls import Certificates
+from .acceptor import Acceptor
+from .body import Receive, Scope, Send, content_length, headers_of, peer_of, read_body, unless_left
 from .codec import HEADER_LENGTH, header_length, object_of
+from .coding import LEAST, coding_of, compressed, decompressed, refuse_coding, wanted_coding
 from .guard import OPEN_PATHS, Guard, refusal
-from .protocol import protocol_of
+from .protocol import LimitedProtocol
 
 Route = tuple[str, str, Callable[[Request], Awaitable[Any]]]
 _LARGE_JSON = 64 * 1024  # decoding that takes longer than another request should wait
@@ -52,7 +55,7 @@ class Pieces:
         pieces = self._pieces if length > _SMALL else [b"".join(self._pieces)]
         headers = [(k.encode("latin-1"), v.encode("latin-1")) for k, v in self._headers.items()]
         headers.append((b"content-length", b"%d" % length))
-        with self._service.pending() as room:
+        with self._service.pending(peer=peer_of(scope)) as room:
             room.hold(length)
             try:
                 async with asyncio.timeout(timeout_s):
@@ -80,15 +83,19 @@ class Inference:
             ("/v2/repository/index", "POST", self.index),
             ("/v2/repository/models/{model_name}/load", "POST", self.load),
             ("/v2/repository/models/{model_name}/unload", "POST", self.unload),
+            ("/v2/models/stats", "GET", self.statistics),
+            *((f"{path}/config", "GET", self.config) for path in (model, f"{model}/versions/{{model_version}}")),
+            *((f"{path}/stats", "GET", self.statistics) for path in (model, f"{model}/versions/{{model_version}}")),
             ("/metrics", "GET", self.metrics),
         ]
 
     async def infer(self, request: Request) -> Pieces:
         """One inference."""
         name, headers, options = request.path_params["model_name"], headers_of(request.scope), self._service.options
-        length = content_length(headers, options.max_body)
-        with self._service.pending(length or 0) as room:
-            json_length = header_length(headers.get(HEADER_LENGTH), options.max_body if length is None else length)
+        length, coding = content_length(headers, options.max_body), coding_of(headers)
+        with self._service.pending(peer=peer_of(request.scope)) as room:
+            most = options.max_body if length is None or coding else length
+            json_length = header_length(headers.get(HEADER_LENGTH), most)
             body = await read_body(
                 request.receive,
                 length,
@@ -98,18 +105,28 @@ class Inference:
                 grow=room.grow,
             )
             note(bytes_in=len(body))
+            if coding:
+                body = await self._in_thread(decompressed, body, coding, options.max_body)
+                room.grow(len(body))
             size = len(body) if json_length is None else json_length
             payload, _ = await self._by_size(size, self._plane.decode, body, headers)
             payload = replace(payload, version=request.path_params.get("model_version", ""))
             response, _ = await unless_left(self._plane.infer(name, payload, headers), request.receive)
             size = sum(array.size for name, array in response.outputs.items() if name not in response.binary)
             pieces, sent = await self._by_size(size * _BYTES_A_NUMBER, self._plane.encode, name, response, headers, {})
+            wanted = wanted_coding(headers)
+            if wanted and sum(map(len, pieces)) > LEAST:
+                pieces = await self._in_thread(compressed, pieces, wanted)
+                sent |= {"content-encoding": wanted, "vary": "accept-encoding"}
         return Pieces(pieces, sent, self._service)
 
     async def _by_size(self, size: int, function: Callable[..., Any], *arguments: Any) -> Any:
         """The outcome of a function on so many bytes of JSON: of many in a thread, as others would wait for it."""
         if size <= _LARGE_JSON:
             return function(*arguments)
+        return await self._in_thread(function, *arguments)
+
+    async def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._codec, function, *arguments)
 
     async def index(self, request: Request) -> Response:
@@ -128,13 +145,23 @@ class Inference:
         await self._object(request)
         return JSONResponse(await self._repository.unload(request.path_params["model_name"]))
 
+    async def config(self, request: Request) -> Response:
+        """The model as Triton's configuration describes one."""
+        return JSONResponse(described.config(self._service, *_model_of(request)))
+
+    async def statistics(self, request: Request) -> Response:
+        """What was counted of a model, or of all."""
+        return JSONResponse(described.statistics(self._service, *_model_of(request)))
+
     async def metrics(self, request: Request) -> Response:
         """What was counted."""
-        return Response(self._service.metrics.text(self._service.store.waiting), media_type=CONTENT_TYPE)
+        store = self._service.store
+        return Response(self._service.metrics.text(store.waiting, store.ready), media_type=CONTENT_TYPE)
 
     async def _object(self, request: Request) -> dict[str, Any]:
         self._service.check_repository()
         headers, timeout = headers_of(request.scope), self._service.options.timeout_s
+        refuse_coding(headers)
         length = content_length(headers, _MOST_CONTROL)
         body = await read_body(request.receive, length, limit=_MOST_CONTROL, timeout_s=timeout)
         return object_of(body, "the request")
@@ -144,12 +171,18 @@ class Inference:
             raise BadRequestError(f"{what} takes no parameters here: a model is what its bundle says; leave them out")
 
 
+def _model_of(request: Request) -> tuple[str, str]:
+    return request.path_params.get("model_name", ""), request.path_params.get("model_version", "")
+
+
 def application(service: Service, bearer: Bearer, log: AccessLog, more: Sequence[Route] = ()) -> Guard:
     """The ASGI application: KServe's endpoints, ours, and `more` routes, guarded."""
     plane = kserve_parts.BundlePlane(service)
     repository = kserve_parts.RepositoryExtension(plane, service)
     endpoints = kserve_parts.Endpoints(plane, repository)
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+    for path, method, endpoint in (*Inference(plane, repository, service).routes(), *more):
+        app.add_route(path, endpoint, methods=[method])
     data = kserve_parts.v2_datamodels
     app.add_api_route("/v2", endpoints.metadata, response_model=data.ServerMetadataResponse)
     app.add_api_route("/v2/health/live", endpoints.live, response_model=data.ServerLiveResponse)
@@ -158,8 +191,6 @@ def application(service: Service, bearer: Bearer, log: AccessLog, more: Sequence
     for path in ("/v2/models/{model_name}", "/v2/models/{model_name}/versions/{model_version}"):
         app.add_api_route(path, endpoints.model_metadata, response_model=data.ModelMetadataResponse)
         app.add_api_route(f"{path}/ready", endpoints.model_ready, response_model=data.ModelReadyResponse)
-    for path, method, endpoint in (*Inference(plane, repository, service).routes(), *more):
-        app.add_route(path, endpoint, methods=[method])
     app.add_exception_handler(RefusedError, _refused)
     app.add_exception_handler(HTTPException, _no_route)
     app.add_exception_handler(Exception, _failed)
@@ -168,24 +199,33 @@ def application(service: Service, bearer: Bearer, log: AccessLog, more: Sequence
 
 
 class Server(uvicorn.Server):
-    """uvicorn, which leaves signals to us."""
+    """uvicorn, which leaves signals and connections to us."""
+
+    def __init__(self, config: uvicorn.Config, acceptor: Acceptor) -> None:
+        super().__init__(config)
+        self.acceptor = acceptor
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Nothing is captured: `running` decides what a signal does."""
         yield
 
+    async def startup(self, sockets: Any = None) -> None:
+        """Take connections."""
+        self.servers = []
+        self.acceptor.start(lambda: LimitedProtocol(config=self.config, server_state=self.server_state, app_state={}))
+        self.started = True
+
     def stop_listening(self) -> None:
         """Take no further connection; those that are there go on."""
-        for server in self.servers:
-            server.close()
+        self.acceptor.stop()
 
 
-def server_of(app: Guard, options: ServeOptions) -> Server:
-    """The server of `app`, to be served on sockets of ours."""
+def server_of(app: Guard, options: ServeOptions, listener: socket.socket, certificates: Certificates | None) -> Server:
+    """The server of `app`, on a socket that is bound."""
     config = uvicorn.Config(
         app,
-        http=protocol_of(options.max_connections),
+        http=LimitedProtocol,
         ws="none",
         lifespan="off",
         log_config=None,
@@ -193,10 +233,8 @@ def server_of(app: Guard, options: ServeOptions) -> Server:
         server_header=False,
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=1,  # `running` has waited before
-        ssl_certfile=options.tls_cert,
-        ssl_keyfile=options.tls_key,
     )
-    return Server(config)
+    return Server(config, Acceptor(listener, options.max_connections, certificates))
 
 
 def listening(host: str, port: int) -> socket.socket:

@@ -15,6 +15,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
+import certificates
 import pytest
 import serving_cases
 from serving_bundles import make_bundle
@@ -153,6 +154,15 @@ def start() -> Iterator[Callable[..., Server]]:
     """Starts servers; they end with the test."""
     with contextlib.ExitStack() as held:
         yield lambda *arguments, **options: held.enter_context(running(*arguments, **options))
+
+
+@pytest.fixture
+def certificate() -> Callable[[Path], Any]:
+    """A new certificate and its key in a folder."""
+    pytest.importorskip("cryptography")
+    from plainconv.engines.serving.tls import Certificates
+
+    return lambda folder: Certificates(*certificates.write_certificate(folder))
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from plainconv.engines.serving import access_log
-from plainconv.engines.serving.access_log import AccessLog, facts, note
+from plainconv.engines.serving.access_log import AccessLog, facts, note, trace_of
 from plainconv.exporter.errors import EngineError
 
 LONG_S = 60.0
@@ -70,3 +70,15 @@ def test_a_reader_that_does_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
     ending.join(LONG_S)
     dropped = sum(line.get("dropped_lines", 0) for line in lines)
     assert dropped >= 40_000 and sum("path" in line for line in lines) + dropped == 50_000
+
+
+def test_a_trace() -> None:
+    """Given the headers of a trace -> its ids; of none, or what is none, nothing."""
+    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    ids = {"trace_id": "0af7651916cd43dd8448eb211c80319c", "span_id": "b7ad6b7169203331"}
+    assert trace_of([("traceparent", parent), ("other", "x")]) == ids
+    assert trace_of([("traceparent", parent), ("tracestate", "a=1")]) == ids | {"tracestate": "a=1"}
+    for state in ("", "a\nb", "x" * 513):
+        assert trace_of([("traceparent", parent), ("tracestate", state)]) == ids
+    for wrong in ("", "x", parent.upper(), parent[:-1], "ff" + parent[2:], f"00-{'0' * 32}-b7ad6b7169203331-01"):
+        assert trace_of([("traceparent", wrong)]) == {}

@@ -2,8 +2,8 @@
 
 import contextlib
 import socket
-from collections.abc import Iterator
 from http.client import HTTPConnection, HTTPResponse
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,23 +11,18 @@ import pytest
 LONG_S = 60.0
 
 
-@pytest.fixture(scope="module")
-def tiny(run_server: Any, cases: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A server of the list's model, as the list wants it."""
-    folder = cases.write_tiny(tmp_path_factory.mktemp("tiny") / "bundle")
-    options = [text for key, value in cases.OPTIONS.items() for text in (f"--{key}", value)]
-    with run_server(folder, *options, "--access-log", "none") as server:
-        assert server.http, server.lines
-        yield server
-
-
-def test_cases(tiny: Any, cases: Any) -> None:
+@pytest.mark.parametrize(("which", "options"), [("OF_PYTHON", "OPTIONS"), ("LARGE", "LARGE_OPTIONS")])
+def test_cases(run_server: Any, cases: Any, tmp_path: Path, which: str, options: str) -> None:
     """Given each request of the list -> its answer, and after each a good one is answered."""
+    folder = cases.write_tiny(tmp_path / "bundle")
+    words = [text for key, value in getattr(cases, options).items() for text in (f"--{key}", value)]
     problems = []
     good = cases.CASES[0]
-    for case in cases.CASES:
-        said = cases.wrong(case, *ask(tiny.http, case, cases)) or cases.wrong(good, *ask(tiny.http, good, cases))
-        problems += [f"{case['name']}: {said}"] if said else []
+    with run_server(folder, *words, "--access-log", "none") as tiny:
+        assert tiny.http, tiny.lines
+        for case in getattr(cases, which):
+            said = cases.wrong(case, *ask(tiny.http, case, cases)) or cases.wrong(good, *ask(tiny.http, good, cases))
+            problems += [f"{case['name']}: {said}"] if said else []
     assert not problems, "\n".join(problems)
 
 

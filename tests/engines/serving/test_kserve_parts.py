@@ -14,6 +14,7 @@ import asyncio, logging, sys
 sys.argv = ["program", "--http_port", "no number", "--unknown"]
 handlers = list(logging.getLogger().handlers)
 from plainconv.engines.serving import kserve_parts
+from plainconv.exporter.version import __version__
 from plainconv.engines.serving.rest import codec as rest_codec
 assert sys.argv == ["program", "--http_port", "no number", "--unknown"]
 assert logging.getLogger().handlers == handlers
@@ -50,7 +51,8 @@ assert "no model" in refused(UnknownError, plane.model_ready("../b"))
 described = run(plane.model_metadata("b"))
 assert described["inputs"] == [{{"name": "x", "datatype": "FP32", "shape": [-1, 4]}}], described
 assert described["outputs"] == [{{"name": "y", "datatype": "FP32", "shape": [-1, 2]}}], described
-assert plane.metadata() == {{"name": "plainconv", "version": "", "extensions": ["binary_tensor_data"]}}
+extensions = ["binary_tensor_data", "model_configuration", "statistics"]
+assert plane.metadata() == {{"name": "plainconv", "version": __version__, "extensions": extensions}}
 
 body = b'{{"id": "r", "inputs": [{{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}}]}}'
 request, _ = plane.decode(memoryview(body), {{}})
@@ -64,7 +66,7 @@ assert int(headers[rest_codec.HEADER_LENGTH]) == len(pieces[0]) and len(pieces[1
 for work in (extension.index(), extension.load("b"), extension.unload("b")):
     assert "does not offer" in refused(ForbiddenError, work)
 service.options = replace(options, repository=True)
-assert plane.metadata()["extensions"][1:] == ["model_repository"]
+assert plane.metadata()["extensions"][3:] == ["model_repository"]
 assert run(extension.unload("b")) == {{"name": "b", "unload": True}}
 assert "unloaded" in refused(UnavailableError, plane.get_model("b")) and not run(plane.model_ready("b"))
 assert run(extension.index(True)) == [] and run(extension.index())[0]["state"] == "UNAVAILABLE"

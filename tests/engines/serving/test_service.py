@@ -60,7 +60,7 @@ class Counts:
         self.failures: list[tuple[str, str]] = []
         self.successes: list[str] = []
 
-    def failed(self, model: str, reason: str) -> None:
+    def failed(self, model: str, reason: str, seconds: float) -> None:
         self.failures.append((model, reason))
 
     def succeeded(self, model: str, *seconds: float) -> None:
@@ -221,19 +221,30 @@ def test_time_is_up(service_of: Callable[..., Here], asked: float | None, offere
 def test_room(service_of: Callable[..., Here]) -> None:
     """Given 100 bytes for all requests -> one alone may have more, several may not; each gives its room back."""
     service = service_of().service
-    with service.pending(70), service.pending(30) as room:
-        with pytest.raises(TooManyError, match="the requests under way fill this server's memory"), service.pending(1):
+    with service.pending(70, "a"), service.pending(30, "b") as room:
+        full = pytest.raises(TooManyError, match="the requests under way fill this server's memory")
+        with full, service.pending(1, "c"):
             pass
         with pytest.raises(TooManyError):
             room.grow(1)
         room.hold(50)
-        assert service.pending_bytes == 150
-    assert service.pending_bytes == 0
+        assert service.pending_bytes == {"a": 70, "b": 80}
+    assert not service.pending_bytes
     with service.pending(1000) as room:
         room.grow(1000)
         with pytest.raises(TooManyError), service.pending(1):
             pass
-    assert service.pending_bytes == 0
+    assert not service.pending_bytes
+
+
+def test_the_share_of_one_peer(service_of: Callable[..., Here]) -> None:
+    """Given a peer with three quarters of the room -> the rest is another's."""
+    service = service_of().service
+    with service.pending(70, "a"), service.pending(5, "a"):
+        with pytest.raises(TooManyError, match="from this address fill its share"), service.pending(1, "a"):
+            pass
+        with service.pending(25, "b"):
+            assert service.pending_bytes.total() == 100
 
 
 def test_the_repository_is_off(service_of: Callable[..., Here]) -> None:

@@ -171,7 +171,7 @@ def test_the_watcher(make: Callable[..., Path], tmp_path: Path, store_of: Callab
     """Given a replaced bundle -> it is noticed without being told; closed, nothing is."""
     store = store_of(make(tmp_path / "b"))
     before = store.model("b")
-    watcher = Watcher(store, 0.01)
+    watcher = Watcher(0.01, store.refresh)
     make(tmp_path / "b", scale=3, force=True)
     end = time.monotonic() + LONG_S
     while store.model("b") is before and time.monotonic() < end:
@@ -179,7 +179,7 @@ def test_the_watcher(make: Callable[..., Path], tmp_path: Path, store_of: Callab
     assert answer(store.model("b")) == [[9, 21]]
     watcher.close()
     assert not any(thread.name == "watcher" for thread in threading.enumerate())
-    Watcher(store, 0).close()
+    Watcher(0, store.refresh).close()
 
 
 def test_the_only_bundle_that_does_not_load_is_said_once(
@@ -225,3 +225,24 @@ def test_closing_again_waits_for_nothing(
         again.join(LONG_S)
         assert not again.is_alive() and not held.closed.is_set()
     assert held.closed.wait(LONG_S)
+
+
+def test_a_device_that_is_lost(
+    make: Callable[..., Path], tmp_path: Path, store_of: Callable[[Path], Store], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Given a runner that lost its device -> its model is not ready, said once; loaded again, it is."""
+    make(tmp_path / "a")
+    store = store_of(tmp_path)
+    model = store.model("a")
+    assert store.ready() == ("a",) and not model.lost
+    model._run_by._runner.lost = True  # type: ignore[attr-defined]
+    with caplog.at_level(logging.ERROR, "plainconv.serving"):
+        for _ in range(3):
+            assert store.ready() == ()
+            with pytest.raises(UnavailableError, match="its device was lost"), store.use("a"):
+                pass
+    assert len(caplog.records) == 1 and "model a: its device was lost" in caplog.text
+    assert store.index()[0]["state"] == "UNAVAILABLE" and store.index()[0]["reason"] == "its device was lost"
+    store.load("a")
+    with store.use("a") as another:
+        assert answer(another) == [[3, 7]]

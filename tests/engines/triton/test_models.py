@@ -317,7 +317,7 @@ def test_names_of_parts_differ(names):
     class Chosen:
         pieces = tuple(map(Named, names))
 
-    made = triton_models._names("net", Chosen)
+    made = triton_models._names("net", Chosen, "a" * 64)
     assert len({name.lower() for name in made}) == len(names)
     assert all(model_name(name, "") == name and name.startswith("net.") for name in made)
 

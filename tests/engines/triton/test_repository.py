@@ -82,11 +82,16 @@ def test_force_replaces_what_is_ours(made, place):
         write_repository(made["three"], place, NET)
     assert files(place) == before
 
-    write_repository(made["three"], place, NET, force=True)
+    plan = write_repository(made["three"], place, NET, force=True)
     second = ["net2", "net2.fuse", "net2.left", "net2.right"]
+    own = {model.name for model in plan.models}
+    assert own < {path.name for path in place.iterdir()}
+    write_repository(made["three"], place, NET, prune=True)
     assert models(place) == ["net", "net.fuse", "net.left", "net.right", *second, "theirs"]
     write_repository(made["whole"], place, NET, force=True)
-    assert models(place) == ["net", *second, "theirs"]
+    assert own < {path.name for path in place.iterdir()}
+    plan = write_repository(made["whole"], place, NET, prune=True)
+    assert models(place) == ["net", *second, "theirs"] and plan.notes[-1].startswith("removed: net.fuse")
     assert models(place.parent) == ["models"] and problems(place) == []
 
 
@@ -149,7 +154,7 @@ def test_a_damaged_configuration_of_ours_is_replaced(made, place):
     assert problems(place) == []
 
 
-@pytest.mark.parametrize("at", range(6))
+@pytest.mark.parametrize("at", range(4))
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error", "f"), KeyboardInterrupt()])
 def test_a_move_that_fails(made, place, monkeypatch, at, error):
     """Given three models for five that are there, and a failure at any of the moves -> all is as it was."""
@@ -239,16 +244,45 @@ def test_where_no_repository_is(made, tmp_path):
     assert files(tmp_path) == before
 
 
-def test_a_repository_that_is_a_mount(made, place, monkeypatch):
-    """Given a repository that nothing can be moved into from beside it -> written in it, as completely."""
-    stages = []
-    real = swap.folder_beside
-    monkeypatch.setattr(triton.swap, "folder_beside", lambda target: stages.append(target) or real(target))
+def test_a_new_version_of_a_split(made, place, version_mark):
+    """Given another split of that name -> its parts are beside the old ones, which stay through one more version."""
+    parts = {}
+    for kind in ("five", "three"):
+        parts[kind] = {model.name for model in write_repository(made[kind], place, NET, force=True).models}
+    assert parts["five"] & parts["three"] == {"net"} and problems(place) == []
+    there = {path.name for path in place.iterdir()}
+    assert parts["five"] | parts["three"] < there
+    plan = write_repository(made["five"], place, NET, force=True, prune=True)
+    assert {path.name for path in place.iterdir()} == there  # requests are in the parts of the one before
+    write_repository(made["five"], place, NET, prune=True)
+    assert {path.name for path in place.iterdir()} == {m.name for m in plan.models} | {"theirs"}
+    assert problems(place) == []
+
+
+def test_a_repository_that_is_a_mount(made, place, monkeypatch, tmp_path):
+    """Given a repository that nothing can be moved into from beside it -> refused, but from a folder of the user's."""
     access = os.access
     monkeypatch.setattr(triton.os, "access", lambda path, mode: path != place.parent and access(path, mode))
-    write_repository(made["three"], place, NET)
-    assert stages == [place / "net"]
+    before = files(place)
+    with pytest.raises(EngineError, match="in it Triton would take what is half-written for a model; give --staging"):
+        write_repository(made["three"], place, NET)
+    for inside in (place, place / "theirs", tmp_path / "none"):
+        with pytest.raises(EngineError, match="is no folder outside of the repository"):
+            write_repository(made["three"], place, NET, staging=inside)
+    assert files(place) == before
+    staging = tmp_path / "staging"
+    staging.mkdir()
+    write_repository(made["three"], place, NET, staging=staging)
     assert models(place) == ["net", "net.fuse", "net.left", "net.right", "theirs"] and problems(place) == []
+    assert not list(staging.iterdir())
+
+
+def test_staging_on_another_file_system(made, place):
+    shared = Path("/dev/shm")
+    if not shared.is_dir() or shared.stat().st_dev == place.stat().st_dev:
+        pytest.skip("needs another file system at /dev/shm")
+    with pytest.raises(EngineError, match="is on another file system than the repository"):
+        write_repository(made["three"], place, NET, staging=shared)
 
 
 def test_another_writer_meanwhile(made, place, monkeypatch):

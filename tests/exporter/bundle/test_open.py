@@ -17,10 +17,15 @@ from plainconv.exporter.bundle import (
     EngineRecord,
     GraphRecord,
     TensorSpec,
+    check_target,
+    identity,
+    strict_json,
     update_bundle,
     write_bundle,
 )
 from plainconv.exporter.bundle.codec import bytes_of_manifest, manifest_of_bytes
+from plainconv.exporter.bundle.plain_file import open_plain
+from plainconv.exporter.bundle.reader import sha256_of_file
 from plainconv.exporter.errors import BundleError
 
 
@@ -166,6 +171,47 @@ def test_special_file(folder):
     os.mkfifo(folder / "pipe")
     with pytest.raises(BundleError, match="pipe is a special file"):
         Bundle.open(folder)
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("name", ["manifest.json", "model.onnx", "model.onnx.data", "engines/a.engine"])
+def test_a_pipe_in_place_of_a_file(folder, name):
+    """Given a pipe that nobody writes to, before or after the folder was looked at -> it is not waited at."""
+    bundle = Bundle.open(folder)
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(BundleError, match=r"holds no file manifest\.json" if name == "manifest.json" else name):
+        Bundle.open(folder)
+    if name == "manifest.json":
+        assert identity(folder) is None
+        with pytest.raises(BundleError, match=r"holds manifest\.json, which is not of a bundle"):
+            check_target(folder, force=True)
+    else:
+        with pytest.raises(BundleError, match=f"{name} is a special file, wanted plain files only"):
+            bundle.read(name)
+        with pytest.raises(BundleError, match="special file"):
+            sha256_of_file(folder / name)
+
+
+def test_a_file_that_changes_its_kind_while_it_is_opened(folder, monkeypatch):
+    """Given a pipe in the place of a file between its being looked at and opened -> it is refused by its handle."""
+    real = os.open
+
+    def swapped(path, *arguments, **options):
+        if str(path).endswith("model.onnx"):
+            os.unlink(path)
+            os.mkfifo(path)
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", swapped)
+    with pytest.raises(BundleError, match=r"model\.onnx is a special file"):
+        open_plain(folder / "model.onnx")
+
+
+def test_a_number_of_very_many_digits(folder):
+    """Given an integer of more digits than Python converts -> our own words."""
+    with pytest.raises(ValueError, match=r"^a number beyond float64$"):
+        strict_json.parse(b'{"a": ' + b"9" * 5000 + b"}")
 
 
 @pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "engines/../../outside", "..", "a\\b"])

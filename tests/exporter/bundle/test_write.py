@@ -5,6 +5,7 @@ import inspect
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
@@ -226,6 +227,31 @@ def test_exception_leaves_nothing(tmp_path, error, force):
     assert left(tmp_path) == (["out"] if force else [])
     if force:
         assert model_of(target) == b"graph" and left(target.parent) == ["v6"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_while_the_old_version_is_removed(tmp_path, monkeypatch, number):
+    """Given a signal while the old version is removed -> it is removed, the new one stands, then the signal comes."""
+    target = tmp_path / "v6"
+    write(target)
+    remove, came = shutil.rmtree, []
+
+    def interrupted(path, **options):
+        signal.raise_signal(number)
+        remove(path, **options)
+
+    def end(number, frame):
+        came.append(left(tmp_path))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "rmtree", interrupted)
+    before = signal.signal(number, end)
+    try:
+        with pytest.raises(KeyboardInterrupt), write_bundle(target, force=True) as draft:
+            fill(draft, b"new")
+    finally:
+        signal.signal(number, before)
+    assert came == [["v6"]] and model_of(target) == b"new"
 
 
 def test_disk_full_in_the_block(tmp_path):

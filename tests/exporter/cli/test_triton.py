@@ -105,6 +105,8 @@ def test_the_whole(triton: Callable[..., None], tmp_path: Path, capsys: pytest.C
     head, *_, row = capsys.readouterr().out.splitlines()
     assert head.endswith("models · tiny fp32 · model.onnx · every file checked")
     assert [cell.strip() for cell in row.split("│")] == ["tiny", "onnxruntime", "GPU 0,1", "32"]
+    triton("--whole", "--devices", "0,1", "--prune")
+    assert "removed: tiny.p0" in capsys.readouterr().out
     assert [p.name for p in (tmp_path / "models").iterdir()] == ["tiny"]
 
 

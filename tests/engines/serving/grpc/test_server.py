@@ -1,10 +1,13 @@
 """gRPC, against a server in a process of its own."""
 
+import queue
 import threading
 from typing import Any
 
 import numpy as np
 import pytest
+
+from plainconv.exporter.version import __version__
 
 grpc = pytest.importorskip("grpc")
 triton = pytest.importorskip("tritonclient.grpc")
@@ -53,12 +56,65 @@ def test_typed_contents(call: Any) -> None:
 
 def test_what_it_says_of_itself(client: Any) -> None:
     assert client.is_server_live() and client.is_server_ready() and client.is_model_ready("open")
-    assert client.get_server_metadata().version == ""
+    assert client.get_server_metadata().version == __version__
     metadata = client.get_model_metadata("open", as_json=True)
     assert metadata["versions"] == ["1"] and metadata["platform"] == "onnxruntime_onnx"
     assert metadata["inputs"] == [{"name": "x", "datatype": "FP32", "shape": ["-1", "4"]}]
+    assert not client.is_model_ready("none") and not client.is_model_ready("open", "2")
+
+
+@pytest.mark.parametrize("by", ["gzip", "deflate"])
+def test_compression(client: Any, by: str) -> None:
+    """Given a message that is compressed -> its answer; one that grows beyond the limit is refused."""
+    assert infer(client, compression_algorithm=by).as_numpy("y").tolist() == Y
+    with pytest.raises(triton.InferenceServerException, match="RESOURCE_EXHAUSTED"):
+        infer(client, np.zeros((2**18, 4), np.float32), compression_algorithm=by)
+    assert infer(client).as_numpy("y").tolist() == Y
+
+
+def test_configuration_and_statistics(client: Any) -> None:
+    """Given Triton's client -> what the model is, and what was counted."""
+    config = client.get_model_config("open").config
+    assert (config.name, config.max_batch_size, config.platform) == ("open", 8, "onnxruntime_onnx")
+    (x,) = config.input
+    assert (x.name, triton.model_config_pb2.DataType.Name(x.data_type), list(x.dims)) == ("x", "TYPE_FP32", [4])
+    assert config.dynamic_batching.max_queue_delay_microseconds == 500 and config.instance_group[0].count == 1
+    infer(client)
+    (found,) = client.get_inference_statistics("open").model_stats
+    assert found.inference_count >= 2 and found.execution_count >= 1 and found.inference_stats.success.ns > 0
+    assert found.batch_stats[0].compute_infer.count >= 1 and found.last_inference > 0
     with pytest.raises(triton.InferenceServerException, match=r"NOT_FOUND.* there is no model 'none'"):
-        client.is_model_ready("none")
+        client.get_model_config("none")
+
+
+def test_a_stream(server: Any) -> None:
+    """Given a stream of requests, some of them bad -> an answer to each, in their order, or why there is none."""
+    answers: queue.Queue[Any] = queue.Queue()
+    with triton.InferenceServerClient(server.grpc) as own:
+        own.start_stream(lambda result, error: answers.put(error or result))
+        for i in range(40):
+            tensor = triton.InferInput("x", [1, 4], "FP32")
+            tensor.set_data_from_numpy(np.full((1, 4), i, np.float32))
+            own.async_stream_infer("none" if i == 7 else "open", [tensor], request_id=str(i))
+        found = [answers.get(timeout=LONG_S) for _ in range(40)]
+        own.stop_stream()
+    assert "there is no model 'none'" in str(found.pop(7))
+    wanted = [i for i in range(40) if i != 7]
+    assert [int(each.get_response().id) for each in found] == wanted
+    assert [each.as_numpy("y")[0, 0] for each in found] == [2 * i for i in wanted]
+
+
+def test_health(server: Any) -> None:
+    """Given gRPC's own health protocol -> what the server, and a model, say; of an unknown one NOT_FOUND."""
+    with grpc.insecure_channel(server.grpc) as channel:
+        asks = channel.unary_unary("/grpc.health.v1.Health/Check")
+        assert asks(b"", timeout=LONG_S) == asks(b"\n\x04open", timeout=LONG_S) == b"\x08\x01"
+        with pytest.raises(grpc.RpcError) as caught:
+            asks(b"\n\x04none", timeout=LONG_S)
+        assert caught.value.code() == grpc.StatusCode.NOT_FOUND
+        changes = channel.unary_stream("/grpc.health.v1.Health/Watch")(b"", timeout=LONG_S)
+        assert next(changes) == b"\x08\x01"
+        changes.cancel()
 
 
 def test_the_repository(client: Any, call: Any) -> None:
@@ -112,7 +168,7 @@ def test_no_message(call: Any, data: bytes) -> None:
     assert caught.value.details() == "the message cannot be read: it is not what this method takes"
 
 
-@pytest.mark.parametrize("method", ["ModelStreamInfer", "ModelConfig", "Nothing"])
+@pytest.mark.parametrize("method", ["TraceSetting", "CudaSharedMemoryRegister", "Nothing"])
 def test_no_method(call: Any, method: str) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         call(method, b"")

@@ -1,9 +1,8 @@
 """TLS and the bearer token, over both protocols; and limits of gRPC."""
 
-import datetime
-import ipaddress
 import json
 import ssl
+import time
 from collections.abc import Callable, Iterator
 from http.client import HTTPSConnection
 from pathlib import Path
@@ -11,40 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from certificates import write_certificate
 
 grpc = pytest.importorskip("grpc")
 triton = pytest.importorskip("tritonclient.grpc")
-x509 = pytest.importorskip("cryptography.x509")
+pytest.importorskip("cryptography")
 LONG_S = 60.0
 TOKEN = "0123456789abcdef0123"
 BODY = json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4]}]})
-
-
-def write_certificate(folder: Path) -> tuple[Path, Path]:
-    """A certificate of 127.0.0.1 that vouches for itself, and its key."""
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    (folder / "cert.pem").write_bytes(certificate.public_bytes(pem))
-    plain = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    (folder / "key.pem").write_bytes(key.private_bytes(pem, *plain))
-    return folder / "cert.pem", folder / "key.pem"
 
 
 class Secured:
@@ -166,3 +139,20 @@ def test_tls_that_does_not_work(
     assert server.process.wait(LONG_S) == 2
     (line,) = server.lines
     assert line.startswith("exporter: ") and "cert.pem" in line and "wanted" in line
+
+
+def test_a_certificate_that_is_replaced(
+    run_server: Callable[..., Any], bundle_of: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Given a new certificate in the place of the old one -> both protocols use it, without a new start."""
+    certificate, key = write_certificate(tmp_path)
+    options = ("--tls-cert", certificate, "--tls-key", key, "--watch", "0.05", "--access-log", "none")
+    with run_server(bundle_of(tmp_path / "b"), "--name", "b", *options) as server:
+        assert server.http, server.lines
+        here = Secured(server, certificate)
+        assert here.rest("GET", "/v2/health/live", None)[0] == 200 and here.infer(None) == [[3, 7]]
+        write_certificate(tmp_path)
+        end = time.monotonic() + LONG_S
+        while not any("certificate reloaded" in line for line in server.lines):
+            assert time.monotonic() < end and not time.sleep(0.01)
+        assert here.rest("GET", "/v2/health/live", None)[0] == 200 and here.infer(None) == [[3, 7]]

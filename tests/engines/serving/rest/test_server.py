@@ -1,10 +1,14 @@
 """REST, against a server in a process of its own."""
 
 import json
+import zlib
+from http.client import HTTPConnection
 from typing import Any
 
 import numpy as np
 import pytest
+
+from plainconv.exporter.version import __version__
 
 http = pytest.importorskip("tritonclient.http")
 LONG_S = 60.0
@@ -40,8 +44,8 @@ def test_what_it_says_of_itself(client: Any, server: Any) -> None:
     assert not client.is_model_ready("none") and not client.is_model_ready("open", "2")
     assert client.get_server_metadata() == {
         "name": "plainconv",
-        "version": "",
-        "extensions": ["binary_tensor_data", "model_repository"],
+        "version": __version__,
+        "extensions": ["binary_tensor_data", "model_configuration", "statistics", "model_repository"],
     }
     assert client.get_model_metadata("open") == {
         "name": "open",
@@ -52,6 +56,47 @@ def test_what_it_says_of_itself(client: Any, server: Any) -> None:
     }
     assert client.get_model_metadata("one")["inputs"][0]["shape"] == [1, 4]
     assert server.ask("GET", "/v2/models") == (200, {"models": ["one", "open"]})
+
+
+@pytest.mark.parametrize("by", ["gzip", "deflate"])
+def test_compression(client: Any, by: str) -> None:
+    """Given a client that compresses, and asks for it -> the same answer; a long one comes compressed."""
+    x = np.arange(32, dtype=np.float32).reshape(8, 4)
+    result = infer(client, x, request_compression_algorithm=by, response_compression_algorithm=by)
+    assert result.as_numpy("y").tolist() == x.reshape(8, 2, 2).sum(2).tolist()
+
+
+def test_a_long_answer_is_compressed(server: Any) -> None:
+    """Given a sender who takes gzip -> an answer of more than 1 KiB is; to one who does not, it is not."""
+    for accepts, comes in (("gzip", "gzip"), ("br, gzip;q=0, deflate", "deflate"), ("br", None), ("gzip;q=0.0", None)):
+        host, _, port = server.http.rpartition(":")
+        connection = HTTPConnection(host, int(port), timeout=LONG_S)
+        text = body(shape=[8, 4], data=[1.5] * 32) + " "
+        long = json.dumps(json.loads(text) | {"id": "x" * 1024})
+        connection.request("POST", "/v2/models/open/infer", long, {"accept-encoding": accepts})
+        response = connection.getresponse()
+        data = response.read()
+        connection.close()
+        assert response.getheader("content-encoding") == comes
+        plain = zlib.decompress(data, 32 + zlib.MAX_WBITS) if comes else data
+        assert json.loads(plain)["outputs"][0]["data"] == [3.0] * 16
+
+
+def test_configuration_and_statistics(client: Any) -> None:
+    """Given requests -> what the model is, and how often it ran, as Triton's client asks for them."""
+    config = client.get_model_config("open")
+    assert (config["max_batch_size"], config["input"]) == (8, [{"name": "x", "data_type": "TYPE_FP32", "dims": [4]}])
+    assert client.get_model_config("one", "1")["max_batch_size"] == 0
+    before = client.get_inference_statistics("open")["model_stats"][0]
+    infer(client)
+    after = client.get_inference_statistics("open", "1")["model_stats"][0]
+    assert after["inference_count"] == before["inference_count"] + 2
+    assert after["execution_count"] == before["execution_count"] + 1
+    stats, was = after["inference_stats"], before["inference_stats"]
+    assert stats["success"]["count"] == was["success"]["count"] + 1 and stats["success"]["ns"] > was["success"]["ns"]
+    assert {"queue", "compute_input", "compute_infer", "compute_output", "fail"} < set(stats)
+    assert any(row["batch_size"] == 2 for row in after["batch_stats"])
+    assert {row["name"] for row in client.get_inference_statistics()["model_stats"]} == {"one", "open"}
 
 
 def test_the_repository(client: Any) -> None:
@@ -73,7 +118,14 @@ def body(**more: Any) -> str:
     return json.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4], **more}]})
 
 
-@pytest.mark.parametrize("name", ["..%2fopen", "%2e%2e", "..", ".", "%2fetc", "none", "open%00", "a" * 500])
+def test_what_is_not_there_is_unloaded(server: Any, client: Any) -> None:
+    """Given a model that is not loaded, or that there is not -> unloading it succeeds, as with Triton."""
+    for name in ("none", "none"):
+        client.unload_model(name)
+    assert server.ask("POST", "/v2/repository/models/none/load")[0] == 404
+
+
+@pytest.mark.parametrize("name", ["..%2fopen", "%2e%2e", "..", ".", "%2fetc", "open%00", "a" * 500])
 @pytest.mark.parametrize("what", ["load", "unload"])
 def test_the_repository_is_confined(server: Any, client: Any, name: str, what: str) -> None:
     """Given names that lead elsewhere -> 404 and one sentence; what is there is served."""

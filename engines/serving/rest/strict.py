@@ -1,0 +1,106 @@
+"""HTTP/1.1 as this server reads it: h11, bounded in every state, and with no latitude where two readers could differ.
+
+Refused beside what h11 refuses (which never holds more than one head, chunk line or trailer): versions but 1.0 and
+1.1, chunks under 1.0 or beside a length, what may stand once and is there twice, a length that is not written as
+numbers are, chunks whose lines and trailers outweigh what they carry. An absolute target is read as its path.
+"""
+
+import re
+from typing import Any
+
+import h11
+
+from ..refusals import BadRequestError, RefusedError, VersionError, shown
+
+MOST_HEAD = 64 * 1024
+MOST_HEADERS = 128
+MOST_FRAMING = 4 * 1024  # of chunk lines and trailers, and as much again as the chunks carry
+_FREE_CHUNKS, _LEAST_CHUNK = 1024, 64  # so many may be as small as they like; then their mean is at least that
+_ONCE = (
+    b"authorization",
+    b"content-encoding",
+    b"content-length",
+    b"content-type",
+    b"expect",
+    b"host",
+    b"inference-header-content-length",
+    b"transfer-encoding",
+)
+_FIELD = re.compile(rb"^([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*(.*?)[ \t]*\r?$", re.MULTILINE)
+_LENGTH = re.compile(rb"0|[1-9][0-9]*")
+_HOST = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=%:\[\]-]*")
+_ABSOLUTE = re.compile(rb"https?://([^/?#]+)([/?].*)?", re.IGNORECASE)
+_LONG_HEAD = f"the headers are longer than {MOST_HEAD} bytes"
+_FRAMED = "the chunks' lines and trailers are longer than what they carry"
+
+
+class StrictConnection(h11.Connection):
+    """The server's side of a connection. What `next_event` raises is h11's; `refusal` says it to the sender."""
+
+    def __init__(self) -> None:
+        super().__init__(h11.SERVER, MOST_HEAD)
+        self.refusal: RefusedError | None = None
+        self._received = self._carried = self._chunks = 0  # of the body under way
+
+    def receive_data(self, data: bytes) -> None:
+        """Take what arrived."""
+        self._received += len(data)
+        super().receive_data(data)
+
+    def next_event(self) -> Any:
+        """h11's next event. Raises h11.RemoteProtocolError."""
+        was_idle = self.their_state is h11.IDLE
+        head = self.trailing_data[0] if was_idle else b""
+        try:
+            event = super().next_event()
+            if isinstance(event, h11.Request):
+                left = len(self.trailing_data[0])
+                self._begin(event, head[: len(head) - left])
+                self._received, self._carried, self._chunks = left, 0, 0
+            elif isinstance(event, h11.Data):
+                self._carried += len(event.data)
+                self._chunks += event.chunk_start
+                if self._chunks > _FREE_CHUNKS + self._carried // _LEAST_CHUNK:
+                    raise BadRequestError(f"the chunks carry less than {_LEAST_CHUNK} bytes each; send larger ones")
+            elif isinstance(event, h11.EndOfMessage) or (event is h11.NEED_DATA and self.their_state is h11.SEND_BODY):
+                framing = self._received - self._carried - len(self.trailing_data[0])
+                if framing > MOST_FRAMING + self._carried:
+                    raise BadRequestError(_FRAMED)
+        except RefusedError as error:
+            self.refusal = error
+            raise h11.RemoteProtocolError(str(error)) from None
+        except h11.RemoteProtocolError as error:
+            if error.error_status_hint == 431:
+                self.refusal = BadRequestError(_LONG_HEAD if was_idle else _FRAMED)
+            raise
+        return event
+
+    def _begin(self, request: h11.Request, head: bytes) -> None:
+        """Raise RefusedError where a head is not as it must be."""
+        if request.http_version not in (b"1.0", b"1.1"):
+            raise VersionError("the request is of another version of HTTP, wanted 1.1")
+        fields = [(name.lower(), value) for name, value in _FIELD.findall(head)]
+        if len(head) > MOST_HEAD:
+            raise BadRequestError(_LONG_HEAD)
+        if len(fields) > MOST_HEADERS:
+            raise BadRequestError(f"the request has {len(fields)} headers, wanted up to {MOST_HEADERS}")
+        names = [name for name, _ in fields]
+        twice = next((name for name in _ONCE if names.count(name) > 1), None)
+        if twice:
+            raise BadRequestError(f"the header {twice.decode()} is there twice")
+        found = dict(fields)
+        length, chunked = found.get(b"content-length"), b"transfer-encoding" in found
+        if length is not None and not _LENGTH.fullmatch(length):
+            said = shown(length.decode("latin-1"))
+            raise BadRequestError(f"content-length is {said}, wanted a whole number without leading zeros")
+        if chunked and (length is not None or request.http_version == b"1.0"):
+            beside = "under HTTP/1.0" if length is None else "beside a content-length"
+            raise BadRequestError(f"transfer-encoding {beside}: where the request ends is not certain")
+        if not _HOST.fullmatch(found.get(b"host", b"")):
+            raise BadRequestError("the header host is no name of a host")
+        absolute = _ABSOLUTE.fullmatch(request.target)
+        if absolute and _HOST.fullmatch(absolute[1]):
+            path = absolute[2] or b"/"
+            object.__setattr__(request, "target", path if path.startswith(b"/") else b"/" + path)
+        elif not request.target.startswith(b"/"):
+            raise BadRequestError("the request's target is no path")

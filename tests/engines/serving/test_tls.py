@@ -1,0 +1,40 @@
+"""The certificate and its key, and others in their place."""
+
+import logging
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from plainconv.engines.serving.tls import Certificates
+from plainconv.exporter.errors import EngineError
+
+
+def test_a_pair_that_is_replaced(
+    certificate: Callable[..., Certificates], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Given another pair in the place of the first -> it is taken once; half of it is not, and is said once."""
+    pair = certificate(tmp_path)
+    first, context = pair.pair, pair.context
+    assert not pair.refresh() and pair.context is context
+    key = (tmp_path / "key.pem").read_bytes()
+    certificate(tmp_path)
+    own = (tmp_path / "key.pem").read_bytes()
+    (tmp_path / "key.pem").write_bytes(key)
+    with caplog.at_level(logging.WARNING, "plainconv.serving"):
+        assert not pair.refresh() and not pair.refresh() and pair.pair == first
+        assert len(caplog.records) == 1 and "the one before stays" in caplog.text
+        (tmp_path / "key.pem").write_bytes(own)
+        assert pair.refresh() and not pair.refresh()
+    assert pair.pair != first and pair.context is not context and isinstance(pair.context, ssl.SSLContext)
+    assert "certificate reloaded" in caplog.text
+
+
+def test_a_file_that_goes(certificate: Callable[..., Certificates], tmp_path: Path) -> None:
+    pair = certificate(tmp_path)
+    first = pair.pair
+    (tmp_path / "cert.pem").unlink()
+    assert not pair.refresh() and pair.pair == first
+    with pytest.raises(EngineError, match="wanted a certificate and its key"):
+        Certificates(tmp_path / "cert.pem", tmp_path / "key.pem")
