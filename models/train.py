@@ -25,7 +25,7 @@ from plainconv.exporter.errors import CheckpointError, PlainconvError
 from plainconv.exporter.progress import track
 
 from . import create, entries, find
-from .checkpoint_files import read_content
+from .checkpoints.files import read_content
 from .deep_training import Schedule, set_slope, slope_at
 from .digits import Digits, load_digits, save_digits, shifted
 

@@ -10,7 +10,7 @@ import pytest
 from imports import TOPS, circle, files, imports, room
 from places import ROOT
 
-GROUND = {"errors", "progress", "quiet", "version"}
+GROUND = {"errors", "progress", "quiet", "version", "wheels"}
 """Of exporter/: what every room of it may use."""
 
 EXPORTER: Mapping[str, set[str]] = {
@@ -38,7 +38,7 @@ ENGINES: Mapping[str, set[str]] = {
     "bench": {"backend", "cuda", "runner"},
     "pipelined": {"runner"},
     "building": {"tensorrt", "backend", "choice", "cuda", "options"},
-    "loading": {"split_loading", "tensorrt", "onnxruntime", "backend", "choice", "cuda", "runner"},
+    "loading": {"split_loading", "tensorrt", "onnxruntime", "backend", "choice", "cuda", "runner", "schedule"},
     "split_loading": {"tensorrt", "onnxruntime", "choice", "cuda", "runner", "schedule"},
     "tensorrt": {"backend", "cuda", "options", "runner", "schedule"},
     "onnxruntime": {"cuda", "runner", "schedule"},
@@ -54,7 +54,7 @@ ENGINES: Mapping[str, set[str]] = {
 ACROSS: Mapping[str, set[str]] = {
     "models": {"exporter.errors", "exporter.progress"},
     "engines": {
-        "exporter.bundle", "exporter.errors", "exporter.progress",
+        "exporter.bundle", "exporter.errors", "exporter.progress", "exporter.version", "exporter.wheels",
         "exporter.source.shapes",  # the ranges of open axes
         "exporter.onnx_file.layer_types",  # the type of each layer, read off the graph that an engine is of
     },
@@ -75,7 +75,7 @@ ONE_FILE: Mapping[str, set[str]] = {
     "prometheus_client": {"engines.serving.metrics"},
     "ray": {"engines.serving.ray.backend"},
     "rich": {"exporter.cli.table", "exporter.progress"},
-    "safetensors": {"models.checkpoint_files"},
+    "safetensors": {"models.checkpoints.files"},
     "sklearn": {"models.digits"},
     "tritonclient": {"engines.triton.config"},
     "uvicorn": {"engines.serving.rest.server", "engines.serving.rest.protocol"},
@@ -86,8 +86,6 @@ ONE_FILE: Mapping[str, set[str]] = {
 MOST_LINES = 350
 LONGER: Mapping[str, str] = {
     "engines/serving/page/static/page.js": "one script, which a browser fetches once",
-    "engines/tensorrt/runner.py": "two runners whose calls are one protocol",
-    "engines/tensorrt/split_lane.py": "one request over several streams, step by step",
 }
 """Files of more lines, and why."""
 

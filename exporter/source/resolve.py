@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from plainconv import models
-from plainconv.models import checkpoints
+from plainconv.models.checkpoints import published as checkpoints
 
 from ..bundle import sha256_of_arrays
 from ..errors import PlainconvError, SourceError, first_line

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from plainconv.exporter.reparam import reparameterize
-from plainconv.models.checkpoints import load_checkpoint
+from plainconv.models.checkpoints.published import load_checkpoint
 
 
 @pytest.mark.parametrize("form", ["training", "plain"])

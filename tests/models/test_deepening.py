@@ -11,7 +11,7 @@ from torch.nn import functional
 from plainconv.exporter.errors import CheckpointError, SourceError
 from plainconv.exporter.reparam import reparameterize
 from plainconv.models import create, deepen
-from plainconv.models.checkpoints import load_checkpoint
+from plainconv.models.checkpoints.published import load_checkpoint
 from plainconv.models.deep_training import set_slope
 from plainconv.models.series_activation import SeriesActivation
 

@@ -13,8 +13,8 @@ from plainconv.exporter.errors import CheckpointError
 from plainconv.exporter.reparam import reparameterize
 from plainconv.models import create
 from plainconv.models import train as train_module
-from plainconv.models.checkpoint_files import read_content
-from plainconv.models.checkpoints import load_checkpoint
+from plainconv.models.checkpoints.files import read_content
+from plainconv.models.checkpoints.published import load_checkpoint
 from plainconv.models.digits import Digits
 from plainconv.models.series_activation import SeriesActivation
 from plainconv.models.train import INTERRUPTED, Recipe, Training, main, save_atomically, train, warmed_cosine

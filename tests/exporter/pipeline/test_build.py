@@ -764,9 +764,7 @@ def test_an_engine_that_cannot_be_built_takes_its_graph_with_it(bundle, monkeypa
 
 
 def test_a_precision_in_name_is_said_and_kept(net, bundle):
-    """Given a tolerance that one of three layers holds -> a warning that names the others, in the bundle too; gone
-    where all of them are in it.
-    """
+    """Given a tolerance that one layer of three holds -> a warning names the others; gone where all are in it."""
     build(bundle, "fp16", calibration=net.images)
     with pytest.warns(
         PlainconvWarning, match=r"fp16 in name: 1 of 3 layers are in it \(\w+, \w+ stay wider\); give another"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .checkpoint_types import HARMLESS, TORCHS_OWN
+from .stand_ins import HARMLESS, TORCHS_OWN
 
 PICKLES_IN_LEGACY_FILE = 5  # torch.save before 1.6: magic number, protocol, system, the object, storage keys
 DEEPEST = 100  # containers in containers; a training script's own stay below 20, and deeper ones can crash Python

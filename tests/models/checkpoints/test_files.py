@@ -17,9 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from plainconv.exporter.errors import CheckpointError
-from plainconv.models.checkpoint_files import read_content
-from plainconv.models.checkpoint_types import HARMLESS, TORCHS_OWN
-from plainconv.models.checkpoint_zip import archive_at
+from plainconv.models.checkpoints.archive import archive_at
+from plainconv.models.checkpoints.files import read_content
+from plainconv.models.checkpoints.stand_ins import HARMLESS, TORCHS_OWN
 
 STATE = {"conv.weight": torch.arange(6.0).view(3, 2), "bn.num_batches_tracked": torch.tensor(7)}
 

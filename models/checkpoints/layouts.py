@@ -12,8 +12,8 @@ from torch import Tensor
 
 from plainconv.exporter.errors import CheckpointError
 
-from .checkpoint_content import Checkpoint, some
-from .checkpoint_keys import canonical, fused_weights, is_average, is_counter, is_loss, prefixes
+from .content import Checkpoint, some
+from .keys import canonical, fused_weights, is_average, is_counter, is_loss, prefixes
 
 BARE = "the file itself"
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from plainconv.models.checkpoint_values import problem_of
+from plainconv.models.checkpoints.values import problem_of
 
 
 @pytest.mark.parametrize(

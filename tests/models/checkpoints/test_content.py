@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from plainconv.exporter.errors import CheckpointError
-from plainconv.models import checkpoint_content
-from plainconv.models.checkpoint_content import read_checkpoint, some
+from plainconv.models.checkpoints import content as checkpoint_content
+from plainconv.models.checkpoints.content import read_checkpoint, some
 
 STATE = {"conv.weight": torch.arange(6.0).view(3, 2)}
 

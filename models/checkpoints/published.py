@@ -10,12 +10,21 @@ from torch import Tensor, nn
 
 from plainconv.exporter.errors import CheckpointError
 
-from . import Entry, entries, find
-from .checkpoint_content import Checkpoint, read_checkpoint
-from .checkpoint_layouts import Weights, left_out, nearest, readings, settle
-from .checkpoint_loading import CheckpointInfo, check_values, fill, info_of, load_into
-from .deep_training import FadingActivation, Schedule, set_slope, slope_at
-from .key_match import FORMS, OPTIONAL, Form, Mismatch, closest_network, empty_network, mismatch, shapes_of
+from .. import Entry, entries, find
+from ..deep_training import FadingActivation, Schedule, set_slope, slope_at
+from .content import Checkpoint, read_checkpoint
+from .layouts import Weights, left_out, nearest, readings, settle
+from .loading import CheckpointInfo, check_values, fill, info_of, load_into
+from .match import (
+    FORMS,
+    OPTIONAL,
+    Form,
+    Mismatch,
+    closest_network,
+    empty_network,
+    mismatch,
+    shapes_of,
+)
 
 __all__ = ["Checkpoint", "CheckpointInfo", "Loaded", "load_checkpoint", "load_into", "read_checkpoint"]
 

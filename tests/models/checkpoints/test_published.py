@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from plainconv.exporter.errors import CheckpointError, SourceError
 from plainconv.models import create
-from plainconv.models.checkpoints import load_checkpoint, load_into, read_checkpoint
+from plainconv.models.checkpoints.published import load_checkpoint, load_into, read_checkpoint
 from plainconv.models.deep_training import FadingActivation
 
 Draw = Callable[[nn.Module], dict[str, Tensor]]

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from plainconv.exporter.errors import CheckpointError
 
-from .checkpoint_types import stand_ins
-from .checkpoint_zip import Archive, ArchiveError, archive_at, content_of
+from .archive import Archive, ArchiveError, archive_at, content_of
 from .pickle_scan import DEEPEST, PickleScan, scan_pickle, scan_pickles
+from .stand_ins import stand_ins
 
 ZIP_MAGIC, PICKLE_MAGIC = b"PK\x03\x04", b"\x80"
 ITEM_SIZES = {  # bytes of an element of torch's typed storages; the untyped one counts bytes
@@ -32,7 +32,7 @@ def read_content(path: Path) -> tuple[str, Mapping[str, Any]]:
     """Read the sha256 and the whole content of a .pth, .pt or .safetensors file.
 
     What it is follows from its content, not from its name. Nothing in it is run: a pickle may name tensors, plain
-    containers and what `checkpoint_types` lists. Tensors are mapped from the file where they lie in it as they are, so
+    containers and what `stand_ins` lists. Tensors are mapped from the file where they lie in it as they are, so
     copy before writing to them.
 
     Raises:

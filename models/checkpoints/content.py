@@ -12,9 +12,9 @@ from torch import Tensor
 
 from plainconv.exporter.errors import CheckpointError
 
-from .checkpoint_files import read_content
-from .checkpoint_keys import without_wrappers
-from .checkpoint_types import Array
+from .files import read_content
+from .keys import without_wrappers
+from .stand_ins import Array
 
 DEEPEST = 8  # entries in entries that are looked through for tensors
 MOST = 1_000_000  # entries that are looked at

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from plainconv.exporter.errors import CheckpointError
 
-from .checkpoint_content import Checkpoint
-from .checkpoint_files import OWN_LOADER
-from .checkpoint_keys import canonical, common_prefix
-from .checkpoint_layouts import BARE, Weights, left_out, nearest, readings, settle
-from .checkpoint_values import problem_of
-from .key_match import OPTIONAL, Form, mismatch, shapes_of
+from .content import Checkpoint
+from .files import OWN_LOADER
+from .keys import canonical, common_prefix
+from .layouts import BARE, Weights, left_out, nearest, readings, settle
+from .match import OPTIONAL, Form, mismatch, shapes_of
+from .values import problem_of
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from plainconv.exporter.errors import CheckpointError
-from plainconv.models.checkpoints import CheckpointInfo, load_into, read_checkpoint
+from plainconv.models.checkpoints.published import CheckpointInfo, load_into, read_checkpoint
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from plainconv.exporter.errors import SourceError
 
-from . import Entry, create, entries
+from .. import Entry, create, entries
 
 Form = Literal["training", "deploy"]
 Shapes = Mapping[str, tuple[int, ...]]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from plainconv.models.pickle_scan import scan_pickles
+from plainconv.models.checkpoints.pickle_scan import scan_pickles
 
 
 class Reduced:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from plainconv.models import create, entries
-from plainconv.models.key_match import FORMS, closest_network, mismatch, overlap, shapes_of
+from plainconv.models.checkpoints.match import FORMS, closest_network, mismatch, overlap, shapes_of
 
 
 def test_mismatch_names_what_differs() -> None:

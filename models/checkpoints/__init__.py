@@ -1,0 +1,1 @@
+"""Checkpoints of anybody's training scripts, read without running them, into a network."""
