@@ -21,7 +21,7 @@ from ..onnx_file.file import LARGE, check, graph_from_proto, write
 from ..onnx_file.wire import STUB
 from ..quiet import quiet
 from .custom_ops import custom_translations
-from .lowering import lower, needs_lowering
+from .lowering import floor_negative_divisions, lower, needs_lowering
 from .shuffles import gather_from_shuffles
 
 MIN_OPSET = 20
@@ -183,6 +183,7 @@ def _traced(module: nn.Module, inputs: tuple[torch.Tensor, ...], axes: tuple[int
             program = torch.export.export(lowered, inputs, dynamic_shapes=shapes)
         if axes:
             _refuse_open_attributes(program, axes)
+            floor_negative_divisions(program.graph)
     except ExportError:
         raise
     except Exception as error:  # anything that the network's own code raises reaches us here

@@ -174,3 +174,29 @@ def _buffer(module: fx.GraphModule, stem: str, tensor: torch.Tensor) -> str:
         name += "_"
     module.register_buffer(name, tensor)
     return name
+
+
+def floor_negative_divisions(graph: fx.Graph) -> None:
+    """a // b → (a − a mod b) // b in place, for sizes of unlike signs: ONNX rounds their quotient towards zero.
+
+    Padding that keeps ⌈H / s⌉ positions is written so: −(−H // s).
+    """
+    for node in graph.find_nodes(op="call_function", target=operator.floordiv):
+        hints = [_hint(a) for a in node.args]
+        if None in hints or hints[0] * hints[1] >= 0:
+            continue
+        a, b = (n.meta["val"] if isinstance(n, fx.Node) else n for n in node.args)
+        with graph.inserting_before(node):
+            rest = graph.call_function(operator.mod, node.args)
+            rest.meta["val"] = a % b
+            whole = graph.call_function(operator.sub, (node.args[0], rest))
+            whole.meta["val"] = a - a % b
+        node.args = (whole, node.args[1])
+
+
+def _hint(size: Any) -> Any:
+    """A size at the traced input, or None for what is none."""
+    value = size.meta.get("val") if isinstance(size, fx.Node) else size
+    if isinstance(value, torch.SymInt):
+        return value.node.hint
+    return value if type(value) is int else None

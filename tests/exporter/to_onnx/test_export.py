@@ -236,3 +236,27 @@ def test_a_norm_in_train_mode_inside_a_traced_graph_is_refused(tmp_path: Path) -
 def test_a_folder_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="No such file"):
         onnx_from_module(plain(), EXAMPLE, tmp_path / "none" / "model.onnx")
+
+
+class SamePadding(nn.Module):
+    """⌈H / 2⌉ positions of a window of 3, the surplus of padding at the end; `up` is one way to round up."""
+
+    def __init__(self, up) -> None:
+        super().__init__()
+        self.up, self.conv = up, nn.Conv2d(3, 4, 3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        ends = [max((self.up(n) - 1) * 2 + 3 - n, 0) for n in (x.shape[3], x.shape[2])]
+        pads = [p for total in ends for p in (total // 2, total - total // 2)]
+        return self.conv(nn.functional.pad(x, pads))
+
+
+@pytest.mark.parametrize("up", [lambda n: -(-n // 2), lambda n: -(n // -2), lambda n: (n + 1) // 2])
+def test_padding_that_follows_an_open_size_is_right_at_every_size(tmp_path: Path, up) -> None:
+    module = SamePadding(up).eval()
+    path = onnx_from_module(module, EXAMPLE, tmp_path / "model.onnx", dynamic_size=True)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    for height, width in ((16, 16), (17, 16), (15, 18), (21, 19)):
+        x = torch.randn(1, 3, height, width)
+        (y,) = session.run(None, {"input": x.numpy()})
+        np.testing.assert_allclose(y, module(x).detach().numpy(), atol=1e-5)
