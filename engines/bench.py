@@ -247,10 +247,10 @@ def _as_wide(array: Array, spec: TensorSpec) -> Array:
 # ------------------------------------------------------------------ where it is run
 
 
-def machine() -> dict[str, Any]:
+def machine(device: int = 0) -> dict[str, Any]:
     """What the figures belong to: processor, cores, load, GPU (None: none), system, and the runtimes' versions."""
     try:
-        gpu: str | None = find_gpu().name
+        gpu: str | None = find_gpu(device).name
     except EngineError:
         gpu = None
     affinity = getattr(os, "sched_getaffinity", None)

@@ -218,7 +218,7 @@ def _name(backend: Backend, compiled: Compiled, precision: str, options: BuildOp
     """The same options give the same name, so that a rebuild replaces what it rebuilds."""
     parts = [backend.name, precision.replace("+", "_") + ("-tf32" if compiled.tf32 else ""), "_".join(compiled.targets)]
     settings = {"profiles": options.profiles, **_settings(options)}
-    if any(settings.values()):
+    if options.profiles or _settings(options):  # of which one may be 0
         text = json.dumps(plain_json(settings), sort_keys=True)
         parts.append(hashlib.sha256(text.encode()).hexdigest()[:8])
     return "-".join(parts)

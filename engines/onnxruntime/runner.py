@@ -13,7 +13,7 @@ from plainconv.exporter.errors import EngineError
 from ..cuda.device_array import DeviceArray, borrow, gpu_of
 from ..runner import InputCheck, Runner, Span, check_apart, check_outputs, on_gpu
 from .graph_runs import GraphRuns, by_graph
-from .session import SessionOptions, runtime, start, why_failed
+from .session import SessionOptions, is_lost, runtime, start, why_failed
 
 _DTYPES = {  # by ONNX Runtime's words: NumPy's name, ONNX's number
     "tensor(bool)": ("bool", 9),
@@ -74,7 +74,7 @@ class OnnxRuntimeRunner(Runner):
         self.inputs = tuple(_spec(value) for value in session.get_inputs())
         self.outputs = tuple(_spec(value) for value in session.get_outputs())
         binds = any(spec.dtype == "bfloat16" for spec in (*self.inputs, *self.outputs))  # which `run` does not know
-        self._session, self._device = session, device
+        self._session, self._device, self._over = session, device, ""
         self._graph: GraphRuns | None = None
         self._unless_captured: tuple[Any, ...] = ()
         if cuda_graph and self.provider == "cuda":
@@ -121,7 +121,24 @@ class OnnxRuntimeRunner(Runner):
         except EngineError:
             raise
         except Exception as error:
-            raise EngineError(why_failed(error)) from error
+            why = why_failed(error)
+            if self.provider != "cpu" and is_lost(error):
+                self._over = (
+                    f"the runner is lost: GPU {self._device} failed ({why}); load the bundle again, in a new process"
+                )
+                self._run, self._graph = None, None
+                raise EngineError(self._over) from error
+            raise EngineError(why) from error
+
+    @property
+    def lost(self) -> bool:
+        """Whether the GPU failed."""
+        return bool(self._over)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Why it is lost."""
+        return (self._over,) if self._over else ()
 
     def close(self) -> None:
         """Release the session, once the calls that other threads are in have ended."""
@@ -138,6 +155,8 @@ class OnnxRuntimeRunner(Runner):
     def _run_bound(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> dict[str, Any]:
         """Run by IO binding: `outputs` are written where they lie, the others are new arrays."""
         session = self._session
+        if self._over:
+            raise EngineError(self._over)
         if session is None:
             raise EngineError("the runner is closed; load the bundle again")
         if not isinstance(outputs, Mapping):

@@ -30,6 +30,11 @@ _CONV_SEARCHES = ("exhaustive", "heuristic", "default")
 _INSTALL = "pip uninstall onnxruntime, then pip install 'plainconv[gpu]' 'onnxruntime-gpu[cuda,cudnn]'"
 _PLUGIN = "onnxruntime_ep_nv_tensorrt_rtx"
 _NO_MEMORY = re.compile(r"allocate memory|out of memory|bad.?alloc", re.IGNORECASE)
+_LOST = re.compile(  # CUDA's numbers and words for errors that stay
+    r"CUDA (failure|error):? *(46|100|2[12]\d|7[01]\d|999)\b|illegal (memory access|instruction)|misaligned address|"
+    r"unspecified launch failure|device-side assert|hardware stack error|uncorrectable|launch timed out",
+    re.IGNORECASE,
+)
 _FATAL = 4  # of its log levels: what is less comes back as an exception, or the caller cannot mend it
 
 
@@ -126,6 +131,11 @@ def _words(error: Exception) -> str:
     text = re.sub(r"^/\S+:\d+ [^(]*\([^)]*\)( const)? ", "", text)
     text = re.sub(r"\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
     return one_line(Exception(text)).rstrip(". ")
+
+
+def is_lost(error: Exception) -> bool:
+    """Whether CUDA said what it says from then on to every call of the process: the GPU cannot be used any more."""
+    return _LOST.search(str(error)) is not None
 
 
 def is_no_memory(error: Exception) -> bool:

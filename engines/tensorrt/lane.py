@@ -6,7 +6,6 @@ Requests of one lane follow one another, so that none finds a buffer still in us
 """
 
 import contextlib
-import ctypes
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -26,7 +25,7 @@ from .parts import PartContexts, PartEngine, fixed_shape
 from .placement import Placement, size_of
 from .program import Layout, Track, Value
 from .replay import Call, Replay
-from .resources import Resources
+from .resources import Resources, keep_for_ever
 from .waits import LostError, Waits
 
 KINDS = (np.ndarray, DeviceArray)
@@ -334,8 +333,7 @@ class Lane:
                 each.callback(self._parts.drop, self._contexts.pop())
 
     def _known_shapes(self, profile: int, shapes: tuple[Shape, ...]) -> dict[Value, Shape]:
-        names = (spec.name for spec in self._shared.inputs)
-        return self._parts.shapes(self._contexts[profile], dict(zip(names, shapes, strict=True)))
+        return self._parts.shapes(self._contexts[profile], dict(zip(self._layout.inputs, shapes, strict=True)))
 
     def _largest(self) -> dict[Value, int]:
         """The most bytes that each value has in any profile."""
@@ -345,8 +343,3 @@ class Lane:
             for value, shape in self._known_shapes(index, tuple(largest)).items():
                 sizes[value] = max(sizes[value], size_of(shape, self._specs[value]))
         return sizes
-
-
-def keep_for_ever(thing: object) -> None:
-    """Never give back what a GPU that hangs may still use: to free it would wait for that GPU."""
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))

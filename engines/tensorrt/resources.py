@@ -1,6 +1,7 @@
 """What a lane has of CUDA: streams, events and memory, each made and given back while its own device is in use."""
 
 import contextlib
+import ctypes
 from collections.abc import Callable
 
 from ..cuda.runtime import CudaRuntime
@@ -71,3 +72,8 @@ class Resources:
                 each.callback(self.on, track.device, self._cuda.destroy_event, event)
         self.streams.clear()
         self._events.clear()
+
+
+def keep_for_ever(thing: object) -> None:
+    """Never give back what a GPU that hangs may still use: to free it would wait for that GPU."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))

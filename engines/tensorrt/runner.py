@@ -17,9 +17,10 @@ from ..cuda.runtime import CudaRuntime
 from ..runner import InputCheck, Runner, Span, check_apart, check_mapping, on_gpu
 from ..schedule import Schedule
 from .fit import check_engines
-from .lane import Lane, Shared, keep_for_ever
+from .lane import Lane, Shared
 from .parts import PartEngine
 from .program import Layout
+from .resources import keep_for_ever
 from .waits import LostError
 
 _Result = TypeVar("_Result")

@@ -122,7 +122,7 @@ def measure(args: argparse.Namespace) -> Outcome:
         runners = {name: held.enter_context(runner) for name, runner in _runners(args)}
         rows = measured(runners, args.batch, args.size, rounds=args.rounds, warmup=args.warmup)
         result = {
-            "machine": machine(),
+            "machine": machine(args.device),
             "threads": args.threads,
             "warmup": args.warmup,
             "rounds": args.rounds,

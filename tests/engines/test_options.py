@@ -116,6 +116,7 @@ def test_a_profile_without_problems_holds_what_it_says(shape, sizes):
     ("options", "message"),
     [
         (BuildOptions(optimization_level=6), "optimization level 6, wanted 0 to 5; leave it out for the default"),
+        (BuildOptions(max_aux_streams=-1), "-1 auxiliary streams, wanted 0 or more; leave it out for the default"),
         (BuildOptions(optimization_level=-1), "optimization level -1, wanted 0 to 5; leave it out for the default"),
         (BuildOptions(workspace=0), "workspace of 0 bytes, wanted at least 1; leave it out for no limit"),
     ],

@@ -400,6 +400,36 @@ def test_cuda_graph_of_open_shapes(tmp_path, make, runtime, gpu):
         OnnxRuntimeRunner(path, cuda_graph=True)
 
 
+@pytest.mark.parametrize(
+    ("said", "lost"),
+    [
+        ("CUDA failure 700: an illegal memory access was encountered ; GPU=0", True),
+        ("CUDNN failure; CUDA error 719: unspecified launch failure", True),
+        ("CUDA failure 2: out of memory ; GPU=0", False),
+        ("Got invalid dimensions for input: index 0 Got: 700", False),
+    ],
+)
+def test_gpu_that_is_lost(onnx_file, runtime, gpu, said, lost):
+    """Given an error of CUDA that stays -> lost: no later call asks ONNX Runtime; given another, the next runs."""
+    with OnnxRuntimeRunner(onnx_file) as runner:
+
+        def fails(names, inputs):
+            raise RuntimeError(said)
+
+        works, runner._run = runner._run, fails
+        with pytest.raises(EngineError) as raised:
+            runner({"input": images()})
+        assert runner.lost == lost and ("the runner is lost: GPU 0 failed" in str(raised.value)) == lost
+        runner._run = works if not lost else runner._run
+        if lost:
+            for _ in range(2):
+                with pytest.raises(EngineError, match=r"the runner is lost: GPU 0 failed .*; load the bundle again"):
+                    runner({"input": images()})
+            assert runner.notes[0].startswith("the runner is lost")
+        else:
+            runner({"input": images()})
+
+
 def test_gpu_arrays_that_do_not_fit(onnx_file, runtime, gpu):
     x = images()
     with OnnxRuntimeRunner(onnx_file) as runner:

@@ -318,6 +318,43 @@ def test_tensorrt_builds_for_no_other_gpu(onnx_file, tensorrt_backend):
         tensorrt.compile_onnx(onnx_file, tensorrt_backend, BuildOptions(targets=("sm80",)))
 
 
+def test_tensorrt_builds_on_the_gpu_asked_for(onnx_file, tensorrt_backend, monkeypatch):
+    """Given device=2 -> the thread that builds, a new one, uses GPU 2 before it makes a builder."""
+    trt, done, asked = sys.modules["tensorrt"], [], []
+
+    class Cuda:
+        def use_device(self, device):
+            done.append(("use", device, threading.get_ident()))
+
+    def builder(log, real=trt.Builder):
+        done.append(("build", None, threading.get_ident()))
+        return real(log)
+
+    def find_gpu(number=0):
+        asked.append(number)
+        return Gpu("NVIDIA A10", "sm86", 0)
+
+    monkeypatch.setattr(tensorrt, "CudaRuntime", Cuda)
+    for module in (tensorrt, targets):
+        monkeypatch.setattr(module, "find_gpu", find_gpu)
+    monkeypatch.setattr(trt, "Builder", builder)
+    compiled = tensorrt.compile_onnx(onnx_file, tensorrt_backend, BuildOptions(device=2))
+    assert compiled.device == "NVIDIA A10" and set(asked) == {2}
+    (use, device, builds), (build, _, built) = done[:2]
+    assert (use, device, build, builds) == ("use", 2, "build", built) and built != threading.get_ident()
+
+
+def test_builder_that_does_not_start(onnx_file, rtx, monkeypatch):
+    """Given bindings that raise where the library gives no builder -> one line."""
+
+    def none(log):
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    monkeypatch.setattr(importlib.import_module("tensorrt_rtx"), "Builder", none)
+    with pytest.raises(EngineError, match=r"does not start to build \(pybind11::init.*nullptr\); see whether nvidia"):
+        tensorrt.compile_onnx(onnx_file, rtx)
+
+
 INSPECTED = '{"Layers": [{"Metadata": "[ONNX Layer: conv]", "Inputs": [{"Format/Datatype": "FP32"}]}]}'
 
 

@@ -3,9 +3,12 @@
 The bindings then hold and destroy what they hold and destroy; a breach of the runtime's rules ends the process.
 """
 
+import importlib.util
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from places import ROOT
@@ -37,6 +40,7 @@ def test_engines_under_the_real_bindings(library):
 
 BREACH = """
 import sys
+from pathlib import Path
 sys.path[:0] = ["tests/helpers"]
 import standin_cuda, standin_tensorrt, tensorrt_rtx as trt
 from standin_library.glue import Library
@@ -62,3 +66,23 @@ def test_cache_that_the_bindings_do_not_keep(library, tmp_path):
     """Given a runtime cache that is handed over and forgotten -> the bindings have destroyed it: the process ends."""
     ran = run(library, "-c", BREACH, str(tmp_path))
     assert ran.returncode == 70 and "the runtime cache is gone" in ran.stderr, ran.stderr
+
+
+def bindings_of_tensorrt():
+    """The `tensorrt.so` of each of TensorRT's own bindings at hand: installed, or below the folders named."""
+    installed = importlib.util.find_spec("tensorrt_bindings")
+    places = [*(installed.submodule_search_locations if installed else ())]
+    places += filter(None, os.environ.get("TENSORRT_BINDINGS", "").split(os.pathsep))
+    return [file for place in places for file in Path(place).rglob("tensorrt.so")]
+
+
+def test_tensorrts_own_bindings_have_what_is_called(tmp_path):
+    """Given the bindings of TensorRT 10 or 11, which install without their libraries -> every name that we call."""
+    found = bindings_of_tensorrt()
+    if not found or compiler() is None or shutil.which("readelf") is None:
+        pytest.skip("no tensorrt_cu*_bindings installed, or in $TENSORRT_BINDINGS; or no compiler and binutils")
+    for at, file in enumerate(found):
+        (tmp_path / str(at)).mkdir()
+        command = [sys.executable, "tests/helpers/standin_library/names.py", str(file), str(tmp_path / str(at))]
+        ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert (ran.returncode, ran.stdout) == (0, ""), f"{file}: {ran.stdout}{ran.stderr}"
