@@ -764,9 +764,7 @@ def test_an_engine_that_cannot_be_built_takes_its_graph_with_it(bundle, monkeypa
 
 
 def test_a_precision_in_name_is_said_and_kept(net, bundle):
-    """Given a tolerance that one of three layers holds -> a warning that names the others, in the bundle too; gone
-    where all of them are in it.
-    """
+    """Given a tolerance that one of three layers holds -> a warning that names the others, until all are in it."""
     build(bundle, "fp16", calibration=net.images)
     with pytest.warns(
         PlainconvWarning, match=r"fp16 in name: 1 of 3 layers are in it \(\w+, \w+ stay wider\); give another"
@@ -947,7 +945,8 @@ def test_validate_measures_every_graph_again(net, bundle):
 
 def test_validate_fails_where_a_graph_is_off(net, bundle, capsys):
     """Given the reference of one graph changed -> that one fails, by name, exit 1; the others hold."""
-    build(bundle, "fp16", "int8", calibration=net.images)
+    build(bundle, "fp16")
+    build(bundle, "int8", calibration=net.images)
     with update_bundle(bundle) as draft:
         (graph,) = (graph for graph in draft.manifest.graphs if graph.precision == "int8")
         reference = Reference.load(draft.file(graph.reference))
