@@ -6,10 +6,10 @@ u·|y64|, u = 2⁻²⁴: where eager happens to be exact, a step need not be. Ow
 chaotic ones, on which they are `CHAOTIC` times the usual; there they count for that image alone. The images of zeros
 and of hot pixels have feature maps of equal values, and in a sum of n equal terms all roundings go the same way: added
 one after another they are off by up to n·u of the sum, where eager PyTorch, which adds in pairs, shows nothing of it.
-On these images n·u·|y64| is allowed, n being the longest sum in the network.
+On these images n·u·max |y64| is allowed, n being the longest sum in the network.
 
-Lower precisions: the root mean square of these errors: of all elements, of each image, and at each index of each axis
-over the spread there. A slice of n elements is allowed 1 + 3/√n times the tolerance, as its own is a matter of chance.
+Lower precisions, and float32 where single elements are chaotic: the root mean square of these errors: of all elements,
+of each image, and at each index of each axis over the spread there. A slice of n elements is allowed 1 + 3/√n times the tolerance, as its own is a matter of chance.
 At most `MOST_FAR` of the elements are off by more than `FAR` tolerances. Where there are classes, the largest is the
 same wherever it leads by more than two tolerances.
 
@@ -66,9 +66,10 @@ def float32_tolerances(wanted: Wanted, flat: np.ndarray, longest_sum: int) -> np
     typical = own[usual].max(axis=0, initial=0.0)
     typical = np.maximum(typical, np.median(typical) if len(typical) else 0.0)
     with np.errstate(all="ignore"):
-        rounding = UNIT_ROUNDOFF["float32"] * wanted.peaks() / wanted.scales
+        peaks = UNIT_ROUNDOFF["float32"] * wanted.peaks()
+        rounding, bias = peaks / wanted.scales, longest_sum * peaks.max(axis=0, initial=0.0) / wanted.scales[flat]
     allowed: np.ndarray = MULTIPLE * np.maximum(own, np.maximum(typical, rounding.max(axis=0, initial=0.0)))
-    allowed[flat] = np.fmax(allowed[flat], longest_sum * rounding[flat])
+    allowed[flat] = np.fmax(allowed[flat], bias)
     return allowed
 
 

@@ -32,6 +32,9 @@ MAX_RMS_TOLERANCE = 0.25
 """The same of a half-precision network's RMS error; half an output is off by 0.5."""
 
 
+CHAOTIC = "eager float32 itself is"
+
+
 @dataclass(frozen=True)
 class Reference:
     """Inputs, the outputs wanted for them in float64, and what a step may differ by. Every array is [images, …].
@@ -123,8 +126,10 @@ class Reference:
         if not wanted.is_float:
             measured, why = agreement(wanted, y, tolerance), self._why_not(name)
         elif tolerance is None and self.dtype == "float32":
-            allowed = self.tolerances(name)
+            allowed, limit = self.tolerances(name), self._own_limit(wanted)
             measured, why = largest_error(wanted, y, allowed), self._why_not(name, allowed)
+            if why.startswith(CHAOTIC) and limit <= MAX_TOLERANCE:  # here and there, but not on the whole
+                measured, why = rms_error(wanted, y, limit), ""
         else:
             limit = self._own_limit(wanted) if tolerance is None else tolerance
             measured, why = rms_error(wanted, y, limit), self._why_not(name, limit if tolerance is None else None)
@@ -196,7 +201,7 @@ class Reference:
             telling = ((limits[random] if random.any() else limits) <= MAX_TOLERANCE).mean(axis=0)
             if float(telling.min(initial=1.0)) < 0.5:
                 own = f"{float(np.median(wanted.own_errors[:, int(telling.argmin())])):.1e} of the output's spread"
-                return f"eager float32 itself is {own} from float64, too far to tell right from wrong"
+                return f"{CHAOTIC} {own} from float64, too far to tell right from wrong"
         return ""
 
     def save(self, path: Path) -> None:

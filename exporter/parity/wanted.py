@@ -105,7 +105,7 @@ def wanted_output(y: np.ndarray, own: list[np.ndarray], kinds: tuple[str, ...], 
         spreads = np.sqrt(one.by_part(variance[None], np.mean)[0])
         floors = np.sqrt(one.by_part(y**2, np.mean).max(axis=0)) if y.size else np.zeros_like(spreads)
         still = CONSTANT * floors
-        if float(np.mean(spreads**2)) < float(np.mean(still**2)):  # the output as a whole: nothing hides that
+        if 0 < float(np.mean(spreads**2)) < float(np.mean(still**2)):  # the output as a whole: nothing hides that
             still = np.zeros_like(still)
         moving = np.maximum(spreads, np.maximum(still, NOTHING * np.max(floors, initial=0.0)))
         scales = np.tile(moving, (len(y), 1))
@@ -137,14 +137,22 @@ def _of_integers(y: np.ndarray, own: list[np.ndarray], rows: np.ndarray) -> Want
 
 
 def _parts_axis(variance: np.ndarray, images: int) -> int | None:
-    """The axis, counted with that of the images, along which the spreads differ most; None where they hardly do."""
+    """The axis, counted with that of the images, along which the spreads differ most; None where they hardly do.
+
+    Of a map only the channels', the first or, where its spreads differ far more, the last: rows and columns of one
+    scene differ by chance.
+    """
     best, found = DIFFER, None
+    is_map = variance.ndim > 2
     for k, size in enumerate(variance.shape):
+        if is_map and (0 < k < variance.ndim - 1 or variance.shape[0] == 1):
+            continue
         if size < 2 or (images - 1) * (variance.size // size) < ENOUGH_SAMPLES:
             continue
         along = np.sqrt(variance.mean(axis=tuple(i for i in range(variance.ndim) if i != k)))
         moving = along[along > CONSTANT * np.median(along)]
         ratio = float(moving.max() / moving.min()) if len(moving) else 1.0
+        ratio /= DIFFER if is_map and k else 1.0
         if ratio > best:
             best, found = ratio, k + 1
     return found

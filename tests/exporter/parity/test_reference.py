@@ -45,7 +45,7 @@ def test_the_network_itself_holds_with_the_error_that_eager_float32_has() -> Non
     (parity,) = reference.judge("eager", run_module(net))
     assert parity
     assert parity.own_error == reference.outputs["logits"].own_errors.max() > 0
-    assert parity.error == pytest.approx(parity.own_error, rel=0.5)  # kernels differ from batch to batch
+    assert parity.error <= 1.5 * parity.own_error  # kernels differ from batch to batch
     assert parity.top1 == 1.0
     assert "held" in str(parity)
 
@@ -99,7 +99,7 @@ def test_a_wrong_output_on_one_kind_of_input_alone_fails_and_is_named(kind: str)
     reference = reference_from_module(net, EXAMPLE)
     image = reference.kinds.index(kind)
     wrong = [y.astype(np.float32) for y in in_batches(run_module(net), reference.arrays, 1)]
-    wrong[0][image, 3] += 1e-3 * reference.outputs["logits"].scales[image, 0]
+    wrong[0][image, 3] += 1e-3 * reference.outputs["logits"].scales[image, 3]
 
     (parity,) = reference.compare("step", wrong)
 
@@ -239,7 +239,7 @@ def test_the_bias_of_a_long_sum_is_allowed_only_where_its_terms_are_equal(kind: 
     reference = reference_from_module(net, EXAMPLE, longest_sum=terms)
     at = reference.kinds.index(kind)
     outputs = [y.values.copy() for y in reference.outputs.values()]
-    outputs[0][at] += 0.5 * terms * U * np.abs(outputs[0][at]).max()
+    outputs[0][at] += 0.5 * terms * U * np.abs(outputs[0]).max(axis=0)
     assert bool(reference.compare("step", outputs)[0]) is allowed
 
 
@@ -368,3 +368,21 @@ def test_inputs_by_name_of_any_type_and_without_a_batch_axis() -> None:
     reference = reference_from_module(Many(), examples, output_names=("a", "b"))
     assert list(reference.inputs) == ["image", "words", "size"] and reference.whole == {"size"}
     assert all(reference.judge("eager", run_module(Many())))
+
+
+def test_a_network_that_is_chaotic_here_and_there_is_held_to_its_rms_error() -> None:
+    """Given one class whose own largest error is 2 % of its spread on most images → judged by RMS; still strictly."""
+    net = network()
+    reference = reference_from_module(net, EXAMPLE)
+    wanted = reference.outputs["logits"]
+    own = np.full_like(wanted.own_errors, 0.02)
+    wild = dataclasses.replace(reference, outputs={"logits": dataclasses.replace(wanted, own_errors=own, own_rms=5e-4)})
+    (held,) = wild.judge("eager", run_module(net))
+    assert held and held.measure == "rms" and held.tolerance == pytest.approx(2e-3, rel=0.01)
+    off = wanted.values + 0.02 * wanted.spread
+    assert wild.compare("step", [off])[0].failed
+    lost = dataclasses.replace(wild.outputs["logits"], own_rms=0.01)
+    assert (
+        "not certified: eager float32 itself"
+        in dataclasses.replace(wild, outputs={"logits": lost}).judge("eager", run_module(net))[0].status
+    )

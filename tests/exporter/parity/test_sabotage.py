@@ -1,12 +1,15 @@
 """Eight kinds of output, ten planted faults, three precisions: each refused. What only rounds is passed."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 
-from plainconv.exporter.parity import Reference
+from plainconv.exporter.parity import Reference, run_onnx
 from plainconv.exporter.precision import TOLERANCES, precision_of_name
 from plainconv.exporter.precision.edit import load
 from plainconv.exporter.precision.run import run_of
@@ -100,6 +103,29 @@ def test_what_only_rounds_is_passed(step_of: Callable[[str, str], Step], kind: s
     assert [p.status for p in step.reference.compare("step", step.outputs, step.tolerance)] == ["held"] * len(
         step.outputs
     )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_another_order_of_summation_and_the_runtimes_optimizer_are_passed(
+    net_of: Callable[[str], Any], tmp_path: Path, kind: str
+) -> None:
+    """Given the hidden channels in another order, and all that ONNX Runtime fuses → held as float32."""
+    net = net_of(kind)
+    model = onnx.load(net.path)
+    order = np.random.default_rng(1).permutation
+    arrays = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    if kind == "token scores":
+        p = order(32)
+        arrays |= {"m0": arrays["m0"][:, p], "m1": arrays["m1"][p]}
+    else:
+        p = order(8)
+        arrays |= {"w0": arrays["w0"][p], "w1": arrays["w1"][:, p]}
+    for tensor in model.graph.initializer:
+        tensor.CopyFrom(numpy_helper.from_array(arrays[tensor.name], tensor.name))
+    onnx.save(model, tmp_path / "other.onnx")
+    for path, optimized in ((tmp_path / "other.onnx", False), (net.path, True)):
+        found = net.reference.judge("step", run_onnx(path, optimized=optimized))
+        assert [p.status for p in found] == ["held"] * len(found)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

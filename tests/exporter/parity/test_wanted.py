@@ -44,3 +44,11 @@ def test_a_part_that_hardly_moves_is_measured_by_its_size_unless_all_are_so() ->
     assert wanted(y).scales[0, 2] == pytest.approx(5e-3, rel=0.1)
     still = wanted(y[:, 2])
     assert still.scales[0, 0] == pytest.approx(still.spread, rel=0.01) and still.spread < 2e-6
+
+
+def test_rows_and_columns_of_a_map_are_no_parts() -> None:
+    y = RNG.standard_normal((13, 1, 20, 20))
+    y[:, :, :5] *= 1000
+    assert wanted(y).axis is None
+    channels_last = RNG.standard_normal((13, 20, 20, 6)) * np.array([1, 1, 1, 1, 1, 1000.0])
+    assert wanted(channels_last).axis == 3

@@ -945,7 +945,8 @@ def test_validate_measures_every_graph_again(net, bundle):
 
 def test_validate_fails_where_a_graph_is_off(net, bundle, capsys):
     """Given the reference of one graph changed -> that one fails, by name, exit 1; the others hold."""
-    build(bundle, "fp16", "int8", calibration=net.images)
+    build(bundle, "fp16")
+    build(bundle, "int8", calibration=net.images)
     with update_bundle(bundle) as draft:
         (graph,) = (graph for graph in draft.manifest.graphs if graph.precision == "int8")
         reference = Reference.load(draft.file(graph.reference))
