@@ -153,7 +153,8 @@ def test_without_tritonclient(missing):
 def test_it_is_imported_late_without_torch_and_without_a_warning():
     """Given the module -> tritonclient comes with the first configuration, and brings no torch."""
     code = (
-        "import sys, plainconv.engines.triton, plainconv.engines.triton.config as c; early = 'tritonclient' in sys.modules; c._message();"
+        "import sys, plainconv.engines.triton, plainconv.engines.triton.config as c;"
+        "early = 'tritonclient' in sys.modules; c._message();"
         "print(early, 'tritonclient' in sys.modules, 'torch' in sys.modules)"
     )
     done = subprocess.run(
