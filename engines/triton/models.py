@@ -100,7 +100,14 @@ def plan_models(bundle: Bundle, options: TritonOptions) -> TritonPlan:
         )
     for model in models:
         _refuse_tensors(model)
-    return TritonPlan(tuple(models), choice.precision, (*choice.notes, *notes))
+    return TritonPlan(tuple(models), choice.precision, (*_fewer(choice.split), *choice.notes, *notes))
+
+
+def _fewer(split: SplitRecord | None) -> Iterator[str]:
+    """That a split is over fewer devices than were asked for."""
+    asked = split.plan.get("asked") if split else None
+    if split and isinstance(asked, int) and split.devices < asked:
+        yield f"the split is for {split.devices} of the {asked} devices that `exporter split` was asked for"
 
 
 def model_name(given: str, network: str) -> str:

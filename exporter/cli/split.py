@@ -119,6 +119,10 @@ def show_splits(args: argparse.Namespace, precision: str | None) -> None:
         print("\n".join(_lines(split)))
 
 
+def _where(devices: int, streams: int) -> str:
+    return f"{devices} devices" if devices > 1 else f"1 device, {streams} streams"
+
+
 def _lines(split: "SplitRecord") -> list[str]:
     from ..partition import picture
     from ..partition.planner import micro
@@ -134,11 +138,14 @@ def _lines(split: "SplitRecord") -> list[str]:
         if profile == "measure"
         else profile
     )
-    lines = [f"{split.precision}, batch {made.get('batch')}, by {by}", *picture(proposal, link)]
+    asked = made.get("asked") or 1
+    fewer = f"planned for {_where(split.devices, split.streams)} of the {asked} asked for, which do not pay; "
+    lines = [f"{fewer}--force splits over more"] if split.devices < asked else []
+    lines += [f"{split.precision}, batch {made.get('batch')}, by {by}", *picture(proposal, link)]
     for tried in made.get("tried") or ():
         if tried["devices"] is None:
             lines.append(f"tried: {tried['refusal']}")
         else:
-            where = f"{tried['devices']} devices" if tried["devices"] > 1 else f"1 device, {tried['streams']} streams"
+            where = _where(tried["devices"], tried["streams"])
             lines.append(f"tried: {where}, {micro(tried['seconds'])}")
     return lines

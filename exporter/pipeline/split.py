@@ -228,6 +228,7 @@ def _add_split(draft: Draft, job: SplitJob, precision: str) -> SplitRecord:
                 "batch": job.batch,
                 **({} if job.gpu == "a100" else {"gpu": job.gpu}),
                 "link": plain_json(job.link),
+                "asked": job.devices,
                 "placement": job.placement,
                 "prediction": plain_json(proposal.prediction),
                 "profile": job.profile,
@@ -246,7 +247,9 @@ def _planned(network: Network, job: SplitJob) -> tuple[Proposal, list[JsonObject
         proposals = [propose(network, streams=job.streams)]
     else:
         devices = job.devices or 1
-        proposals = [propose(network, streams=min(MOST_STREAMS, max(2, devices)))]
+        proposals = []
+        if devices == 1 or not job.force:
+            proposals.append(propose(network, streams=min(MOST_STREAMS, max(2, devices))))
         if devices > 1:
             proposals.append(propose(network, devices=devices, placement=job.placement))
     paying = [each for each in proposals if each.refusal is None] or proposals[-1:]

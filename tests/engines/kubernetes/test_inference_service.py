@@ -72,9 +72,7 @@ def test_probes(container: Any, args: Any, name: str) -> None:
 
 def routes() -> set[str]:
     """The paths that the server's own table begins with, read without importing a web framework."""
-    tree = ast.parse(
-        Path(engines.__file__).with_name("serving").joinpath("rest", "server.py").read_text(encoding="utf-8")
-    )
+    tree = ast.parse(Path(engines.__file__).with_name("serving").joinpath("rest/server.py").read_text(encoding="utf-8"))
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
     first = [call.args[0] for call in calls if call.func.attr == "add_api_route"]  # type: ignore[attr-defined]
     return {node.value for node in first if isinstance(node, ast.Constant)}

@@ -90,6 +90,16 @@ def test_a_forced_split_says_that_it_does_not_pay(branches, bundle, capsys):
     assert "does not pay: the split takes" in shown and "leave it whole, or force it" in shown
 
 
+def test_fewer_devices_than_asked_for(branches, bundle, capsys):
+    """Given three devices asked for and one that pays → the first line says so; forced, they are devices."""
+    shown = out(capsys, "split", bundle, "--devices", "3", "--profile", branches.slow, "--link", "1:100")
+    assert shown.splitlines()[0].startswith("planned for 1 device, 2 streams of the 3 asked for, which do not pay")
+    with update_bundle(bundle) as draft:
+        draft.remove_split("fp32")
+    out(capsys, "split", bundle, "--devices", "3", "--profile", branches.slow, "--link", "1:100", "--force")
+    assert all(split.devices > 1 for split in Bundle.open(bundle).splits)
+
+
 def test_a_way_without_a_plan_is_said_too(branches, bundle, capsys):
     """Given kernels that fill the device as it is → streams, tried first, have nothing to run; the reason is shown."""
     shown = out(capsys, "split", bundle, "--streams", "2", "--profile", branches.slow)

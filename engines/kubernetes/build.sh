@@ -1,0 +1,38 @@
+#!/bin/sh
+# The image's build steps, in a clean Debian 12 or in a container's layer: Python, the package with EXTRAS, and a user.
+#   build.sh python WHEEL [EXTRAS]    the Python server, into /opt/plainconv; EXTRAS: serve,gpu unless given
+#   build.sh cpp SOURCE               the C++ server, into /usr/local/bin, from a folder with engines/cpp
+set -eu
+
+what=$1
+where=$2
+export DEBIAN_FRONTEND=noninteractive PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+
+packages() {
+    apt-get update
+    apt-get install --yes --no-install-recommends "$@"
+    rm -rf /var/lib/apt/lists/*
+}
+
+case $what in
+python)
+    packages python3 python3-venv
+    python3 -m venv /opt/plainconv
+    /opt/plainconv/bin/pip install "$where[${3:-serve,gpu}]"
+    /opt/plainconv/bin/python -m compileall -q /opt/plainconv/lib || true  # the root is read-only later
+    ln -sf /opt/plainconv/bin/exporter /usr/local/bin/exporter
+    ;;
+cpp)
+    packages cmake g++ make pkg-config libcpp-httplib-dev nlohmann-json3-dev libssl-dev
+    cmake -S "$where/engines/cpp" -B /tmp/build -DCMAKE_BUILD_TYPE=Release
+    cmake --build /tmp/build --parallel
+    find /tmp/build -maxdepth 1 -type f -executable -name 'bundle-serve*' -exec install -m 755 {} /usr/local/bin/ \;
+    rm -rf /tmp/build
+    ;;
+*)
+    echo "build.sh: $what is none of python, cpp" >&2
+    exit 2
+    ;;
+esac
+
+getent passwd 1000 >/dev/null || useradd --uid 1000 --no-create-home --shell /usr/sbin/nologin plainconv

@@ -1,0 +1,216 @@
+"""What strangers try against a server, each try with what became of it and what the server's memory did.
+
+    python tests/benchmarks/abuse_serve.py BUNDLE [--tls] [--command 'SERVER …']
+
+On loopback alone, each try bounded in bytes and seconds. `--command` is another server of bundles, such as the one in
+C++: its arguments but for the ports; it must say `serving … on http://HOST:PORT` as ours does. After each try a sound
+request must be answered. Ends with exit code 1 where one is not, memory grew by more than 32 MiB, or a sender was let
+on for longer than it may be.
+"""
+
+import argparse
+import contextlib
+import json
+import re
+import shlex
+import socket
+import ssl
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from serving_client import LONG_S, body_of
+
+from plainconv.engines.bench import random_inputs
+from plainconv.exporter.bundle import Bundle
+
+MIB = 2**20
+MOST_SENT = 48 * MIB  # of one try
+MOST_GROWTH = 32.0  # MiB
+SECONDS = 4.0  # that a try goes on
+COMMAND = "import sys; from plainconv.exporter.cli.main import main; sys.exit(main())"
+_SERVING = re.compile(r"serving .* on (https?)://(\S+?)(?: and grpc (\S+))?$")
+HEAD = b"POST /v2/models/net/infer HTTP/1.1\r\nhost: x\r\n"
+CHUNKED = HEAD + b"transfer-encoding: chunked\r\n\r\n"
+
+
+class Target:
+    """A running server."""
+
+    def __init__(self, process: "subprocess.Popen[str]", address: str, tls: bool, sound: bytes) -> None:
+        self.process, self.tls, self._sound = process, tls, sound
+        host, _, port = address.rpartition(":")
+        self.address = (host, int(port))
+
+    def mib(self) -> float:
+        """What it holds."""
+        found = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{self.process.pid}/status").read_text())
+        return int(found[1]) / 1024 if found else 0.0
+
+    def connect(self, *, handshake: bool = True) -> socket.socket:
+        """A connection. Raises OSError."""
+        connection = socket.create_connection(self.address, timeout=SECONDS)
+        if not (self.tls and handshake):
+            return connection
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        return context.wrap_socket(connection)
+
+    def answers(self) -> str:
+        """The status of a sound request; why there is none."""
+        try:
+            with self.connect() as connection:
+                connection.sendall(self._sound)
+                return connection.recv(100).split(b"\r\n")[0].decode() or "closed"
+        except OSError as error:
+            return type(error).__name__
+
+
+def flood(head: bytes, piece: bytes) -> Callable[[Target], str]:
+    """One connection that sends `head`, then `piece` on and on."""
+
+    def tries(target: Target) -> str:
+        sent, end = 0, time.monotonic() + SECONDS
+        with contextlib.suppress(OSError), target.connect() as connection:
+            connection.sendall(head)
+            while sent < MOST_SENT and time.monotonic() < end:
+                connection.sendall(piece)
+                sent += len(piece)
+        return f"{'let on' if sent >= MOST_SENT else 'cut'} after {sent / MIB:.1f} MiB"
+
+    return tries
+
+
+def held(count: int, head: bytes, *, handshake: bool = True) -> Callable[[Target], str]:
+    """So many connections that send `head` and are held, while sound requests are sent."""
+
+    def tries(target: Target) -> str:
+        with contextlib.ExitStack() as stack:
+            taken, many = 0, count // 5 if target.tls and handshake else count  # a handshake costs both sides
+            for _ in range(many):
+                with contextlib.suppress(OSError):
+                    connection = stack.enter_context(target.connect(handshake=handshake))
+                    connection.sendall(head)
+                    taken += 1
+            time.sleep(0.5)
+            return f"{taken} of {many} connected; meanwhile a sound request: {target.answers()}"
+
+    return tries
+
+
+def once(data: bytes) -> Callable[[Target], str]:
+    """One request as it is."""
+
+    def tries(target: Target) -> str:
+        try:
+            with target.connect() as connection:
+                connection.sendall(data)
+                return connection.recv(100).split(b"\r\n")[0].decode() or "closed"
+        except OSError as error:
+            return type(error).__name__
+
+    return tries
+
+
+def with_body(text: bytes, *headers: bytes, version: bytes = b"1.1", line: bytes = b"GET /v2/health/live") -> bytes:
+    """A request with these headers."""
+    lines = b"".join(each + b"\r\n" for each in headers)
+    return line + b" HTTP/" + version + b"\r\n" + lines + b"connection: close\r\n\r\n" + text
+
+
+HOST = b"host: x"
+TRIES: dict[str, Callable[[Target], str]] = {
+    "trailers without end": flood(CHUNKED + b"0\r\n", b"a: b\r\n" * 10_000),
+    "a chunk line without end": flood(CHUNKED + b"1;", b"e" * 60_000),
+    "chunk extensions": flood(CHUNKED, b"1;" + b"e" * 60_000 + b"\r\nx\r\n"),
+    "chunks of one byte": flood(CHUNKED, b"1\r\nx\r\n" * 10_000),
+    "headers without end": flood(HEAD, b"a: " + b"x" * 60_000 + b"\r\n"),
+    "a request line without end": flood(b"GET /", b"x" * 60_000),
+    "pipelined requests, unread": flood(b"", b"GET /v2 HTTP/1.1\r\nhost: x\r\n\r\n" * 2_000),
+    "64 bodies of 64 MiB, announced": held(64, HEAD + b"content-length: 67108864\r\n\r\n"),
+    "500 connections, silent": held(500, b""),
+    "500 half heads": held(500, HEAD),
+    "500 without a handshake": held(500, b"", handshake=False),
+    "gzip, chunked": once(with_body(b"0\r\n\r\n", HOST, b"transfer-encoding: gzip, chunked")),
+    "chunks under HTTP/1.0": once(with_body(b"0\r\n\r\n", HOST, b"transfer-encoding: chunked", version=b"1.0")),
+    "chunks and a length": once(with_body(b"0\r\n\r\n", HOST, b"content-length: 5", b"transfer-encoding: chunked")),
+    "the same length twice": once(with_body(b"{}", HOST, b"content-length: 2", b"content-length: 2")),
+    "a length with zeros": once(with_body(b"{}", HOST, b"content-length: 02")),
+    "no host": once(with_body(b"{}", b"content-length: 2")),
+    "two hosts": once(with_body(b"{}", HOST, HOST, b"content-length: 2")),
+    "HTTP/2.0 in a line": once(with_body(b"{}", HOST, b"content-length: 2", version=b"2.0")),
+    "two content codings": once(with_body(b"{}", HOST, b"content-length: 2", *[b"content-encoding: identity"] * 2)),
+}
+
+
+@contextlib.contextmanager
+def serving(command: list[str], tls: bool, sound: bytes) -> Iterator[Target]:
+    """The server, killed at the end."""
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, errors="replace")
+    found: list[str] = []
+    started = threading.Event()
+
+    def read() -> None:
+        for line in process.stderr or ():
+            if match := _SERVING.search(line.rstrip()):
+                found.append(match[2])
+                started.set()
+        started.set()
+
+    threading.Thread(target=read, daemon=True).start()
+    try:
+        if not started.wait(LONG_S) or not found:
+            raise SystemExit("the server did not start")
+        yield Target(process, found[0], tls, sound)
+    finally:
+        process.kill()
+        process.wait(LONG_S)
+
+
+def main() -> int:
+    """Print a line for each try."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--tls", action="store_true")
+    parser.add_argument("--command", default="", help="of another server")
+    args = parser.parse_args()
+    bundle = Bundle.open(args.bundle)
+    body, headers = body_of(random_inputs(bundle.inputs, 1))
+    lines = [f"{name}: {value}".encode() for name, value in headers.items()]
+    infer = b"POST /v2/models/net/infer"
+    sound = with_body(body, HOST, b"content-length: %d" % len(body), *lines, line=infer)
+    ours = [sys.executable, "-c", COMMAND, "serve", str(args.bundle), "--name", "net", "--access-log", "none"]
+    command = shlex.split(args.command) or [*ours, "--http-port", "0", "--grpc-port", "0"]
+    problems = []
+    with tempfile.TemporaryDirectory() as folder:
+        if args.tls:
+            sys.path.append(str(Path(__file__).parents[1] / "helpers"))
+            from certificates import write_certificate
+
+            certificate, key = write_certificate(Path(folder))
+            command += ["--tls-cert", str(certificate), "--tls-key", str(key)]
+        with serving(command, args.tls, sound) as target:
+            start = target.mib()
+            for name, tries in TRIES.items():
+                before = target.mib()
+                said = tries(target)
+                grown, after = target.mib() - before, target.answers()
+                print(f"{name:32s} {said:64s} {grown:+6.1f} MiB, then {after}", flush=True)
+                bad = " 200 " not in after or grown > MOST_GROWTH or "let on" in said
+                bad = (
+                    bad
+                    or (said.startswith("HTTP/") and " 200 " in said)
+                    or ("meanwhile" in said and " 200 " not in said)
+                )
+                problems += [name] if bad else []
+            print(f"memory: {start:.0f} MiB at the start, {target.mib():.0f} MiB at the end")
+    print(json.dumps({"failed": problems}) if problems else "nothing was lost")
+    return int(bool(problems))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
