@@ -10,8 +10,8 @@ On these images n·u·max |y64| is allowed, n being the longest sum in the netwo
 
 Lower precisions, and float32 where single elements are chaotic: the root mean square of these errors: of all elements,
 of each image, and at each index of each axis over the spread there. A slice of n elements is allowed 1 + 3/√n times the
-tolerance, as its own is a matter of chance. At most `MOST_FAR` of the elements are off by more than `FAR` tolerances. Where there are classes, the largest is the
-same wherever it leads by more than two tolerances.
+tolerance, as its own is a matter of chance. At most `MOST_FAR` of the elements are off by more than `FAR` tolerances.
+Where there are classes, the largest is the same wherever it leads by more than two tolerances.
 
 Integers and bools: the share of elements that differ, of all, and in lower precisions of each frequent value too.
 """
