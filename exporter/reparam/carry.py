@@ -98,7 +98,7 @@ def _norm(node: fx.Node, constant: set[fx.Node]) -> _Norm | None:
         return None
     assert isinstance(right, fx.Node)
     axis = channel_axis(right, len(shape))
-    varies = axis is not None and (sizes(right) or (1,))[axis - len(shape)] == shape[axis] > 1
+    varies = any(size != 1 for size in sizes(right) or ())
     return _Norm(node, left, axis, right) if varies and axis is not None else None
 
 

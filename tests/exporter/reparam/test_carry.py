@@ -42,6 +42,7 @@ TAKEN = {
     "two readers": lambda n, x: (lambda t: n.up(t).sum(-1) + n.down(t).sum(-1))(tokens(n.norm4(x))),
     "concatenation": lambda n, x: n.norm2(torch.cat([n.conv(x), n.conv1(F.relu(n.conv(x)))], 1)),
     "sum": lambda n, x: n.norm4(n.conv(x) - 2 * n.conv1(F.max_pool2d(x, 3, 1, 1))),
+    "scaled by a buffer": lambda n, x: n.norm4((n.conv(x) * n.stem.bias[:1] + n.stem.bias.sum()).flip(3)),
     "norm of a norm": lambda n, x: n.norm4(n.other(n.conv(x)).flip(3)),
     "residual tokens": lambda n, x: tokens(x) + flat_norm(n.norm0, n.down(F.gelu(flat_norm(n.norm, n.up(tokens(x)))))),
 }

@@ -45,6 +45,13 @@ def test_repvgg_block_becomes_one_3x3(groups: int) -> None:
     check_collapse(nn.Sequential(block, nn.ReLU()), (8, 8), (7, 5), (1, 1), convs=1)
 
 
+def test_a_wide_depthwise_branch_stays_beside_the_others() -> None:
+    """Given dense 3×3 + depthwise 7×7 + norm of the input → Result the dense takes the skip, the 7×7 stays."""
+    block = Branches(conv_norm(3), conv_norm(7, groups=4), nn.BatchNorm2d(4))
+    report = check_collapse(nn.Sequential(block, nn.ReLU()), (9, 8), (7, 5), convs=2)
+    assert report.macs_after == report.macs_before
+
+
 def test_pooled_branch_beside_a_strided_conv_becomes_one() -> None:
     pooled = nn.Sequential(nn.AvgPool2d(2), conv_norm(1))
     check_collapse(nn.Sequential(Branches(conv_norm(3, 2), pooled), nn.SiLU()), (8, 8), (6, 10), convs=1)
