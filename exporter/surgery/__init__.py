@@ -49,6 +49,7 @@ from .passes.reshape_chains import ReshapeChains
 from .passes.scale_into_conv import ScaleIntoConv
 from .passes.shift_into_bias import ShiftIntoBias
 from .passes.shuffle_into_conv import ShuffleIntoConv
+from .passes.slice_chains import SliceChains
 from .passes.split_concat_conv import SplitConcatConv
 
 __all__ = ["PASSES", "Pass", "PassCount", "SurgeryReport", "Work", "run_passes", "simplify"]
@@ -58,6 +59,7 @@ PASSES: tuple[Pass, ...] = (
     RemoveNoops(),
     KernelAlgebra(),  # before the passes that fold a norm or a scale where it refuses, or move one out of the way
     ReshapeChains(),
+    SliceChains(),
     GlobalAveragePool(),
     ChannelLayout(),
     PointwiseBeforeShuffle(),

@@ -11,7 +11,15 @@ from .cost import Work, forget_usual_sizes, suppose_usual_sizes, work_of
 from .mirror import sizes_of
 
 ALWAYS = frozenset(
-    {"fold-constants", "remove-noops", "reshape-chains", "common-subexpressions", "dead-nodes", "gemm-head"}
+    {
+        "fold-constants",
+        "remove-noops",
+        "reshape-chains",
+        "slice-chains",
+        "common-subexpressions",
+        "dead-nodes",
+        "gemm-head",
+    }
 )
 """Passes that only take away, which no outcome is better without."""
 Counts = Mapping[str, int]

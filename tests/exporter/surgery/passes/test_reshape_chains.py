@@ -1,4 +1,5 @@
 import numpy as np
+import onnx_graphsurgeon as gs
 import pytest
 
 from plainconv.exporter.surgery.passes.reshape_chains import ReshapeChains
@@ -49,3 +50,18 @@ def test_two_transposes_are_one(check_pass, perms: tuple[str, str]) -> None:
         x = x.transpose([int(i) for i in perm[7:-2].split(",")] if perm else None)
     given = given.replace("A,B,C", ",".join(map(str, x.shape)))
     check_pass(ReshapeChains(), given, ["Transpose"])
+
+
+DYNAMIC = """(double[N,8,1,1] x, double[N,2] z) => (double[N,M] y) {{ r = Neg(x) s = Shape(r) n = Gather(s, zero)
+    u = Unsqueeze(n, axes) c = Concat<axis=0>({}) f = Reshape(r, c) y = Exp(f) }}"""
+
+
+@pytest.mark.parametrize(
+    ("parts", "view"), [("u, rest", "Flatten"), ("rest, u", "Reshape"), ("u, four, rest", "Reshape")]
+)
+def test_a_shape_computed_of_the_batch_is_a_constant_where_one_axis_is_open(check_pass, parts: str, view: str) -> None:
+    weights = {"zero": np.array(0), "axes": np.array([0]), "rest": np.array([8 if parts == "rest, u" else -1])}
+    weights |= {"four": np.array([4])} if "four" in parts else {}
+    given = DYNAMIC.format(parts).replace("double[N,M] y", "double[A,B,C] y" if "four" in parts else "double[A,B] y")
+    graph = check_pass(ReshapeChains(), given.replace(", double[N,2] z", ""), ["Neg", view, "Exp"], weights)
+    assert all(isinstance(t, gs.Constant) for node in graph.nodes for t in node.inputs[1:])
