@@ -9,9 +9,9 @@ one after another they are off by up to n·u of the sum, where eager PyTorch, wh
 On these images n·u·max |y64| is allowed, n being the longest sum in the network.
 
 Lower precisions, and float32 where single elements are chaotic: the root mean square of these errors: of all elements,
-of each image, and at each index of each axis over the spread there. A slice of n elements is allowed 1 + 3/√n times the tolerance, as its own is a matter of chance.
-At most `MOST_FAR` of the elements are off by more than `FAR` tolerances. Where there are classes, the largest is the
-same wherever it leads by more than two tolerances.
+of each image, and at each index of each axis over the spread there. A slice of n elements is allowed 1 + 3/√n times the
+tolerance, as its own is a matter of chance. At most `MOST_FAR` of the elements are off by more than `FAR` tolerances.
+Where there are classes, the largest is the same wherever it leads by more than two tolerances.
 
 Integers and bools: the share of elements that differ, of all, and in lower precisions of each frequent value too.
 """
@@ -63,6 +63,7 @@ def float32_tolerances(wanted: Wanted, flat: np.ndarray, longest_sum: int) -> np
     own = wanted.own_errors
     each = own.max(axis=1, initial=0.0)
     usual = each <= CHAOTIC * np.median(each)
+    own = np.where(usual[:, None], own, each[:, None])  # where one part is chaotic, any other may be
     typical = own[usual].max(axis=0, initial=0.0)
     typical = np.maximum(typical, np.median(typical) if len(typical) else 0.0)
     with np.errstate(all="ignore"):
