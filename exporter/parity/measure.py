@@ -63,6 +63,7 @@ def float32_tolerances(wanted: Wanted, flat: np.ndarray, longest_sum: int) -> np
     own = wanted.own_errors
     each = own.max(axis=1, initial=0.0)
     usual = each <= CHAOTIC * np.median(each)
+    own = np.where(usual[:, None], own, each[:, None])  # where one part is chaotic, any other may be
     typical = own[usual].max(axis=0, initial=0.0)
     typical = np.maximum(typical, np.median(typical) if len(typical) else 0.0)
     with np.errstate(all="ignore"):

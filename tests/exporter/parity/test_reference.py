@@ -68,10 +68,10 @@ def test_one_chaotic_image_leaves_the_others_their_tolerance() -> None:
     reference = reference_from_module(net, EXAMPLE)
     wanted = reference.outputs["logits"]
     own = np.full_like(wanted.own_errors, 3e-5)
-    own[4] = 0.15
+    own[4, 2] = 0.15  # one part of it: any other may be
     wild = dataclasses.replace(reference, outputs={"logits": dataclasses.replace(wanted, own_errors=own)})
     allowed = wild.tolerances("logits")
-    assert allowed[4, 0] == pytest.approx(MULTIPLE * 0.15)
+    assert allowed[4] == pytest.approx(MULTIPLE * 0.15)
     assert allowed[[0, 1, 2]] == pytest.approx(MULTIPLE * 3e-5)
     assert wild.judge("eager", run_module(net))[0]
     wrong = [wanted.values.copy()]

@@ -231,3 +231,23 @@ def test_the_plain_link_is_the_hash_that_the_specification_defines(export):
         shape = ",".join(map(str, array.shape))
         digest.update(f"{name}\0{array.dtype.name}\0{shape}\0".encode() + array.tobytes())
     assert bundle.manifest.chain[0].sha256 == digest.hexdigest()
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16"])
+def test_a_file_in_half_precision_is_certified(tmp_path, kind):
+    """Given a file whose convs are in half precision → held to float64 by RMS, within a few times its own error."""
+    number = getattr(onnx.TensorProto, kind.upper())
+    model = onnx.parser.parse_model(
+        f"""<ir_version: 10, opset_import: ["": 22]> g (float[1,3,8,8] x) => (float[1,4] y) {{
+            h = Cast<to={number}>(x) a = Conv<pads=[1,1,1,1]>(h, w) b = Relu(a) c = Cast<to=1>(b)
+            d = GlobalAveragePool(c) y = Flatten(d)
+        }}"""
+    )
+    w = np.random.default_rng(0).standard_normal((4, 3, 3, 3)).astype(np.float32) / 5
+    tensor = onnx.helper.make_tensor("w", number, w.shape, w.ravel())
+    model.graph.initializer.append(tensor)
+    onnx.save(model, tmp_path / "half.onnx")
+    bundle = Bundle.open(export_bundle(Job(str(tmp_path / "half.onnx"), Request(), tmp_path / "b")))
+    (parity,) = bundle.manifest.parities
+    assert (parity["status"], parity["measure"]) == ("held", "rms")
+    assert 0 < parity["own_error"] < parity["tolerance"] < 0.25
