@@ -40,7 +40,7 @@ def stop_after(epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train_module.Training, "run_epoch", run_or_stop)
 
 
-@pytest.mark.parametrize("name", ["vanillanet_digits", "parnet_digits"])
+@pytest.mark.parametrize("name", ["vanillanet_digits", "parnet_digits", "resnet_digits"])
 def test_stopped_and_resumed_training_ends_with_the_same_file(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -69,7 +69,8 @@ def test_reparameterized_it_has_no_norm(mask_rcnn: Any) -> None:
     torch.testing.assert_close(found["masks"], wanted["masks"], rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("sampling", [0, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("sampling", [0, 2])
 def test_traces_at_a_batch_left_open(sampling: int, mask_rcnn: Any) -> None:
     network, _, image = mask_rcnn(sampling=sampling, paste=True)
     two = torch.cat([image, image.flip(3)])

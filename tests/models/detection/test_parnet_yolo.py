@@ -21,6 +21,7 @@ def _narrow(drawn_state: Draw, *, csp: bool) -> ParNetYolo:
     return network.double().eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("csp", [False, True])
 def test_norms_left_are_those_that_no_conv_reaches(csp: bool, drawn_state: Draw) -> None:
     """A norm behind an activation, a concat or a gate, with an activation behind itself, is in no one conv's reach."""
@@ -34,6 +35,7 @@ def test_norms_left_are_those_that_no_conv_reaches(csp: bool, drawn_state: Draw)
     assert report.counts_after["norm"] == gates + fusions + necks + streams
 
 
+@pytest.mark.slow
 def test_traces_at_a_batch_left_open(drawn_state: Draw) -> None:
     network = _narrow(drawn_state, csp=True)
     images = torch.randn(3, 3, 64, 96, generator=torch.Generator().manual_seed(0)).double()

@@ -20,7 +20,7 @@ def _levels(batch: int) -> list[torch.Tensor]:
 def _rois(batch: int) -> torch.Tensor:
     draw = torch.Generator().manual_seed(1)
     low = torch.rand(batch, 40, 2, generator=draw) * 150 - 20
-    extent = torch.rand(batch, 40, 2, generator=draw) ** 3 * 400
+    extent = torch.rand(batch, 40, 2, generator=draw) ** 2 * 900
     return torch.cat([low, low + extent], -1).double()
 
 
