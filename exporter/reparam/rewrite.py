@@ -39,14 +39,15 @@ def rewrite(graph_module: fx.GraphModule, plan: Planned) -> "Rewritten":
     computed = _computed_once(graph_module, plan.lifter)
     drop_dead_code(graph)
     kept: dict[str, object] = {name: module for name, module in modules.items()}
-    copies: dict[int, Tensor] = {}  # tied weights, which have several names, stay tied
+    copies: dict[object, Tensor] = {}  # tied weights, which have several names, stay tied
     for node in graph.find_nodes(op="get_attr"):
         name = str(node.target)
         value = computed[name] if name in computed else attribute(graph_module, name).detach()
-        if id(value) not in copies:
-            mine = value if name in computed else value.clone(memory_format=torch.contiguous_format)
-            copies[id(value)] = nn.Parameter(mine, requires_grad=False) if value.is_floating_point() else mine
-        kept[name] = copies[id(value)]
+        memory = (value.data_ptr(), value.shape, value.stride(), value.dtype) if value.numel() else name
+        if memory not in copies:
+            mine = value.clone(memory_format=torch.contiguous_format)
+            copies[memory] = nn.Parameter(mine, requires_grad=False) if value.is_floating_point() else mine
+        kept[name] = copies[memory]
     for node in graph.find_nodes(op="call_module"):
         if node.target not in kept:  # a layer that was left as it is
             kept[str(node.target)] = copy.deepcopy(graph_module.get_submodule(str(node.target)))

@@ -111,3 +111,25 @@ def test_tied_weights_stay_tied() -> None:
 
     plain, _ = reparameterize(Tied().eval(), torch.randn(1, 4, 8, 8))
     assert sum(p.numel() for p in plain.parameters()) == 4 * 4 * 9 + 2 * 4
+
+
+def test_each_of_many_weights_keeps_its_own_numbers() -> None:
+    """Given weights and an index table of equal size, none of which merges → Result all are what they were."""
+
+    class Biased(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norms = nn.ModuleList(nn.LayerNorm(4) for _ in range(6))
+            self.table = nn.Parameter(torch.randn(4))
+            self.register_buffer("index", torch.tensor([3, 0, 2, 1]))
+
+        def forward(self, x: Tensor) -> Tensor:
+            for norm in self.norms:
+                x = torch.sigmoid(norm(x))
+            return x[..., self.index] + self.table[self.index.flip(0)]
+
+    check_collapse(randomized(Biased(), 0), (4, 4), (3, 4))
+    net = randomized(Biased(), 1).eval()
+    plain, _ = reparameterize(net, torch.randn(1, 4, 4, 4))
+    kept = dict(plain.named_parameters())
+    assert all(torch.equal(kept[name], p) for name, p in net.named_parameters() if name != "table")
