@@ -46,7 +46,7 @@ def test_a_difference_at_the_border_alone_is_seen(tmp_path: Path) -> None:
 
 
 def test_the_error_that_the_file_itself_has_is_allowed_and_no_more(tmp_path: Path) -> None:
-    """Given a sum behind which a large number is taken away → another order of it holds; a part in a thousand does not."""
+    """Given a sum behind which much is taken away → another order of it holds; a part in a thousand more does not."""
     text = "(float[N,64] x) => (float[N,2] y) { s = Gemm(x, w) y = Sub(s, m) }"
     rng = np.random.default_rng(0)
     w, m, order = rng.standard_normal((64, 2)).astype(np.float32), np.full(2, 1000, np.float32), rng.permutation(64)
