@@ -10,6 +10,8 @@ from ..bundle import Bundle, EngineRecord, GraphRecord, ShapeRange, SplitRecord
 from ..bundle.codec import plain_json
 
 NARROW = 100  # columns where the output is not a terminal
+_MEASURES = {"rms": "RMS ", "agreement": "differ "}
+"""What an error is, where it is not the largest."""
 FORMS = ("training", "plain", "onnx, as traced", "onnx")
 
 
@@ -149,13 +151,13 @@ def _reparameterization_lines(record: Mapping[str, Any]) -> list[str]:
 
 
 def _parities(parities: Sequence[Mapping[str, Any]]) -> Table:
-    table = _table("parity with float64", "output", "measure", "error", "tolerance", "top-1", "accuracy", "status")
+    table = _table("parity with float64", "output", "error", "tolerance", "top-1", "accuracy", "status")
     for p in parities:
         table.add_row(
             p["step"],
             f"{p.get('output') or ''}{place(p)}",
-            p.get("measure") or "",
-            *(f"{p[key]:.2e}" if p.get(key) is not None else "" for key in ("error", "tolerance")),
+            f"{_MEASURES.get(p.get('measure', ''), '')}{p['error']:.2e}" if p.get("error") is not None else "",
+            f"{p['tolerance']:.2e}" if p.get("tolerance") is not None else "",
             f"{p['top1']:.2%}" if p.get("top1") is not None else "",
             _share(p.get("accuracy")),
             str(p["status"]).partition(":")[0],

@@ -309,7 +309,7 @@ def test_validate_holds_and_then_fails_where_the_reference_says_otherwise(capsys
     assert json.loads(capsys.readouterr().out)["parities"][-1]["status"] == "held"
     with update_bundle(copy) as draft:
         arrays = dict(np.load(draft.file("reference.npz")))
-        arrays["output_0"] = arrays["output_0"] + 0.01
+        arrays["output_0.values"] = arrays["output_0.values"] + 0.01
         np.savez(draft.path("reference.npz"), **arrays)
     assert main(["validate", str(copy), "--json"]) == 1
     said = capsys.readouterr()

@@ -142,3 +142,18 @@ def test_millions(count, text):
 def test_catalogue(capsys):
     models_table([{"name": "n", "family": "F", "parameters": 1e6, "parameters_plain": 5e5, "input": [1, 3, 2, 2]}])
     assert "1×3×2×2" in capsys.readouterr().out
+
+
+def test_parts_measures_and_what_was_left_out_are_said(capsys):
+    part = {"parts_axis": 1, "parts": 84, "axis": 1, "index": 4, "measure": "rms", "error": 0.02, "tolerance": 0.03}
+    low = PARITY | part | {"step": "ONNX fp16", "status": "held"}
+    left_out = [{"precision": "int8", "reason": "no layer can be int8"}]
+    bundle_table(bundle(parities=[PARITY, low], extra={"left_out": left_out}))
+    said = capsys.readouterr().out
+    for words in (
+        "y[:, 4]",
+        "RMS 2.00e-02",
+        "y: each of 84 along axis 1 by its own spread",
+        "int8 left out: no layer can be int8",
+    ):
+        assert words in said
