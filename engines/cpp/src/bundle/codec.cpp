@@ -309,8 +309,9 @@ Manifest manifest_of_bytes(std::string_view raw) {
   }
   const auto version = take<std::int64_t>(data, "format_version");
   if (version != format_version) {
-    throw BundleError(text(manifest_name, " has format version ", version, ", this program reads ", format_version,
-                           "; install the plainconv that wrote it (its version is under tools)"));
+    throw BundleError(text(manifest_name, " has format version ", version, ", this program reads ", format_version, "; ",
+                           version < format_version ? "export again, or " : "",
+                           "install the plainconv that wrote it (its version is under tools)"));
   }
   return manifest_of_json(data);
 }

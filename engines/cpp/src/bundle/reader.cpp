@@ -33,12 +33,36 @@ struct SystemError {
   std::string path;
 };
 
+/// Throws BundleError where `mode` is of what is no plain file, which is called `name`.
+void check_is_plain(mode_t mode, std::string_view name) {
+  if (!S_ISREG(mode)) {
+    const std::string_view kind = S_ISLNK(mode) ? "symbolic link" : S_ISDIR(mode) ? "folder" : "special file";
+    throw BundleError(text(name, " is a ", kind, ", wanted plain files only; replace it by a copy"));
+  }
+}
+
+/// A plain file, open: what is read is what was looked at, whatever takes its name later.
 class File {
  public:
-  explicit File(std::string path)
-      : path_(std::move(path)), fd_(::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)) {  // NOLINT(*-vararg)
+  /// Throws BundleError, which calls it `name`, where it is something else.
+  File(std::string path, std::string_view name) : path_(std::move(path)) {
+    struct stat status = {};
+    if (::lstat(path_.c_str(), &status) != 0) {
+      throw SystemError{errno, path_};
+    }
+    check_is_plain(status.st_mode, name);  // before it is opened: to open a device may do something
+    fd_ = ::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW);  // NOLINT(*-vararg)
     if (fd_ < 0) {
       throw SystemError{errno, path_};
+    }
+    try {
+      if (::fstat(fd_, &status) != 0) {
+        throw SystemError{errno, path_};
+      }
+      check_is_plain(status.st_mode, name);
+    } catch (...) {
+      ::close(fd_);
+      throw;
     }
   }
   File(const File&) = delete;
@@ -62,12 +86,14 @@ class File {
 
  private:
   std::string path_;
-  int fd_;
+  int fd_ = -1;
 };
 
-/// The first `most` bytes of a file.
-std::string read_file(const std::string& path, std::size_t most) {
-  const File file(path);
+std::string base_of(const std::string& path) { return std::filesystem::path(path).filename().string(); }
+
+/// The first `most` bytes of a file, which errors call `name`.
+std::string read_file(const std::string& path, std::string_view name, std::size_t most) {
+  const File file(path, name);
   std::string bytes;
   for (;;) {
     const std::size_t before = bytes.size();
@@ -81,7 +107,7 @@ std::string read_file(const std::string& path, std::size_t most) {
 }
 
 std::string sha256_of_file(const std::string& path) {
-  const File file(path);
+  const File file(path, base_of(path));
   Sha256 digest;
   std::vector<char> buffer(chunk);
   for (;;) {
@@ -158,11 +184,9 @@ std::vector<std::pair<std::string, std::int64_t>> file_sizes(const std::string& 
       }
       if (S_ISDIR(status.st_mode)) {
         pending.push_back(text(prefix, name, "/"));
-      } else if (S_ISREG(status.st_mode)) {
-        sizes.emplace_back(prefix + name, status.st_size);
       } else {
-        const std::string_view kind = S_ISLNK(status.st_mode) ? "symbolic link" : "special file";
-        throw BundleError(text(prefix, name, " is a ", kind, ", wanted plain files only; replace it by a copy"));
+        check_is_plain(status.st_mode, prefix + name);
+        sizes.emplace_back(prefix + name, status.st_size);
       }
     }
   }
@@ -236,7 +260,7 @@ std::string read_manifest(const std::string& folder) {
     throw BundleError(
         text("not a bundle (", found, "); give the folder that `exporter run` or `exporter export` wrote"));
   }
-  std::string raw = read_file(path, manifest_limit + 1);
+  std::string raw = read_file(path, manifest_name, manifest_limit + 1);
   if (raw.size() > manifest_limit) {
     throw BundleError(text(manifest_name, " is larger than ", manifest_limit, " bytes; ", remedy));
   }
@@ -246,8 +270,10 @@ std::string read_manifest(const std::string& folder) {
 /// Which version of the bundle stands there.
 std::optional<std::string> manifest_bytes(const std::string& folder) {
   try {
-    return read_file(in(folder, manifest_name), manifest_limit);
+    return read_file(in(folder, manifest_name), manifest_name, manifest_limit);
   } catch (const SystemError&) {
+    return std::nullopt;
+  } catch (const BundleError&) {
     return std::nullopt;
   }
 }
@@ -304,6 +330,22 @@ Bundle Bundle::open(const std::filesystem::path& folder) {
     }
   }
   throw BundleError(text(path, ": ", broken));
+}
+
+std::string Bundle::read(const std::string& name) const {
+  const FileRecord& record = manifest.files.at(name);
+  const std::string path = in(shown_path(folder), name);
+  std::string bytes;
+  try {
+    bytes = read_file(path, name, static_cast<std::size_t>(record.size) + 1);
+  } catch (const SystemError& error) {
+    throw BundleError(text(shown_path(folder), ": cannot be read (", std::generic_category().message(error.number),
+                           ": ", error.path, "); ", remedy));
+  }
+  if (sha256_of(bytes) != record.sha256) {
+    throw BundleError(text(shown_path(folder), ": ", name, " was changed since the bundle was opened; open it again"));
+  }
+  return bytes;
 }
 
 std::string Bundle::graph_of(std::string_view precision) const {

@@ -1,9 +1,5 @@
 #include "tensorrt/backend.hpp"
 
-#include <fstream>
-#include <sstream>
-
-#include "bundle/sha256.hpp"
 #include "tensorrt/choice.hpp"
 #include "text.hpp"
 
@@ -12,22 +8,9 @@ namespace {
 
 Here here() { return {.backend = std::string(tensorrt_name), .version = runtime_version()}; }
 
-/// The bytes of an engine, as they were verified.
-std::string read(const Bundle& bundle, const EngineRecord& record) {
-  std::ifstream file(bundle.folder / record.file, std::ios::binary);
-  std::ostringstream bytes;
-  bytes << file.rdbuf();
-  std::string read = std::move(bytes).str();
-  if (sha256_of(read) != record.sha256) {
-    throw BundleError(
-        text(shown_path(bundle.folder), ": ", record.file, " was changed since the bundle was opened; open it again"));
-  }
-  return read;
-}
-
 /// An engine on a device, which this thread uses afterwards.
 PartEngine part_of(Cuda& cuda, const Bundle& bundle, const EngineRecord& record, std::string name, int device) {
-  const std::string bytes = read(bundle, record);
+  const std::string bytes = bundle.read(record.file);
   cuda.use_device(device);
   return {.name = std::move(name),
           .device = device,
