@@ -1,9 +1,7 @@
 #include "bundle/reader.hpp"
 
 #include <dirent.h>
-#include <fcntl.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -15,6 +13,7 @@
 #include <vector>
 
 #include "bundle/codec.hpp"
+#include "bundle/plain_file.hpp"
 #include "bundle/rules.hpp"
 #include "bundle/sha256.hpp"
 #include "text.hpp"
@@ -27,73 +26,11 @@ constexpr int attempts = 100;  // of reading a bundle that is replaced again and
 constexpr std::string_view remedy = "export again, or restore the folder from a copy";
 constexpr std::size_t chunk = std::size_t{1} << 20U;
 
-/// What the system refused.
-struct SystemError {
-  int number;
-  std::string path;
-};
-
-/// Throws BundleError where `mode` is of what is no plain file, which is called `name`.
-void check_is_plain(mode_t mode, std::string_view name) {
-  if (!S_ISREG(mode)) {
-    const std::string_view kind = S_ISLNK(mode) ? "symbolic link" : S_ISDIR(mode) ? "folder" : "special file";
-    throw BundleError(text(name, " is a ", kind, ", wanted plain files only; replace it by a copy"));
-  }
-}
-
-/// A plain file, open: what is read is what was looked at, whatever takes its name later.
-class File {
- public:
-  /// Throws BundleError, which calls it `name`, where it is something else.
-  File(std::string path, std::string_view name) : path_(std::move(path)) {
-    struct stat status = {};
-    if (::lstat(path_.c_str(), &status) != 0) {
-      throw SystemError{errno, path_};
-    }
-    check_is_plain(status.st_mode, name);  // before it is opened: to open a device may do something
-    fd_ = ::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW);  // NOLINT(*-vararg)
-    if (fd_ < 0) {
-      throw SystemError{errno, path_};
-    }
-    try {
-      if (::fstat(fd_, &status) != 0) {
-        throw SystemError{errno, path_};
-      }
-      check_is_plain(status.st_mode, name);
-    } catch (...) {
-      ::close(fd_);
-      throw;
-    }
-  }
-  File(const File&) = delete;
-  File& operator=(const File&) = delete;
-  File(File&&) = delete;
-  File& operator=(File&&) = delete;
-  ~File() { ::close(fd_); }
-
-  /// As many bytes as are there, at most `buffer.size()`; 0 at the end.
-  std::size_t read(std::span<char> buffer) const {
-    for (;;) {
-      const ssize_t count = ::read(fd_, buffer.data(), buffer.size());
-      if (count >= 0) {
-        return static_cast<std::size_t>(count);
-      }
-      if (errno != EINTR) {
-        throw SystemError{errno, path_};
-      }
-    }
-  }
-
- private:
-  std::string path_;
-  int fd_ = -1;
-};
-
 std::string base_of(const std::string& path) { return std::filesystem::path(path).filename().string(); }
 
 /// The first `most` bytes of a file, which errors call `name`.
 std::string read_file(const std::string& path, std::string_view name, std::size_t most) {
-  const File file(path, name);
+  const PlainFile file(path, name);
   std::string bytes;
   for (;;) {
     const std::size_t before = bytes.size();
@@ -107,7 +44,7 @@ std::string read_file(const std::string& path, std::string_view name, std::size_
 }
 
 std::string sha256_of_file(const std::string& path) {
-  const File file(path, base_of(path));
+  const PlainFile file(path, base_of(path));
   Sha256 digest;
   std::vector<char> buffer(chunk);
   for (;;) {
