@@ -6,6 +6,7 @@ target_sources(
           src/tensorrt/choice.cpp
           src/tensorrt/context.cpp
           src/tensorrt/lane.cpp
+          src/tensorrt/loading.cpp
           src/tensorrt/log.cpp
           src/tensorrt/profiles.cpp
           src/tensorrt/program.cpp
@@ -13,6 +14,7 @@ target_sources(
           src/tensorrt/replay.cpp
           src/tensorrt/resources.cpp
           src/tensorrt/runner.cpp
+          src/tensorrt/validity.cpp
           src/tensorrt/waits.cpp)
 target_link_libraries(plainconv PRIVATE ${CMAKE_DL_LIBS})
 
@@ -35,10 +37,12 @@ if(TARGET plainconv-tests)
     PRIVATE tests/cuda/test_cuda_driver.cpp
             tests/tensorrt/test_choice.cpp
             tests/tensorrt/test_lane.cpp
+            tests/tensorrt/test_loading.cpp
             tests/tensorrt/test_log.cpp
             tests/tensorrt/test_program.cpp
             tests/tensorrt/test_replay.cpp
             tests/tensorrt/test_runner.cpp
+            tests/tensorrt/test_validity.cpp
             tests/tensorrt/test_waits.cpp)
   if(TensorRT_FOUND)
     target_sources(plainconv-tests PRIVATE tests/tensorrt/test_runtime.cpp)

@@ -63,7 +63,7 @@ void Metrics::failed(bool is_known, std::string_view reason) {
   failures_[{is_known ? model_ : "", std::string(reason)}] += 1;
 }
 
-std::string Metrics::text(std::size_t waiting) const {
+std::string Metrics::text(std::size_t waiting, bool is_ready) const {
   std::string all;
   const std::string labels = labels_of(model_);
   const std::scoped_lock lock(mutex_);
@@ -87,6 +87,8 @@ std::string Metrics::text(std::size_t waiting) const {
   counter("nv_inference_compute_infer_duration_us", "Microseconds of the runs that requests were in", compute_us);
   append_head(all, "nv_inference_pending_request_count", "Requests that wait now", "gauge");
   all += plainconv::text("nv_inference_pending_request_count{", labels, "} ", waiting, "\n");
+  append_head(all, "plainconv_model_ready", "Whether a model that is loaded can compute", "gauge");
+  all += plainconv::text("plainconv_model_ready{", labels, "} ", is_ready ? 1 : 0, "\n");
   for (const Histogram* histogram : {&request_, &queue_, &compute_, &rows_}) {
     histogram->append(all, labels);
   }

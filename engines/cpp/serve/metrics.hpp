@@ -4,6 +4,7 @@
 //     nv_inference_count, nv_inference_exec_count                           rows, and runs: their ratio is the mean
 //     batch nv_inference_request_duration_us, nv_inference_queue_duration_us, nv_inference_compute_infer_duration_us
 //     nv_inference_pending_request_count                                    how many wait now
+//     plainconv_model_ready                                                 0 once a device was lost
 //
 // Histograms beside them: plainconv_request_seconds, plainconv_queue_seconds, plainconv_compute_seconds (of a run) and
 // plainconv_batch_rows, and plainconv_answers_total by protocol and status. No request makes a new label of a model.
@@ -37,8 +38,8 @@ class Metrics {
   /// Count a request without one, of the model or of none that there is.
   void failed(bool is_known, std::string_view reason);
 
-  /// All of it, as Prometheus reads it; `waiting` is how many requests wait.
-  [[nodiscard]] std::string text(std::size_t waiting) const;
+  /// All of it, as Prometheus reads it; `waiting` is how many requests wait, `is_ready` whether the model can compute.
+  [[nodiscard]] std::string text(std::size_t waiting, bool is_ready) const;
 
  private:
   class Histogram {

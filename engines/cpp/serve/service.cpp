@@ -13,6 +13,8 @@
 namespace plainconv::serve {
 namespace {
 
+constexpr std::string_view lost = "its device was lost";
+
 constexpr std::size_t most_name = 128;
 
 bool is_letter(char c) noexcept { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9'); }
@@ -101,12 +103,13 @@ Service::Service(const Network& network, const ServeOptions& options, Batcher::C
     : network_(network),
       options_(options),
       name_(model_name_of(options.name, network.name())),
+      complain_(std::move(complain)),
       checks_({network.inputs().begin(), network.inputs().end()}, {network.outputs().begin(), network.outputs().end()}),
       has_batch_(has_batch_axis(network.inputs(), network.outputs())),
       metrics_(name_),
       batcher_(
           network, {has_batch_ ? options.max_batch : 0, options.max_delay, options.max_queue, options.workers},
-          [this](std::int64_t rows, Seconds took) { metrics_.ran(rows, took); }, std::move(complain)) {
+          [this](std::int64_t rows, Seconds took) { metrics_.ran(rows, took); }, complain_) {
   warm_up(network, has_batch_);
 }
 
@@ -118,6 +121,16 @@ void Service::check(std::string_view model, std::optional<std::string_view> vers
   if (model != name_) {
     throw unknown(text("there is no model ", as_sent(model), "; see /v2/models"));
   }
+}
+
+bool Service::is_lost() const {
+  if (!network_.lost()) {
+    return false;
+  }
+  if (!has_complained_.exchange(true)) {
+    complain_(text("model ", name_, ": ", lost, "; it is not ready any more: start the server again"));
+  }
+  return true;
 }
 
 std::string Service::server_metadata() {
@@ -137,6 +150,9 @@ Reply Service::infer(std::string_view model, std::string_view version, Body body
   facts.bytes_in = body.bytes.size();
   try {
     check(model, version.empty() ? std::nullopt : std::optional(version));
+    if (is_lost()) {
+      throw unavailable(text("model ", name_, " cannot compute any more (", lost, ")"));
+    }
     return answered(std::move(body), json_length, is_left, facts);
   } catch (const Refused& refused) {
     metrics_.failed(is_known, refused.reason());

@@ -42,12 +42,15 @@ class Service {
   /// Throws Refused for a model that is not there, or another version of it than the only one.
   void check(std::string_view model, std::optional<std::string_view> version) const;
 
+  /// Whether the network lost its device, which is complained of once: it computes no more.
+  [[nodiscard]] bool is_lost() const;
+
   /// What the protocol says of the server and the model, as JSON.
   [[nodiscard]] static std::string server_metadata();
   [[nodiscard]] std::string model_metadata() const;
 
   [[nodiscard]] const std::string& name() const noexcept { return name_; }
-  [[nodiscard]] std::string metrics_text() const { return metrics_.text(batcher_.waiting()); }
+  [[nodiscard]] std::string metrics_text() const { return metrics_.text(batcher_.waiting(), !is_lost()); }
   [[nodiscard]] Metrics& metrics() noexcept { return metrics_; }
 
   /// Room for a request of `size` bytes, as long as it lives. Throws Refused where all of them would take too much.
@@ -76,6 +79,8 @@ class Service {
   const Network& network_;
   const ServeOptions& options_;
   std::string name_;
+  Batcher::Complain complain_;
+  mutable std::atomic<bool> has_complained_ = false;
   Checks checks_;
   bool has_batch_;
   Metrics metrics_;

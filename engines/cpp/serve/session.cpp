@@ -184,7 +184,7 @@ class Session : private httplib::Server {
       case Endpoint::server: give(response, Service::server_metadata()); return;
       case Endpoint::live: give(response, R"({"live":true})"); return;
       case Endpoint::ready:
-        if (shared_.draining) {
+        if (shared_.draining || service.is_lost()) {
           throw unavailable("the server is not ready");
         }
         give(response, R"({"ready":true})");
@@ -196,7 +196,7 @@ class Session : private httplib::Server {
         return;
       case Endpoint::model_ready:
         service.check(route.model, route.version);
-        if (shared_.draining) {
+        if (shared_.draining || service.is_lost()) {
           throw unavailable("the model is not loaded");
         }
         give(response, text(R"({"name":)", json_text(service.name()), R"(,"ready":true})"));

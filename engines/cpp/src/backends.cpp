@@ -14,10 +14,10 @@ namespace {
 
 constexpr std::array all = {
 #ifdef PLAINCONV_TENSORRT
-    Backend{tensorrt_name, load_by_tensorrt, load_split_by_tensorrt, fastest_by_tensorrt},
+    Backend{.name = tensorrt_name, .load = load_by_tensorrt, .runs_engines = true},
 #endif
 #ifdef PLAINCONV_ONNXRUNTIME
-    Backend{"onnxruntime", load_by_onnxruntime, load_split_by_onnxruntime},
+    Backend{.name = "onnxruntime", .load = load_by_onnxruntime},
 #endif
     Backend{},  // the end
 };

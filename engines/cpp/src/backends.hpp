@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -9,6 +10,7 @@
 
 #include "bundle/reader.hpp"
 #include "plainconv/bundle.hpp"
+#include "reasons.hpp"
 
 namespace plainconv {
 
@@ -30,27 +32,29 @@ class Runner {
 
   /// Whether it takes tensors in the memory of a GPU.
   [[nodiscard]] virtual bool takes_device_memory() const noexcept { return false; }
+
+  /// Whether every further call throws at once. From any thread.
+  [[nodiscard]] virtual bool lost() const noexcept { return false; }
 };
 
-/// That a backend can run nothing of what was asked for here: another one may.
-class CannotRunError : public EngineError {
- public:
-  using EngineError::EngineError;
+/// A network that a backend has loaded, and in which precision.
+struct Loaded {
+  std::unique_ptr<Runner> runner;
+  std::string precision;
 };
 
 /// A runtime: its name, and how it loads a bundle.
 struct Backend {
   std::string_view name;
 
-  /// The graph of `precision`. Throws EngineError where the runtime objects.
-  std::unique_ptr<Runner> (*load)(const Bundle& bundle, const std::string& precision, const Options& options);
+  /// The network whole or, where there are `options.devices`, in parts. What runs in the place of what `reasons` are of
+  /// is told to `options.warn`.
+  ///
+  /// Nothing where none of its engines runs here: `reasons` then say why. Throws EngineError where the runtime objects.
+  std::optional<Loaded> (*load)(const Bundle& bundle, const Options& options, Reasons& reasons);
 
-  /// The parts of `split`, its device i on `options.devices[i]`, of which there are as many as it has.
-  std::unique_ptr<Runner> (*load_split)(const Bundle& bundle, const SplitRecord& split, const Options& options);
-
-  /// The precision that "auto" stands for; with `options.devices`, of the split. Null where that is fp32, if there is
-  /// one. Throws CannotRunError.
-  std::string (*fastest)(const Bundle& bundle, const Options& options) = nullptr;
+  /// Whether it runs engines, and not the graphs themselves.
+  bool runs_engines = false;
 };
 
 /// Those that were built in, the first choice first.

@@ -7,6 +7,7 @@
 #include "backends.hpp"
 #include "checks.hpp"
 #include "plainconv/bundle.hpp"
+#include "tensorrt/loading.hpp"
 #include "text.hpp"
 
 namespace plainconv {
@@ -81,6 +82,7 @@ const std::string& Network::name() const noexcept { return state_->name; }
 const std::string& Network::sha256() const noexcept { return state_->sha256; }
 const std::string& Network::backend() const noexcept { return state_->backend; }
 const std::string& Network::precision() const noexcept { return state_->precision; }
+bool Network::lost() const noexcept { return state_->runner->lost(); }
 
 namespace {
 
@@ -115,57 +117,29 @@ void check_options(const Options& options) {
   }
 }
 
-const SplitRecord& split_of(const Bundle& bundle, const Backend& backend, const Options& options) {
-  const bool asks = options.precision == "auto" && backend.fastest != nullptr && !bundle.manifest.splits.empty();
-  const std::string precision = asks ? backend.fastest(bundle, options) : options.precision;
-  const auto& splits = bundle.manifest.splits;
-  const std::string wanted = precision == "auto" ? "fp32" : precision;
-  auto found = std::ranges::find(splits, wanted, &SplitRecord::precision);
-  if (found == splits.end() && precision == "auto") {
-    found = splits.begin();
-  }
-  if (found == splits.end()) {
-    const std::string what = precision == "auto" ? "split" : precision + " split";
-    throw EngineError(text(shown_path(bundle.folder), " holds no ", what, "; make one with `exporter split`"));
-  }
-  return *found;
-}
-
-Network loaded(const Bundle& bundle, const Backend& backend, const Options& options) {
-  if (options.devices.empty()) {
-    std::string precision = options.precision;
-    if (precision == "auto") {
-      precision = backend.fastest == nullptr ? "fp32" : backend.fastest(bundle, options);
-    }
-    return {bundle, std::string(backend.name), precision, backend.load(bundle, precision, options)};
-  }
-  const SplitRecord& split = split_of(bundle, backend, options);
-  Options of_split = options;
-  if (std::cmp_less(options.devices.size(), split.devices)) {
-    throw EngineError(text(options.devices.size(), " devices are given, the ", split.precision, " split is for ",
-                           split.devices, "; give as many (one may stand for several), or split it for fewer"));
-  }
-  of_split.devices.resize(static_cast<std::size_t>(split.devices));
-  return {bundle, std::string(backend.name), split.precision, backend.load_split(bundle, split, of_split)};
-}
-
 }  // namespace
 
 Network open(const std::filesystem::path& folder, const Options& options) {
   check_options(options);
   const Backend& first = chosen(options.backend);
   const Bundle bundle = Bundle::open(folder);
+  Options wanted = options;
+  if (wanted.devices.size() == 1 && bundle.manifest.splits.empty()) {
+    wanted.device = wanted.devices[0];
+    wanted.devices.clear();
+  }
   const auto built = built_backends();
-  const auto candidates = options.backend == "auto" ? built : std::span(&first, 1);
-  std::optional<CannotRunError> reason;
-  for (const Backend& backend : candidates) {
-    try {
-      return loaded(bundle, backend, options);
-    } catch (const CannotRunError& error) {
-      reason = reason ? reason : error;
+  const bool any = options.backend == "auto";
+  Reasons reasons;
+  if (any && std::ranges::none_of(built, &Backend::runs_engines)) {
+    (void)load_engines(bundle, wanted, Here{}, {}, reasons);  // which says why none does
+  }
+  for (const Backend& backend : any ? built : std::span(&first, 1)) {
+    if (auto loaded = backend.load(bundle, wanted, reasons)) {
+      return {bundle, std::string(backend.name), std::move(loaded->precision), std::move(loaded->runner)};
     }
   }
-  throw CannotRunError(*reason);
+  throw EngineError(why_none_runs(bundle, wanted, first.name, reasons));
 }
 
 }  // namespace plainconv

@@ -162,6 +162,10 @@ class RecordingCuda : public plainconv::Cuda {
       return found != nullptr && found->device == memory;
     };
     rule(is_of(target, target_memory) && is_of(source, source_memory), "a copy of what is not memory of that device");
+    const bool is_to_peer = !to_host && source_memory != plainconv::host_memory && source_memory != target_memory;
+    rule(!is_to_peer || reached_.contains({target_memory, source_memory}) ||
+             reached_.contains({source_memory, target_memory}),
+         "a copy between devices that have no access to one another");
     enqueue(stream, [=] { std::memcpy(at<void>(target), at<void>(source), size); }, {{source, size}}, {{target, size}});
   }
   bool idle(Address stream) override {
@@ -191,6 +195,7 @@ class RecordingCuda : public plainconv::Cuda {
     const std::scoped_lock lock(mutex);
     note("reach");
     rule(!peers || peers->contains({device(), peer}), "a device that cannot reach this one");
+    reached_.insert({device(), peer});
   }
 
   Address create_event() override {
@@ -343,6 +348,7 @@ class RecordingCuda : public plainconv::Cuda {
   }
 
  private:
+  std::set<std::pair<int, int>> reached_;  // which device has access to which
   struct Capture {
     Address origin;
     std::thread::id thread;

@@ -79,6 +79,7 @@ TEST_CASE("a bundle without what was asked for says what it has") {
     return thrown_by<plainconv::EngineError>([&] { (void)plainconv::open(*folder, options); });
   };
   CHECK(contains(refused({.precision = "int4"}), "there is no int4 graph in the bundle, which has fp32"));
-  CHECK(contains(refused({.devices = {0}}), "holds no split; make one with `exporter split`"));
+  CHECK(contains(refused({.devices = {0, 0}}), "holds no split; make one with `exporter split`"));
+  CHECK(contains(refused({.devices = {1}}), "device 1 is given, ONNX Runtime here runs on the CPU"));
   CHECK(contains(refused({.device = 1}), "device 1 is given, ONNX Runtime here runs on the CPU"));
 }

@@ -34,11 +34,11 @@ Verifies every byte of a bundle and prints what its network takes and gives, or 
   --output [NAME=]Y.npy   where an output goes
   --bench                 how long a call takes: p50, p90, p99 (without --input: on random numbers)
   --calls N               of --bench (default 300), after a tenth as many that do not count
-  --precision P           one that the bundle holds (default: fp32)
-  --backend NAME          what runs it (default: the first that was built in)
+  --precision P           one that the bundle holds (default: the fastest engine's; fp32 of onnxruntime)
+  --backend NAME          what runs it (default: the fastest engine that runs here, or onnxruntime)
   --threads N             of ONNX Runtime, of each place where there are several (default 0: one per core)
   --devices 0,1,...       run the parts that the bundle is split into, one device for each of the split's
-  --device N              the GPU
+  --device N              the GPU that runs it whole (default 0)
   --timeout S             seconds that a call of a split network may take (default 60)
   --help
 
@@ -156,7 +156,9 @@ void run(const Arguments& arguments) {
     show(plainconv::Bundle::open(arguments.bundle));
     return;
   }
-  const Network net = plainconv::open(arguments.bundle, arguments.options);
+  plainconv::Options options = arguments.options;
+  options.warn = [](const std::string& line) { tools::say(text("bundle-run: warning: ", line)); };
+  const Network net = plainconv::open(arguments.bundle, options);
   const auto output_files = tools::files_of("--output", arguments.outputs, net.outputs());
   std::vector<Array> inputs;
   if (arguments.inputs.empty()) {

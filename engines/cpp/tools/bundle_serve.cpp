@@ -44,11 +44,11 @@ Serves a bundle until SIGTERM or SIGINT: /v2, /v2/health/live, /v2/health/ready,
   --timeout S          of a request: its body, its wait and run, and its answer each (default 30)
   --grace S            to answer what is accepted, once told to stop (default 30)
   --access-log FILE    JSON lines (default -: stderr; none)
-  --backend NAME       what runs it (default: the first that was built in)
-  --precision P        one that the bundle holds (default: fp32)
+  --backend NAME       what runs it (default: the fastest engine that runs here, or onnxruntime)
+  --precision P        one that the bundle holds (default: the fastest engine's; fp32 of onnxruntime)
   --threads N          of ONNX Runtime (default 0: one per core)
   --devices 0,1,...    run the parts that the bundle is split into, one device for each of the split's
-  --device N           the GPU
+  --device N           the GPU that runs it whole (default 0)
   --help
 
 Exit codes: 0 stopped, 1 requests were given up, 2 bad input (one line: found, wanted, remedy).
@@ -199,7 +199,9 @@ int serve(const Arguments& arguments) {
   const auto complain = [](const std::string& why) { say(text("bundle-serve: ERROR: ", why)); };
   plainconv::serve::AccessLog log(options.access_log);
   plainconv::serve::Listener listener(options.host, options.port);
-  const plainconv::Network network = plainconv::open(arguments.bundle, options.network);
+  plainconv::Options how = options.network;
+  how.warn = [](const std::string& line) { say(text("bundle-serve: warning: ", line)); };
+  const plainconv::Network network = plainconv::open(arguments.bundle, how);
   plainconv::serve::Service service(network, options, complain);
   plainconv::serve::Shared shared{service, options, log, complain, plainconv::serve::Bearer(options.token)};
   const std::string host = options.host.find(':') == std::string::npos ? options.host : text("[", options.host, "]");

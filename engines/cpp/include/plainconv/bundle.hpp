@@ -13,6 +13,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <span>
 #include <stdexcept>
@@ -144,7 +145,7 @@ template <class T>
 
 /// How a network runs.
 struct Options {
-  /// One of `backends()`, or "auto": the first of them that can run something of the bundle here.
+  /// One of `backends()`, or "auto": the bundle's fastest engine that runs here, or else ONNX Runtime.
   std::string backend = "auto";
   /// One that the bundle holds, or "auto": of the engines that run here the fastest. ONNX Runtime then takes fp32: few
   /// of its kernels on a CPU are faster in another.
@@ -152,12 +153,16 @@ struct Options {
   /// The GPU. ONNX Runtime, on the CPU, has 0 only.
   int device = 0;
   /// Not empty: run the parts that the bundle is split into, the split's device i on `devices[i]`: a GPU or, by ONNX
-  /// Runtime, a group of this machine's cores. One may stand for several.
+  /// Runtime, a group of this machine's cores. One may stand for several. Of a bundle that is not split one number, as
+  /// `device` is.
   std::vector<int> devices = {};
   /// Of ONNX Runtime, for the network or for each place of a split: 0 is one per core.
   int threads = 0;
   /// What a call may take: of a split network, the wait for earlier calls included, and by TensorRT of any.
   std::chrono::duration<double> timeout = std::chrono::seconds(60);
+  /// Is told by `open`, in a line each, why what would be faster does not run here and what runs in its place, and what
+  /// could be better about an engine. Empty: nobody is.
+  std::function<void(const std::string& line)> warn = {};
 };
 
 class Runner;
@@ -191,6 +196,8 @@ class Network {
   [[nodiscard]] const std::string& sha256() const noexcept;
   [[nodiscard]] const std::string& backend() const noexcept;
   [[nodiscard]] const std::string& precision() const noexcept;
+  /// Whether every further call throws at once, as a GPU failed or did not end its work in time.
+  [[nodiscard]] bool lost() const noexcept;
 
   /// For backends of one's own and tests: a network of `bundle` that `runner` runs. See src/backends.hpp.
   Network(const Bundle& bundle, std::string backend, std::string precision, std::unique_ptr<Runner> runner);

@@ -36,7 +36,7 @@ class Gate {
   int arrived_ = 0;
 };
 
-/// x [N, 4] to y [N, 1], the sum of each row. A row that begins with -1 fails its run.
+/// x [N, 4] to y [N, 1], the sum of each row. A row that begins with -1 fails its run, one with -2 loses the device.
 class SummingRunner : public plainconv::Runner {
  public:
   SummingRunner(Gate* gate, std::vector<std::int64_t>* batches) : gate_(gate), batches_(batches) {}
@@ -56,6 +56,10 @@ class SummingRunner : public plainconv::Runner {
       if (x[0] == -1) {
         throw plainconv::EngineError("the graph fails, at /a/path");
       }
+      is_lost_ = is_lost_ || x[0] == -2;
+      if (is_lost_) {
+        throw plainconv::EngineError("GPU 0 failed");
+      }
       const float sum = x[0] + x[1] + x[2] + x[3];
       std::memcpy(outputs[0].bytes.data() + row * sizeof(sum), &sum, sizeof(sum));
     }
@@ -68,7 +72,10 @@ class SummingRunner : public plainconv::Runner {
     return {y};
   }
 
+  [[nodiscard]] bool lost() const noexcept override { return is_lost_; }
+
  private:
+  std::atomic<bool> is_lost_ = false;
   Gate* gate_;
   std::vector<std::int64_t>* batches_;
   std::mutex mutex_;

@@ -5,6 +5,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <thread>
 
 #include "http_server.hpp"
@@ -79,7 +80,12 @@ struct Running {
   ServeOptions options;
   plainconv::Network net;
   plainconv::serve::AccessLog log{""};
-  Service service{net, options, [](const std::string&) {}};
+  std::mutex mutex;
+  std::vector<std::string> complaints;
+  Service service{net, options, [this](const std::string& why) {
+                    const std::scoped_lock lock(mutex);
+                    complaints.push_back(why);
+                  }};
   plainconv::serve::Shared shared{service, options, log, [](const std::string&) {},
                                   plainconv::serve::Bearer(options.token)};
   int port = 0;
@@ -107,6 +113,33 @@ TEST_CASE("many clients on connections that stay open each get their own answer,
   }
   CHECK(wrong == 0);
   CHECK(running.server->drain() == 0);
+}
+
+TEST_CASE("once its device was lost a model is not ready, nor is the server, which goes on and says so once") {
+  Running running;
+  Client client(running.port);
+  const auto asked = [&](const std::string& path) {
+    client.send("GET " + path + " HTTP/1.1\r\nHost: x\r\n\r\n");
+    return client.receive();
+  };
+  CHECK(contains(asked("/v2/health/ready"), " 200 "));
+  CHECK(contains(asked("/metrics"), "plainconv_model_ready{model=\"sums_of_rows\",version=\"1\"} 1\n"));
+  client.send(request_of(-2));
+  CHECK(contains(client.receive(), " 500 "));
+  for (int again = 0; again < 2; ++again) {
+    CHECK(contains(asked("/v2/health/ready"), " 503 "));
+    CHECK(contains(asked("/v2/models/sums_of_rows/ready"), " 503 "));
+  }
+  client.send(request_of(1));
+  const std::string refused = client.receive();
+  CHECK(contains(refused, " 503 "));
+  CHECK(contains(refused, "model sums_of_rows cannot compute any more (its device was lost)"));
+  CHECK(contains(asked("/v2/health/live"), " 200 "));
+  CHECK(contains(asked("/metrics"), "plainconv_model_ready{model=\"sums_of_rows\",version=\"1\"} 0\n"));
+  const std::scoped_lock lock(running.mutex);
+  CHECK(std::ranges::count(
+            running.complaints,
+            "model sums_of_rows: its device was lost; it is not ready any more: start the server again") == 1);
 }
 
 TEST_CASE("what was accepted is answered once the end was asked for, and the connection closed") {

@@ -15,7 +15,7 @@ TEST_CASE("what was counted is told as Prometheus reads it") {
   metrics.answered(200);
   metrics.answered(200);
   metrics.answered(404);
-  const std::string text = metrics.text(7);
+  const std::string text = metrics.text(7, true);
   for (const std::string& line : std::vector<std::string>{
            "nv_inference_request_success{model=\"tiny\",version=\"1\"} 1\n",
            "nv_inference_request_failure{model=\"tiny\",version=\"1\",reason=\"REJECTED\"} 1\n",
@@ -25,6 +25,7 @@ TEST_CASE("what was counted is told as Prometheus reads it") {
            "nv_inference_request_duration_us{model=\"tiny\",version=\"1\"} 500000\n",
            "nv_inference_queue_duration_us{model=\"tiny\",version=\"1\"} 250000\n",
            "nv_inference_pending_request_count{model=\"tiny\",version=\"1\"} 7\n",
+           "plainconv_model_ready{model=\"tiny\",version=\"1\"} 1\n",
            "plainconv_batch_rows_bucket{le=\"2.0\",model=\"tiny\",version=\"1\"} 0\n",
            "plainconv_batch_rows_bucket{le=\"4.0\",model=\"tiny\",version=\"1\"} 1\n",
            "plainconv_batch_rows_bucket{le=\"+Inf\",model=\"tiny\",version=\"1\"} 1\n",
@@ -41,7 +42,8 @@ TEST_CASE("what was counted is told as Prometheus reads it") {
 }
 
 TEST_CASE("what was not counted yet has a description alone") {
-  const std::string text = Metrics("m").text(0);
+  const std::string text = Metrics("m").text(0, false);
   CHECK(contains(text, "# TYPE nv_inference_request_success counter\n"));
   CHECK_FALSE(contains(text, "nv_inference_request_success{"));
+  CHECK(contains(text, "plainconv_model_ready{model=\"m\",version=\"1\"} 0\n"));
 }

@@ -37,7 +37,8 @@ constexpr std::string_view kind<json::Object> = "dict";
 [[noreturn]] void refuse(const Value* value, std::string_view key, std::string_view wanted, std::string_view where) {
   const std::string found =
       value == nullptr ? "missing" : std::string(cut(json::shown(*value, most_shown), most_shown));
-  throw BundleError(text(manifest_name, ": ", escaped(text(where, key)), " is ", found, ", wanted ", wanted, "; ", foreign));
+  throw BundleError(
+      text(manifest_name, ": ", escaped(text(where, key)), " is ", found, ", wanted ", wanted, "; ", foreign));
 }
 
 /// `value` as a T. `key` and `where` say what it is in the error.
@@ -310,7 +311,8 @@ Manifest manifest_of_bytes(std::string_view raw) {
   const auto version = take<std::int64_t>(data, "format_version");
   if (version != format_version) {
     throw BundleError(text(manifest_name, " has format version ", version, ", this program reads ", format_version,
-                           "; install the plainconv that wrote it (its version is under tools)"));
+                           "; ", version < format_version ? "export again, or " : "",
+                           "install the plainconv that wrote it (its version is under tools)"));
   }
   return manifest_of_json(data);
 }

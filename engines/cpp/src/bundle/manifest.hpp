@@ -14,7 +14,7 @@
 namespace plainconv {
 
 inline constexpr std::string_view format_name = "plainconv-bundle";
-inline constexpr std::int64_t format_version = 2;
+inline constexpr std::int64_t format_version = 3;
 inline constexpr std::string_view manifest_name = "manifest.json";
 inline constexpr std::string_view model_name = "model.onnx";
 inline constexpr std::string_view model_data_name = "model.onnx.data";

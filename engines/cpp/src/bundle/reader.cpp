@@ -1,9 +1,7 @@
 #include "bundle/reader.hpp"
 
 #include <dirent.h>
-#include <fcntl.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -15,6 +13,7 @@
 #include <vector>
 
 #include "bundle/codec.hpp"
+#include "bundle/plain_file.hpp"
 #include "bundle/rules.hpp"
 #include "bundle/sha256.hpp"
 #include "text.hpp"
@@ -27,47 +26,11 @@ constexpr int attempts = 100;  // of reading a bundle that is replaced again and
 constexpr std::string_view remedy = "export again, or restore the folder from a copy";
 constexpr std::size_t chunk = std::size_t{1} << 20U;
 
-/// What the system refused.
-struct SystemError {
-  int number;
-  std::string path;
-};
+std::string base_of(const std::string& path) { return std::filesystem::path(path).filename().string(); }
 
-class File {
- public:
-  explicit File(std::string path)
-      : path_(std::move(path)), fd_(::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)) {  // NOLINT(*-vararg)
-    if (fd_ < 0) {
-      throw SystemError{errno, path_};
-    }
-  }
-  File(const File&) = delete;
-  File& operator=(const File&) = delete;
-  File(File&&) = delete;
-  File& operator=(File&&) = delete;
-  ~File() { ::close(fd_); }
-
-  /// As many bytes as are there, at most `buffer.size()`; 0 at the end.
-  std::size_t read(std::span<char> buffer) const {
-    for (;;) {
-      const ssize_t count = ::read(fd_, buffer.data(), buffer.size());
-      if (count >= 0) {
-        return static_cast<std::size_t>(count);
-      }
-      if (errno != EINTR) {
-        throw SystemError{errno, path_};
-      }
-    }
-  }
-
- private:
-  std::string path_;
-  int fd_;
-};
-
-/// The first `most` bytes of a file.
-std::string read_file(const std::string& path, std::size_t most) {
-  const File file(path);
+/// The first `most` bytes of a file, which errors call `name`.
+std::string read_file(const std::string& path, std::string_view name, std::size_t most) {
+  const PlainFile file(path, name);
   std::string bytes;
   for (;;) {
     const std::size_t before = bytes.size();
@@ -81,7 +44,7 @@ std::string read_file(const std::string& path, std::size_t most) {
 }
 
 std::string sha256_of_file(const std::string& path) {
-  const File file(path);
+  const PlainFile file(path, base_of(path));
   Sha256 digest;
   std::vector<char> buffer(chunk);
   for (;;) {
@@ -158,11 +121,9 @@ std::vector<std::pair<std::string, std::int64_t>> file_sizes(const std::string& 
       }
       if (S_ISDIR(status.st_mode)) {
         pending.push_back(text(prefix, name, "/"));
-      } else if (S_ISREG(status.st_mode)) {
-        sizes.emplace_back(prefix + name, status.st_size);
       } else {
-        const std::string_view kind = S_ISLNK(status.st_mode) ? "symbolic link" : "special file";
-        throw BundleError(text(prefix, name, " is a ", kind, ", wanted plain files only; replace it by a copy"));
+        check_is_plain(status.st_mode, prefix + name);
+        sizes.emplace_back(prefix + name, status.st_size);
       }
     }
   }
@@ -236,7 +197,7 @@ std::string read_manifest(const std::string& folder) {
     throw BundleError(
         text("not a bundle (", found, "); give the folder that `exporter run` or `exporter export` wrote"));
   }
-  std::string raw = read_file(path, manifest_limit + 1);
+  std::string raw = read_file(path, manifest_name, manifest_limit + 1);
   if (raw.size() > manifest_limit) {
     throw BundleError(text(manifest_name, " is larger than ", manifest_limit, " bytes; ", remedy));
   }
@@ -246,8 +207,10 @@ std::string read_manifest(const std::string& folder) {
 /// Which version of the bundle stands there.
 std::optional<std::string> manifest_bytes(const std::string& folder) {
   try {
-    return read_file(in(folder, manifest_name), manifest_limit);
+    return read_file(in(folder, manifest_name), manifest_name, manifest_limit);
   } catch (const SystemError&) {
+    return std::nullopt;
+  } catch (const BundleError&) {
     return std::nullopt;
   }
 }
@@ -304,6 +267,22 @@ Bundle Bundle::open(const std::filesystem::path& folder) {
     }
   }
   throw BundleError(text(path, ": ", broken));
+}
+
+std::string Bundle::read(const std::string& name) const {
+  const FileRecord& record = manifest.files.at(name);
+  const std::string path = in(shown_path(folder), name);
+  std::string bytes;
+  try {
+    bytes = read_file(path, name, static_cast<std::size_t>(record.size) + 1);
+  } catch (const SystemError& error) {
+    throw BundleError(text(shown_path(folder), ": cannot be read (", std::generic_category().message(error.number),
+                           ": ", error.path, "); ", remedy));
+  }
+  if (sha256_of(bytes) != record.sha256) {
+    throw BundleError(text(shown_path(folder), ": ", name, " was changed since the bundle was opened; open it again"));
+  }
+  return bytes;
 }
 
 std::string Bundle::graph_of(std::string_view precision) const {

@@ -18,6 +18,9 @@ struct Bundle {
   /// Verify the bundle in a folder. Throws BundleError, in one line, where anything of the specification does not hold.
   [[nodiscard]] static Bundle open(const std::filesystem::path& folder);
 
+  /// The bytes of the file `name`, as they were verified. Throws BundleError where they have changed since.
+  [[nodiscard]] std::string read(const std::string& name) const;
+
   /// The graph of a precision, by the name of its file. Throws EngineError where the bundle has none.
   [[nodiscard]] std::string graph_of(std::string_view precision) const;
 };

@@ -15,6 +15,10 @@
 namespace plainconv {
 namespace {
 
+constexpr std::int64_t most_devices = 1024;  // of a split, and streams of a device: more than any machine has
+
+bool is_count(std::int64_t given) { return given >= 1 && given <= most_devices; }
+
 Problems part_problems(const PartRecord& part, const SplitRecord& split, const Manifest& manifest) {
   Problems found;
   if (part.name.empty()) {
@@ -120,8 +124,9 @@ Problems split_problems(const Manifest& manifest) {
     if (of == precisions.end() || of->second != split.precision) {
       found.push_back(text(at, " is not of the ", split.precision, " graph of the bundle: the chain is broken"));
     }
-    if (split.devices < 1 || split.streams < 1) {
-      found.push_back(text(at, " is for ", split.devices, " devices of ", split.streams, " streams, wanted 1 or more"));
+    if (!is_count(split.devices) || !is_count(split.streams)) {
+      found.push_back(text(at, " is for ", split.devices, " devices of ", split.streams, " streams, wanted 1 to ",
+                           most_devices, " of each"));
     }
     if (split.parts.empty() || !all_different(split.parts, [](const PartRecord& part) { return lower(part.name); })) {
       found.push_back(at + " has no parts, or two of one name");

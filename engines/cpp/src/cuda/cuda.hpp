@@ -46,7 +46,7 @@ class Cuda {
   [[nodiscard]] virtual Address create_stream() = 0;
   virtual void destroy_stream(Address stream) = 0;
   /// Enqueue a copy between memories: `host_memory`, which must be locked, or a device's, which may be one and the
-  /// same.
+  /// same; of two devices the one must have access to the other (`reach`). It may be captured.
   virtual void copy(Address target, int target_memory, Address source, int source_memory, std::size_t size,
                     Address stream) = 0;
   /// Whether everything enqueued on a stream has ended. Does not wait.

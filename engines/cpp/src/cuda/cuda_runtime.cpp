@@ -75,15 +75,10 @@ class CudaRuntime : public Cuda {
     return std::bit_cast<Address>(stream);
   }
   void destroy_stream(Address stream) override { check("cudaStreamDestroy", cudaStreamDestroy(stream_of(stream))); }
-  void copy(Address target, int target_memory, Address source, int source_memory, std::size_t size,
-            Address stream) override {
-    if (target_memory != host_memory && source_memory != host_memory) {
-      check("cudaMemcpyPeerAsync", cudaMemcpyPeerAsync(pointer(target), target_memory, pointer(source), source_memory,
-                                                       size, stream_of(stream)));
-      return;
-    }
-    const auto kind = target_memory == host_memory ? cudaMemcpyDeviceToHost : cudaMemcpyHostToDevice;
-    check("cudaMemcpyAsync", cudaMemcpyAsync(pointer(target), pointer(source), size, kind, stream_of(stream)));
+  void copy(Address target, int /*by its address*/, Address source, int /*by its address*/, std::size_t size,
+            Address stream) override {  // cudaMemcpyPeerAsync cannot be captured
+    check("cudaMemcpyAsync",
+          cudaMemcpyAsync(pointer(target), pointer(source), size, cudaMemcpyDefault, stream_of(stream)));
   }
   bool idle(Address stream) override { return ended("cudaStreamQuery", cudaStreamQuery(stream_of(stream))); }
 

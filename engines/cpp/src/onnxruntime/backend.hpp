@@ -2,18 +2,17 @@
 #pragma once
 
 #include <memory>
-#include <string>
+#include <optional>
 
 #include "backends.hpp"
 
 namespace plainconv {
 
-/// See Backend::load.
-[[nodiscard]] std::unique_ptr<Runner> load_by_onnxruntime(const Bundle& bundle, const std::string& precision,
-                                                          const Options& options);
+/// See Backend::load. It always loads something, or throws.
+[[nodiscard]] std::optional<Loaded> load_by_onnxruntime(const Bundle& bundle, const Options& options, Reasons& reasons);
 
-/// See Backend::load_split. Each place is a thread on cores of its own.
-[[nodiscard]] std::unique_ptr<Runner> load_split_by_onnxruntime(const Bundle& bundle, const SplitRecord& split,
-                                                                const Options& options);
+/// A runner for the parts of a split, one of `devices` each of its own. Each place is a thread on cores of its own.
+[[nodiscard]] std::unique_ptr<Runner> split_by_onnxruntime(const Bundle& bundle, const SplitRecord& split,
+                                                           const Options& options);
 
 }  // namespace plainconv

@@ -5,6 +5,7 @@
 #include "onnxruntime/backend.hpp"
 #include "onnxruntime/session.hpp"
 #include "pool.hpp"
+#include "split_choice.hpp"
 #include "text.hpp"
 #include "workers.hpp"
 
@@ -227,12 +228,10 @@ class SplitRunner : public Runner {
 
 }  // namespace
 
-std::unique_ptr<Runner> load_split_by_onnxruntime(const Bundle& bundle, const SplitRecord& split,
-                                                  const Options& options) {
-  if (options.device != 0) {
-    throw EngineError(text("device ", options.device, " is given beside devices; give one of them"));
-  }
-  return std::make_unique<SplitRunner>(bundle, split, options);
+std::unique_ptr<Runner> split_by_onnxruntime(const Bundle& bundle, const SplitRecord& split, const Options& options) {
+  Options of_split = options;
+  of_split.devices = devices_for(split, options);
+  return std::make_unique<SplitRunner>(bundle, split, of_split);
 }
 
 }  // namespace plainconv

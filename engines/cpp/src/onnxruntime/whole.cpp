@@ -1,6 +1,9 @@
+#include <algorithm>
+
 #include "onnxruntime/backend.hpp"
 #include "onnxruntime/session.hpp"
 #include "pool.hpp"
+#include "split_choice.hpp"
 #include "text.hpp"
 
 namespace plainconv {
@@ -61,10 +64,7 @@ class WholeRunner : public Runner {
   Pool<Call> calls_;
 };
 
-}  // namespace
-
-std::unique_ptr<Runner> load_by_onnxruntime(const Bundle& bundle, const std::string& precision,
-                                            const Options& options) {
+std::unique_ptr<Runner> whole(const Bundle& bundle, const std::string& precision, const Options& options) {
   if (options.device != 0) {
     throw EngineError(text("device ", options.device, " is given, ONNX Runtime here runs on the CPU; leave it out"));
   }
@@ -79,6 +79,20 @@ std::unique_ptr<Runner> load_by_onnxruntime(const Bundle& bundle, const std::str
     throw EngineError(
         text("ONNX Runtime may lack ", precision, " here: ", error.what(), ", or load another precision"));
   }
+}
+
+}  // namespace
+
+std::optional<Loaded> load_by_onnxruntime(const Bundle& bundle, const Options& options, Reasons& reasons) {
+  reasons.say(options.warn, "ONNX Runtime");
+  if (options.devices.empty()) {
+    const std::string precision = options.precision == "auto" ? "fp32" : options.precision;
+    return Loaded{whole(bundle, precision, options), precision};
+  }
+  const auto splits = splits_for(bundle, options);
+  const auto found = std::ranges::find(splits, "fp32", [](const SplitRecord* split) { return split->precision; });
+  const SplitRecord& split = found == splits.end() ? *splits.front() : **found;
+  return Loaded{split_by_onnxruntime(bundle, split, options), split.precision};
 }
 
 }  // namespace plainconv

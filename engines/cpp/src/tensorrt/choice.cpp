@@ -2,9 +2,9 @@
 
 #include <algorithm>
 #include <array>
-#include <set>
 #include <tuple>
 
+#include "split_choice.hpp"
 #include "text.hpp"
 
 namespace plainconv {
@@ -13,23 +13,25 @@ namespace {
 constexpr std::array<std::string_view, 9> fastest_first = {"fp8+fp16", "fp8+bf16", "fp8",  "int8+fp16", "int8+bf16",
                                                            "int8",     "fp16",     "bf16", "fp32"};
 
-std::size_t rank_of(const EngineRecord& record) {
-  return static_cast<std::size_t>(std::ranges::find(fastest_first, record.precision) - fastest_first.begin());
+constexpr std::array<std::string_view, 2> backends_first = {"tensorrt", "tensorrt_rtx"};
+
+std::size_t rank_in(const auto& names, const std::string& name) {
+  return static_cast<std::size_t>(std::ranges::find(names, name) - names.begin());
 }
 
 bool is_wanted(const std::string& wanted, const std::string& found) { return wanted == "auto" || wanted == found; }
 
 /// What engines that were built alike have in common.
 auto build_of(const EngineRecord& record) {
-  return std::tie(record.backend_version, record.device, record.targets, record.tf32, record.options);
+  return std::tie(record.backend, record.backend_version, record.device, record.targets, record.tf32, record.options);
 }
 
 /// The engines of a split that were built alike, one a part in their order; none where a part lacks its own.
-std::vector<SplitEngines> sets_of_engines(const SplitRecord& split, const std::string& backend) {
+std::vector<SplitEngines> sets_of_engines(const SplitRecord& split) {
   std::vector<const EngineRecord*> firsts;
   for (const EngineRecord& record : split.engines) {
     const auto alike = [&](const EngineRecord* other) { return build_of(*other) == build_of(record); };
-    if (record.backend == backend && std::ranges::none_of(firsts, alike)) {
+    if (std::ranges::none_of(firsts, alike)) {
       firsts.push_back(&record);
     }
   }
@@ -39,8 +41,7 @@ std::vector<SplitEngines> sets_of_engines(const SplitRecord& split, const std::s
     for (const PartRecord& part : split.parts) {
       const EngineRecord* found = nullptr;  // the last, where there are several
       for (const EngineRecord& record : split.engines) {
-        const bool is_of_part = record.backend == backend && record.onnx_sha256 == part.sha256;
-        found = is_of_part && build_of(record) == build_of(*first) ? &record : found;
+        found = record.onnx_sha256 == part.sha256 && build_of(record) == build_of(*first) ? &record : found;
       }
       if (found != nullptr) {
         set.engines.push_back(found);
@@ -62,6 +63,9 @@ std::optional<std::string> why_not_run(const EngineRecord& record, int number, c
   } catch (const EngineError& error) {
     return error.what();
   }
+  if (here.backend != record.backend) {
+    return text("this library was built without ", record.backend, "; see engines/cpp/README.md on how to build it");
+  }
   if (here.version != record.backend_version) {
     return text("it was built by ", record.backend, " ", record.backend_version, ", here is ", here.version,
                 "; build it again with `exporter build`");
@@ -76,59 +80,47 @@ std::optional<std::string> why_not_run(const EngineRecord& record, int number, c
   return std::nullopt;
 }
 
-const EngineRecord& engine_for(const Bundle& bundle, const std::string& precision, int number, const Here& here) {
+Speed speed_of(const EngineRecord& record) {
+  return {rank_in(backends_first, record.backend), rank_in(fastest_first, record.precision)};
+}
+
+std::vector<const EngineRecord*> engines_for(const Bundle& bundle, const Options& options) {
   std::vector<const EngineRecord*> records;
   for (const EngineRecord& record : bundle.manifest.engines) {
-    if (record.backend == here.backend && is_wanted(precision, record.precision)) {
+    if (is_wanted(options.backend, record.backend) && is_wanted(options.precision, record.precision)) {
       records.push_back(&record);
     }
   }
-  std::ranges::stable_sort(records, {}, [](const EngineRecord* record) { return rank_of(*record); });
-  std::optional<std::string> first;
-  for (const EngineRecord* record : records) {
-    const auto reason = why_not_run(*record, number, here);
-    if (!reason) {
-      return *record;
-    }
-    first = first ? first : text(record->file, " cannot run here: ", *reason);
-  }
-  if (first) {
-    throw CannotRunError(*first);
-  }
-  const bool any = precision == "auto";
-  throw CannotRunError(text(shown_path(bundle.folder), " holds no ", here.backend, any ? "" : " ", any ? "" : precision,
-                            " engine; build one with `exporter build --engine ", here.backend,
-                            any ? "" : " --precision ", any ? "" : precision, "`"));
+  std::ranges::stable_sort(records, {}, [](const EngineRecord* record) { return speed_of(*record); });
+  return records;
 }
 
-SplitEngines engines_for(const Bundle& bundle, const std::string& precision, std::span<const int> numbers,
-                         const Here& here) {
+std::vector<SplitEngines> sets_for(const Bundle& bundle, const Options& options) {
   std::vector<SplitEngines> sets;
-  for (const SplitRecord& split : bundle.manifest.splits) {
-    if (is_wanted(precision, split.precision)) {
-      std::ranges::move(sets_of_engines(split, here.backend), std::back_inserter(sets));
-    }
-  }
-  std::ranges::stable_sort(sets, {}, [](const SplitEngines& set) { return rank_of(*set.engines[0]); });
-  std::optional<std::string> first;
-  for (const SplitEngines& set : sets) {
-    const auto devices = std::min(numbers.size(), static_cast<std::size_t>(set.split->devices));
-    const std::set<int> used(numbers.begin(), numbers.begin() + static_cast<std::ptrdiff_t>(devices));
-    std::optional<std::string> reason;
-    for (const int number : used) {
-      for (const EngineRecord* record : set.engines) {
-        reason = reason ? reason : why_not_run(*record, number, here);
+  for (const SplitRecord* split : splits_for(bundle, options)) {
+    for (SplitEngines& set : sets_of_engines(*split)) {
+      if (is_wanted(options.backend, set.engines[0]->backend)) {
+        sets.push_back(std::move(set));
       }
     }
-    if (!reason) {
-      return set;
-    }
-    first =
-        first ? first : text("the ", set.split->precision, " parts cannot run on ", here.backend, " here: ", *reason);
   }
-  throw CannotRunError(first ? *first
-                             : text(shown_path(bundle.folder), " holds no ", here.backend,
-                                    " engines of its parts; build them with `exporter build`"));
+  std::ranges::stable_sort(sets, {}, [](const SplitEngines& set) { return speed_of(*set.engines[0]); });
+  return sets;
+}
+
+std::string why_none_runs(const Bundle& bundle, const Options& options, std::string_view backend,
+                          const Reasons& reasons) {
+  if (const auto lines = reasons.lines(); !lines.empty()) {
+    return lines.front();
+  }
+  if (!options.devices.empty()) {
+    return text(shown_path(bundle.folder), " holds no ", backend,
+                " engines of its parts; build them with `exporter build`");
+  }
+  const bool any = options.precision == "auto";
+  return text(shown_path(bundle.folder), " holds no ", backend, any ? "" : " ", any ? "" : options.precision,
+              " engine; build one with `exporter build --engine ", backend, any ? "" : " --precision ",
+              any ? "" : options.precision, "`");
 }
 
 EngineProfiles profiles_of(const SplitEngines& chosen) {

@@ -3,12 +3,14 @@
 
 #include <functional>
 #include <optional>
-#include <span>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "bundle/reader.hpp"
 #include "cuda/cuda_driver.hpp"
+#include "reasons.hpp"
 #include "tensorrt/runner.hpp"
 
 namespace plainconv {
@@ -16,7 +18,7 @@ namespace plainconv {
 /// What engines must suit: the runtime that this library was built with, its version, and the GPUs by their numbers.
 struct Here {
   std::string backend;
-  std::string version;
+  std::string version;  // empty, as `backend` is, where it was built with none
   std::function<Gpu(int)> gpu = find_gpu;
 };
 
@@ -29,15 +31,19 @@ struct SplitEngines {
 /// Why the GPU of that number cannot run an engine, with the remedy; nothing where it can.
 [[nodiscard]] std::optional<std::string> why_not_run(const EngineRecord& record, int number, const Here& here);
 
-/// The fastest engine of a precision, or of any where that is "auto", that the GPU of that number can run.
-///
-/// Throws CannotRunError with the reason of the first that it cannot.
-[[nodiscard]] const EngineRecord& engine_for(const Bundle& bundle, const std::string& precision, int number,
-                                             const Here& here);
+/// How fast an engine is to be taken for, the fastest first: the rank of its backend, then of its precision.
+using Speed = std::pair<std::size_t, std::size_t>;
+[[nodiscard]] Speed speed_of(const EngineRecord& record);
 
-/// The same for the parts of a split: its device i is the GPU `numbers[i]`.
-[[nodiscard]] SplitEngines engines_for(const Bundle& bundle, const std::string& precision, std::span<const int> numbers,
-                                       const Here& here);
+/// The engines of the backend and precision that are asked for, the fastest first.
+[[nodiscard]] std::vector<const EngineRecord*> engines_for(const Bundle& bundle, const Options& options);
+
+/// The same for the parts of splits. Throws EngineError where there is no such split.
+[[nodiscard]] std::vector<SplitEngines> sets_for(const Bundle& bundle, const Options& options);
+
+/// What to say where nothing of a bundle runs by `backend`: the first of the reasons, or that it has no such engine.
+[[nodiscard]] std::string why_none_runs(const Bundle& bundle, const Options& options, std::string_view backend,
+                                        const Reasons& reasons);
 
 /// What the engines of all parts cover of the network's own inputs, profile by profile.
 [[nodiscard]] EngineProfiles profiles_of(const SplitEngines& chosen);

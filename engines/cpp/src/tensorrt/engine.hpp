@@ -56,6 +56,8 @@ class Engine {
   [[nodiscard]] virtual std::size_t scratch() const = 0;
   /// Why the work of a context is not to become a CUDA graph; empty where it may.
   [[nodiscard]] virtual std::string_view why_not_captured() const = 0;
+  /// What could be better about it, as the runtime finds; empty where nothing could.
+  [[nodiscard]] virtual std::string_view note() const { return ""; }
 };
 
 /// The version of the runtime's library, as in "11.1.0.106".

@@ -43,6 +43,7 @@ struct LaneShared {
   Schedule schedule;
   std::optional<Layout> layout;
   std::vector<PartEngine> parts;
+  std::map<int, Handle> probes;  // of each device a stream that nothing uses: to ask whether it still works
   std::vector<TensorSpec> inputs;
   std::vector<TensorSpec> outputs;
   std::vector<Profile> profiles;

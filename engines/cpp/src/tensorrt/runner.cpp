@@ -116,6 +116,13 @@ void TensorRTRunner::prepare(const Manifest& manifest, std::vector<int> devices,
   for (const auto& covered : profiles) {
     shared_->profiles.push_back(profile_of(covered, shared_->inputs));
   }
+  for (const int device : devices) {
+    if (!shared_->probes.contains(device)) {
+      shared_->cuda->use_device(device);
+      shared_->probes.emplace(device,
+                              Handle(*shared_->cuda, device, shared_->cuda->create_stream(), &Cuda::destroy_stream));
+    }
+  }
   shared_->layout.emplace(shared_->schedule, std::move(devices), shared_->inputs.size());
   shared_->layout->let_reach_only(reached(*shared_->cuda, shared_->layout->ways()));
   shared_->cuda->use_device(home_);
@@ -137,6 +144,26 @@ TensorRTRunner::~TensorRTRunner() {
     shared_.reset();
   } catch (const std::exception&) {  // NOLINT(bugprone-empty-catch): nobody is there to hear it
   }
+}
+
+void TensorRTRunner::lose(const std::string& why) {
+  const std::scoped_lock lock(mutex_);
+  if (lost_.empty()) {
+    lost_ = text("the runner is lost: ", why);
+  }
+  is_lost_ = true;
+}
+
+/// Which GPU fails, whatever is asked of it; empty where none does.
+std::string TensorRTRunner::why_lost() const {
+  for (const auto& [device, stream] : shared_->probes) {
+    try {
+      (void)shared_->cuda->idle(stream.value());
+    } catch (const EngineError& error) {
+      return text("GPU ", device, " failed (", error.what(), "); load the bundle again, in a new process");
+    }
+  }
+  return "";
 }
 
 template <class Act>
@@ -168,11 +195,15 @@ void TensorRTRunner::on_lane(const Act& act) {
     act(*lane);
   } catch (const LostError& error) {
     give_back();
-    const std::scoped_lock lock(mutex_);
-    if (lost_.empty()) {
-      lost_ = text("the runner is lost: ", error.what());
-    }
+    lose(error.what());
     throw EngineError(error.what());
+  } catch (const EngineError&) {
+    give_back();
+    if (const std::string why = why_lost(); !why.empty()) {
+      lose(why);
+      throw EngineError(why);
+    }
+    throw;
   } catch (...) {
     give_back();
     throw;

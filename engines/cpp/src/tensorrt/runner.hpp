@@ -1,6 +1,7 @@
 // Runs TensorRT or TensorRT-RTX engines, from any number of threads, on tensors of the host or the GPU.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -36,6 +37,7 @@ class TensorRTRunner : public Runner {
   void run(std::span<const ConstTensor> inputs, std::span<const Tensor> outputs) override;
   [[nodiscard]] std::vector<Array> run_to_arrays(std::span<const ConstTensor> inputs) override;
   [[nodiscard]] bool takes_device_memory() const noexcept override { return true; }
+  [[nodiscard]] bool lost() const noexcept override { return is_lost_; }
 
   /// Why an idle lane does not replay its calls as CUDA graphs; empty where all do.
   [[nodiscard]] std::string why_not_captured();
@@ -44,6 +46,8 @@ class TensorRTRunner : public Runner {
 
  private:
   void prepare(const Manifest& manifest, std::vector<int> devices, const EngineProfiles& profiles);
+  void lose(const std::string& why);
+  [[nodiscard]] std::string why_lost() const;
   template <class Act>
   void on_lane(const Act& act);
   void check(std::string_view role, const TensorSpec& spec, const std::byte* data, Memory memory);
@@ -54,6 +58,7 @@ class TensorRTRunner : public Runner {
   std::vector<std::unique_ptr<Lane>> idle_;
   std::size_t made_ = 0;
   std::string lost_;  // why there are no more calls
+  std::atomic<bool> is_lost_ = false;
 };
 
 /// The record of a whole network as a split of one part without a name.

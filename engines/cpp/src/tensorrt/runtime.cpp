@@ -8,10 +8,12 @@
 #include <bit>
 #include <mutex>
 #include <type_traits>
+#include <utility>
 
 #include "tensorrt/backend.hpp"
 #include "tensorrt/engine.hpp"
 #include "tensorrt/log.hpp"
+#include "tensorrt/validity.hpp"
 #include "text.hpp"
 
 namespace plainconv {
@@ -45,6 +47,11 @@ class Log : public nvinfer1::ILogger {
     errors_.clear();
   }
 
+  [[nodiscard]] std::vector<std::string> so_far() {
+    const std::scoped_lock lock(mutex_);
+    return errors_;
+  }
+
   [[nodiscard]] std::vector<std::string> end() {
     const std::scoped_lock lock(mutex_);
     recording_ = false;
@@ -68,17 +75,17 @@ Log& the_log() {
 
 std::string library() { return text(tensorrt_name, " ", runtime_version()); }
 
-/// Why the runtime says of an engine that it cannot run here; empty where it objects to nothing, or says no such thing.
+/// What the runtime says of an engine before it loads it; where it says no such thing, that it is valid.
 template <class Runtime>
-std::string why_invalid(Runtime& runtime, std::string_view bytes) {
+std::pair<Validity, std::uint64_t> validity_of(Runtime& runtime, std::string_view bytes) {
   if constexpr (requires(std::uint64_t bits) { runtime.getEngineValidity(bytes.data(), std::int64_t{}, &bits); }) {
     std::uint64_t causes = 0;
-    const auto validity = runtime.getEngineValidity(bytes.data(), static_cast<std::int64_t>(bytes.size()), &causes);
-    if (validity == std::remove_const_t<decltype(validity)>::kINVALID) {
-      return text(library(), " finds it invalid (causes: bits ", causes, ")");
-    }
+    const auto found = runtime.getEngineValidity(bytes.data(), static_cast<std::int64_t>(bytes.size()), &causes);
+    using Found = std::remove_const_t<decltype(found)>;
+    const auto other = found == Found::kINVALID ? Validity::invalid : Validity::suboptimal;
+    return {found == Found::kVALID ? Validity::valid : other, causes};
   }
-  return "";
+  return {Validity::valid, 0};
 }
 
 /// What TensorRT-RTX makes contexts with: CUDA graphs of its own, as only it knows when a kernel that it compiles for a
@@ -179,8 +186,9 @@ class TensorRTContext : public ExecutionContext {
 
 class TensorRTEngine : public Engine {
  public:
-  TensorRTEngine(std::unique_ptr<nvinfer1::IRuntime> runtime, std::unique_ptr<nvinfer1::ICudaEngine> engine)
-      : runtime_(std::move(runtime)), engine_(std::move(engine)), maker_(*engine_) {}
+  TensorRTEngine(std::unique_ptr<nvinfer1::IRuntime> runtime, std::unique_ptr<nvinfer1::ICudaEngine> engine,
+                 std::string note)
+      : runtime_(std::move(runtime)), engine_(std::move(engine)), maker_(*engine_), note_(std::move(note)) {}
 
   std::vector<std::string> tensors() const override {
     std::vector<std::string> names;
@@ -195,6 +203,7 @@ class TensorRTEngine : public Engine {
     return made == nullptr ? nullptr : std::make_unique<TensorRTContext>(std::move(made));
   }
   std::size_t scratch() const override { return maker_.scratch(); }
+  std::string_view note() const override { return note_; }
   std::string_view why_not_captured() const override {
     if (!is_rtx) {
       return "";
@@ -208,6 +217,7 @@ class TensorRTEngine : public Engine {
   std::unique_ptr<nvinfer1::IRuntime> runtime_;  // outlives the engine, and that what makes its contexts
   std::unique_ptr<nvinfer1::ICudaEngine> engine_;
   ContextMaker<nvinfer1::ICudaEngine> maker_;
+  std::string note_;
 };
 
 }  // namespace
@@ -225,16 +235,18 @@ std::unique_ptr<Engine> engine_of_bytes(std::string_view bytes, std::string_view
   if (runtime == nullptr) {
     throw EngineError(text(library(), " does not start: ", first_error(log.end()), "; see whether nvidia-smi runs"));
   }
-  if (const std::string reason = why_invalid(*runtime, bytes); !reason.empty()) {
+  const auto [validity, causes] = validity_of(*runtime, bytes);
+  std::string note = words_of(validity, causes, library(), [&] { return first_error(log.so_far()); });
+  if (validity == Validity::invalid) {
     (void)log.end();
-    throw EngineError(text(name, " cannot run here: ", reason, "; build it again with `exporter build`"));
+    throw EngineError(text(name, " cannot run here: ", note));
   }
   std::unique_ptr<nvinfer1::ICudaEngine> engine(runtime->deserializeCudaEngine(bytes.data(), bytes.size()));
   const auto errors = log.end();
   if (engine == nullptr) {
     throw EngineError(text(library(), " cannot load the engine: ", why_not_loaded(errors)));
   }
-  return std::make_unique<TensorRTEngine>(std::move(runtime), std::move(engine));
+  return std::make_unique<TensorRTEngine>(std::move(runtime), std::move(engine), std::move(note));
 }
 
 }  // namespace plainconv

@@ -41,10 +41,12 @@ TEST_CASE("every byte of a manifest is guarded by its hash") {
 TEST_CASE("a manifest of another shape is one line") {
   CHECK(contains(refused("{}"), "is damaged"));
   CHECK(contains(refused(sealed("  \"format\": 1\n")), "no \"format\": \"plainconv-bundle\""));
-  CHECK(contains(refused(sealed(R"(  "format": "plainconv-bundle", "format_version": 3)")),
-                 "version 3, this program reads 2"));
-  CHECK(contains(refused(sealed(R"(  "format": "plainconv-bundle", "format_version": true)")), "is True, wanted int"));
   CHECK(contains(refused(sealed(R"(  "format": "plainconv-bundle", "format_version": 2)")),
+                 "version 2, this program reads 3; export again, or install the plainconv that wrote it"));
+  CHECK(contains(refused(sealed(R"(  "format": "plainconv-bundle", "format_version": 4)")),
+                 "version 4, this program reads 3; install the plainconv that wrote it"));
+  CHECK(contains(refused(sealed(R"(  "format": "plainconv-bundle", "format_version": true)")), "is True, wanted int"));
+  CHECK(contains(refused(sealed(R"(  "format": "plainconv-bundle", "format_version": 3)")),
                  "tools is missing, wanted dict"));
   CHECK(contains(refused(sealed("  \"a\": 1, \"a\": 2\n")), "a key appears twice in one object"));
 }

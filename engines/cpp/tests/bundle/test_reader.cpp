@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "bundle/sha256.hpp"
 #include "doubles.hpp"
 
 namespace {
@@ -46,6 +47,25 @@ TEST_CASE("a manifest beyond the limit is refused") {
   std::ofstream(folder.path / "manifest.json") << "{";
   std::filesystem::resize_file(folder.path / "manifest.json", (std::uintmax_t{64} << 20U) + 1);
   CHECK(contains(refused(folder.path), "manifest.json is larger than 67108864 bytes"));
+}
+
+TEST_CASE("a file is read as it was verified, and nothing that has taken its place") {
+  const Folder folder;
+  const auto file = folder.path / "a.engine";
+  plainconv::Bundle bundle{folder.path, {}, ""};
+  bundle.manifest.files["a.engine"] = {5, plainconv::sha256_of("12345")};
+  const auto refused = [&] { return thrown_by<plainconv::BundleError>([&] { (void)bundle.read("a.engine"); }); };
+  CHECK(contains(refused(), "cannot be read (No such file or directory"));
+  std::ofstream(file) << "12345";
+  CHECK(bundle.read("a.engine") == "12345");
+  std::ofstream(file) << "123456";
+  CHECK(contains(refused(), "a.engine was changed since the bundle was opened; open it again"));
+  std::filesystem::rename(file, folder.path / "other");
+  std::filesystem::create_symlink("other", file);
+  CHECK(contains(refused(), "a.engine is a symbolic link, wanted plain files only"));
+  std::filesystem::remove(file);
+  REQUIRE(::mkfifo(file.c_str(), 0600) == 0);
+  CHECK(contains(refused(), "a.engine is a special file, wanted plain files only"));
 }
 
 TEST_CASE("paths are shown as Python shows them") {

@@ -6,7 +6,6 @@
 
 namespace {
 
-using plainconv::CannotRunError;
 using plainconv::EngineRecord;
 
 plainconv::Here here() {
@@ -43,24 +42,46 @@ TEST_CASE("an engine of another version, target or device is refused with what t
   CHECK(plainconv::why_not_run(engine, 0, nowhere) == "no GPU");
 }
 
-TEST_CASE("the fastest engine that runs is taken, and the reason of the fastest that does not is told") {
+TEST_CASE("an engine of a runtime that this library was built without says so") {
+  auto nothing = here();
+  nothing.backend = nothing.version = "";
+  CHECK(plainconv::why_not_run(record("e", "fp32"), 0, nothing) ==
+        "this library was built without tensorrt_rtx; see engines/cpp/README.md on how to build it");
+}
+
+TEST_CASE("of the engines that are asked for the fastest come first") {
   plainconv::Bundle bundle;
   bundle.folder = "out/net";
-  const auto refused = [&](const std::string& precision) {
-    return thrown_by<CannotRunError>([&] { (void)engine_for(bundle, precision, 0, here()); });
+  bundle.manifest.engines = {record("a", "fp32"), record("b", "fp16"), record("c", "fp32"), record("d", "int8")};
+  bundle.manifest.engines[2].backend = "tensorrt";
+  const auto files = [&](const plainconv::Options& options) {
+    std::string all;
+    for (const EngineRecord* each : engines_for(bundle, options)) {
+      all += each->file;
+    }
+    return all;
   };
-  CHECK(refused("auto") ==
-        "out/net holds no tensorrt_rtx engine; build one with `exporter build --engine tensorrt_rtx`");
-  CHECK(refused("int8") ==
+  CHECK(files({}) == "cdba");
+  CHECK(files({.backend = "tensorrt_rtx"}) == "dba");
+  CHECK(files({.precision = "fp32"}) == "ca");
+  CHECK(files({.backend = "tensorrt", .precision = "fp16"}) == "");
+}
+
+TEST_CASE("where no engine runs, the first reason is told, or that there is none") {
+  plainconv::Bundle bundle;
+  bundle.folder = "out/net";
+  plainconv::Reasons none;
+  const auto why = [&](const plainconv::Options& options) {
+    return why_none_runs(bundle, options, "tensorrt_rtx", none);
+  };
+  CHECK(why({}) == "out/net holds no tensorrt_rtx engine; build one with `exporter build --engine tensorrt_rtx`");
+  CHECK(why({.precision = "int8"}) ==
         "out/net holds no tensorrt_rtx int8 engine; build one with `exporter build --engine "
         "tensorrt_rtx --precision int8`");
-  bundle.manifest.engines = {record("a", "fp32"), record("b", "fp16"), record("c", "int8"), record("d", "int8")};
-  bundle.manifest.engines[2].backend = "tensorrt";
-  CHECK(engine_for(bundle, "auto", 0, here()).file == "d");
-  CHECK(engine_for(bundle, "fp32", 0, here()).file == "a");
-  bundle.manifest.engines[3].targets = {"sm90"};
-  CHECK(engine_for(bundle, "auto", 0, here()).file == "b");
-  CHECK(refused("int8") == "d cannot run here: it is for sm90, the NVIDIA A100 here is sm80; build it for that");
+  CHECK(why({.devices = {0, 1}}) ==
+        "out/net holds no tensorrt_rtx engines of its parts; build them with `exporter build`");
+  none.add("no GPU", "e");
+  CHECK(why({}) == "e cannot run here: no GPU");
 }
 
 TEST_CASE("of a split, engines are taken that were built alike, one for each part") {
@@ -77,14 +98,17 @@ TEST_CASE("of a split, engines are taken that were built alike, one for each par
   split.parts[1].sha256 = "two";
   split.parts[1].device = 1;
   split.parts[1].sources = {{"v", "p0"}, {"y", std::nullopt}};
-  split.engines = {record("a1", "fp16", "one"), record("b1", "fp16", "one"), record("a2", "fp16", "two")};
+  split.engines = {record("a1", "fp16", "one"), record("b1", "fp16", "one"), record("a2", "fp16", "two"),
+                   record("c2", "fp16", "two")};
   split.engines[0].options = split.engines[2].options = {{"workspace", 1}};
+  split.engines[3].backend = "tensorrt";
   const plainconv::ShapeRange range{{1}, {2}, {4}};
   split.engines[0].profiles = {{{"x", range}}};
   split.engines[2].profiles = {{{"v", range}, {"y", range}}};
   bundle.manifest.splits = {split};
-  const std::vector<int> same = {0, 0};
-  const auto chosen = engines_for(bundle, "auto", same, here());
+  const auto sets = sets_for(bundle, {.devices = {0, 0}});
+  REQUIRE(sets.size() == 1);
+  const auto& chosen = sets[0];
   CHECK(chosen.engines.size() == 2);
   CHECK(chosen.engines[0]->file == "a1");
   CHECK(chosen.engines[1]->file == "a2");
@@ -93,12 +117,11 @@ TEST_CASE("of a split, engines are taken that were built alike, one for each par
   CHECK(profiles[0].size() == 2);
   CHECK(profiles[0][0].first == "x");
   CHECK(profiles[0][1].first == "y");
-  const std::vector<int> other = {0, 1};
-  const auto refused = [&](const std::string& precision) {
-    return thrown_by<CannotRunError>([&] { (void)engines_for(bundle, precision, other, here()); });
+  CHECK(sets_for(bundle, {.backend = "tensorrt", .devices = {0, 0}}).empty());
+  const auto refused = [&](const plainconv::Options& options) {
+    return thrown_by<plainconv::EngineError>([&] { (void)sets_for(bundle, options); });
   };
-  CHECK(refused("auto") ==
-        "the fp16 parts cannot run on tensorrt_rtx here: it is for sm80, the NVIDIA A100 here is "
-        "sm86; build it for that");
-  CHECK(refused("fp32") == "out/net holds no tensorrt_rtx engines of its parts; build them with `exporter build`");
+  CHECK(refused({.precision = "fp32", .devices = {0, 0}}) ==
+        "out/net holds no fp32 split; make one with `exporter split`");
+  CHECK(refused({.device = 1, .devices = {0, 0}}) == "device 1 is given beside devices; give one of them");
 }

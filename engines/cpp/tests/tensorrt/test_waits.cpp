@@ -19,6 +19,7 @@ TEST_CASE("what does not end is given up in time; the runner is lost, and frees 
     CHECK(refused(*runner, net, cuda, 3) ==
           "the request did not end within 0.05 s: no end of p1 on GPU 1, p2 on GPU 0; load the bundle again, in a new "
           "process if the GPU still hangs");
+    CHECK(runner->lost());
     cuda->calls.clear();
     CHECK(contains(refused(*runner, net, cuda, 3), "the runner is lost: the request did not end within 0.05 s"));
     CHECK(cuda->calls.empty());
@@ -77,6 +78,25 @@ TEST_CASE("a GPU that is lost is named with what ran there") {
     CHECK(contains(refused(*runner, net, cuda),
                    "GPU 1 failed while parts p1 ran there (CUDA failed (device 1: unspecified launch failure)"));
     CHECK(contains(refused(*runner, net, cuda), "the runner is lost: GPU 1 failed while parts p1 ran there"));
+  }
+  CHECK(cuda->broken() == "");
+}
+
+TEST_CASE("a GPU that fails before anything is enqueued makes the runner lost too; a call that is refused does not") {
+  auto net = whole();
+  const auto cuda = a_cuda();
+  {
+    const auto runner = net.runner(cuda, {1});
+    CHECK(right(*runner, net, cuda, 1));
+    net.engines[0]->refuses = {"execute"};
+    CHECK_FALSE(refused(*runner, net, cuda).empty());
+    net.engines[0]->refuses.clear();
+    CHECK_FALSE(runner->lost());
+    CHECK(right(*runner, net, cuda, 2));
+    cuda->dead.insert(1);
+    CHECK(contains(refused(*runner, net, cuda), "GPU 1 failed (CUDA failed (device 1: unspecified launch failure)"));
+    CHECK(runner->lost());
+    CHECK(contains(refused(*runner, net, cuda), "the runner is lost: GPU 1 failed ("));
   }
   CHECK(cuda->broken() == "");
 }
