@@ -210,6 +210,7 @@ def _plain_network(job: Job, network: Network, cost: Cost, steps: Steps, clock: 
             dynamic_batch=job.dynamic_batch is not None,
             dynamic_size=job.dynamic_size is not None,
             opset=job.opset or MIN_OPSET,
+            output_names=network.output_names,
         ),
         counts,
         ((first, network.weights_sha256), ("plain", weights_sha256(plain))),

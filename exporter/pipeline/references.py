@@ -8,7 +8,6 @@ import numpy as np
 from torch import Tensor
 
 from ..count import Cost
-from ..errors import ExportError
 from ..parity import Reference, Run, Scale, reference_from_module, run_onnx
 from ..parity.own_scale import own_scales
 from ..source.network import Network
@@ -38,7 +37,7 @@ def reference_of(
         longest_sum=cost.longest_sum,
         data=data,
         scales=_scales(network, examples),
-        own_runs=_file_runs(network),
+        own_runs=_file_runs(network, examples),
     )
 
 
@@ -75,13 +74,14 @@ def _scales(network: Network, examples: Mapping[str, Tensor]) -> dict[str, Scale
     return found
 
 
-def _file_runs(network: Network) -> list[Run]:
-    """The ONNX file that the network came as, in ONNX Runtime, where that takes it."""
+def _file_runs(network: Network, examples: Mapping[str, Tensor]) -> list[Run]:
+    """The ONNX file that the network came as, in ONNX Runtime, where that takes it and inputs of these sizes."""
     if network.given is None:
         return []
-    try:
-        run = run_onnx(Path(str(network.provenance["source"])))
-    except ExportError:
-        return []
     types = [np.dtype(tensor.dtype) for tensor in network.given.graph.inputs]
-    return [fed(run, types)]
+    try:
+        run = fed(run_onnx(Path(str(network.provenance["source"]))), types)
+        run(*(x.numpy() for x in examples.values()))
+    except Exception:  # the file may be made for one size, where this bundle leaves it open
+        return []
+    return [run]

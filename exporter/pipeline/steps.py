@@ -11,9 +11,9 @@ import numpy as np
 
 from ..bundle import TensorSpec
 from ..errors import CheckFailedError, ExportError
+from ..onnx_file.layer_types import types_in_file
 from ..parity import EvalData, Parity, Reference, Run, accuracy, correctness, run_onnx
 from ..precision import typed_run
-from ..precision.layer_types import types_in_file
 from ..progress import track
 
 EAGER, PLAIN, ONNX = "eager float32", "plain network", "ONNX (ONNX Runtime)"

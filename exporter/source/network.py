@@ -54,8 +54,9 @@ class Network:
     weights_sha256: str
     warnings: tuple[str, ...] = ()
     given: Given | None = None
+    returns: tuple[str, ...] = ("logits",)
 
     @property
     def output_names(self) -> tuple[str, ...]:
-        """Those of the file, where there is one."""
-        return ("logits",) if self.given is None else tuple(t.name for t in self.given.graph.outputs)
+        """Those of the file, where there is one; else of what the network returns."""
+        return self.returns if self.given is None else tuple(t.name for t in self.given.graph.outputs)

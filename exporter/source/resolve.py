@@ -24,6 +24,7 @@ from ..bundle import sha256_of_arrays
 from ..errors import PlainconvError, SourceError, first_line
 from .lazy import materialize
 from .network import Network, Request
+from .outputs import flat_outputs, named_outputs
 from .randomize import randomized
 
 DEFAULT_INPUT = (1, 3, 224, 224)
@@ -203,11 +204,11 @@ def _network(
     module.eval()
     if request.usual_size is not None and len(default_shape) == 4:
         default_shape = (*default_shape[:2], *request.usual_size)
-    warnings += materialize(module, torch.zeros(request.input_shape or default_shape), request.random_init or 0)
+    warnings += materialize(module, request.input_shape or default_shape, request.random_init or 0)
     for parameter in module.parameters():
         parameter.requires_grad_(False)
     _check_weights(name, module)
-    example = _checked_example(name, module, request.input_shape or default_shape, takes)
+    example, returns = _checked_example(name, module, request.input_shape or default_shape, takes)
     if request.random_init is not None:
         randomized(module, request.random_init, example)
     provenance: dict[str, Any] = {"source": source, "options": dict(request.options)}
@@ -216,7 +217,7 @@ def _network(
     if request.random_init is not None:
         provenance["random_init"] = request.random_init
     sha256 = checkpoint.get("sha256") or weights_sha256(module)
-    return Network(name, module, example, preprocessing, provenance, sha256, warnings)
+    return Network(name, module, example, preprocessing, provenance, sha256, warnings, returns=returns)
 
 
 def _check_weights(name: str, module: nn.Module) -> None:
@@ -230,31 +231,40 @@ def _check_weights(name: str, module: nn.Module) -> None:
             raise SourceError(f"{key} has {bad} NaN or infinite values; wanted finite weights: take a sound checkpoint")
 
 
-def _checked_example(name: str, module: nn.Module, shape: tuple[int, ...], takes: str) -> Tensor:
-    """An input of `shape`, once the network has run on it: one that it cannot take is named before any work."""
+def _checked_example(
+    name: str, module: nn.Module, shape: tuple[int, ...], takes: str
+) -> tuple[Tensor, tuple[str, ...]]:
+    """An input of `shape` and the names of the outputs, once the network has run on it.
+
+    One that it cannot take is named before any work. From here on the network returns a flat tuple where it returned
+    anything but a tensor.
+    """
     sizes = ",".join(map(str, shape))
     try:
         example = torch.randn(shape, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
-            output = module(example)
+            returned = module(example)
     except Exception as error:
         raise SourceError(
             f"{name} cannot take one float32 input of shape {sizes} ({first_line(error)}); {takes}: "
             "--input-shape N,C,H,W"
         ) from error
-    if not isinstance(output, Tensor):
-        raise SourceError(f"{name} returns {type(output).__name__}; wanted one tensor: wrap the network to return it")
-    if not output.is_floating_point():
-        found = str(output.dtype).removeprefix("torch.")
-        raise SourceError(f"{name} returns {found} numbers; wanted float32: return the scores, before any argmax")
-    if output.numel() == 0:
-        raise SourceError(f"{name} gives an empty output for an input of shape {sizes}; give a larger --input-shape")
-    if not bool(torch.isfinite(output).all()):
-        raise SourceError(
-            f"{name} gives NaN or infinity for a normal input of shape {sizes}; wanted finite outputs: "
-            "see to its weights, or train it"
-        )
-    return example
+    outputs = named_outputs(returned)
+    for output in outputs.values():
+        if output.numel() == 0:
+            found = f"{name} gives an empty output for an input of shape {sizes}"
+            raise SourceError(f"{found}; give a larger --input-shape")
+        if not bool(torch.isfinite(output).all()):
+            raise SourceError(
+                f"{name} gives NaN or infinity for a normal input of shape {sizes}; wanted finite outputs: "
+                "see to its weights, or train it"
+            )
+    if not any(output.is_floating_point() for output in outputs.values()):
+        found = str(next(iter(outputs.values())).dtype).removeprefix("torch.")
+        raise SourceError(f"{name} returns {found} numbers alone; wanted float32 scores, before or beside any argmax")
+    if not isinstance(returned, Tensor):
+        flat_outputs(module)
+    return example, tuple(outputs)
 
 
 def weights_sha256(module: nn.Module) -> str:

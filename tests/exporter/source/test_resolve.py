@@ -107,9 +107,7 @@ def test_callable_gives_a_network_in_eval_mode(user, name, shape, options):
         ("needs", "'width'; wanted an nn.Module; its arguments are given by --set NAME=VALUE"),
         ("absent", "has no callable absent; it has Net, Config"),
         ("number_3", "has no callable number_3"),
-        ("pair", "returns tuple; wanted one tensor"),
-        ("mapping", "returns dict; wanted one tensor"),
-        ("label", "returns int64 numbers; wanted float32"),
+        ("label", "returns int64 numbers alone; wanted float32 scores"),
         ("nothing", "gives an empty output"),
         ("nan", "gives NaN or infinity for a normal input of shape 1,3,8,8"),
         ("infinite", "conv.weight has 27 NaN or infinite values"),
@@ -123,6 +121,15 @@ def test_what_is_no_network_is_one_line(user, name, says):
         load(user, name)
     assert says in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(("name", "wanted"), [("pair", ("output_0", "output_1")), ("mapping", ("y",))])
+def test_outputs_are_named(user, name, wanted):
+    """Given a network that returns a tuple or a dict -> its outputs by name, and a network that returns them flat."""
+    network = load(user, name)
+    assert network.output_names == wanted
+    returned = network.module(network.example)
+    assert len(returned if isinstance(returned, tuple) else (returned,)) == len(wanted)
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 2, 2), (1, 4, 8, 8), (8, 8), (1, 3, 8, 8, 8), (1, 3, 2**31 - 1, 2**31 - 1)])
