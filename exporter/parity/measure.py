@@ -3,7 +3,8 @@
 float32: the largest error of any element, in units of its part's scale. It may be at most `MULTIPLE` times what the
 network's own float32 is off by on the same images, and no less than `MULTIPLE` times the rounding of a perfect result,
 u·|y64|, u = 2⁻²⁴: where eager happens to be exact, a step need not be. Own errors are taken from all images but the
-chaotic ones, on which they are `CHAOTIC` times the usual; there they count for that image alone. The images of zeros
+chaotic ones, on which they are `CHAOTIC` times the usual; there they count for that image alone. A part is allowed what
+any other part is off by, in its own spread, up to where that would certify nothing. The images of zeros
 and of hot pixels have feature maps of equal values, and in a sum of n equal terms all roundings go the same way: added
 one after another they are off by up to n·u of the sum, where eager PyTorch, which adds in pairs, shows nothing of it.
 On these images n·u·max |y64| is allowed, n being the longest sum in the network.
@@ -25,6 +26,8 @@ from .wanted import DIFFER, Wanted
 
 MULTIPLE = 4.0
 """How many times as far from float64 as the network's own float32 a step may be."""
+MAX_TOLERANCE = 0.01
+"""A float32 tolerance beyond it certifies nothing: known wrong fusions are off by as little as 6 % of the spread."""
 CHAOTIC = 30.0
 UNIT_ROUNDOFF = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 """The relative error of a number rounded to the type."""
@@ -65,7 +68,8 @@ def float32_tolerances(wanted: Wanted, flat: np.ndarray, longest_sum: int) -> np
     usual = each <= CHAOTIC * np.median(each)
     own = np.where(usual[:, None], own, each[:, None])  # where one part is chaotic, any other may be
     typical = own[usual].max(axis=0, initial=0.0)
-    typical = np.maximum(typical, np.median(typical) if len(typical) else 0.0)
+    pooled = np.minimum(np.maximum(each, typical.max(initial=0.0)), MAX_TOLERANCE / MULTIPLE)  # few samples a part
+    own = np.maximum(own, pooled[:, None])
     with np.errstate(all="ignore"):
         peaks = UNIT_ROUNDOFF["float32"] * wanted.peaks()
         rounding, bias = peaks / wanted.scales, longest_sum * peaks.max(axis=0, initial=0.0) / wanted.scales[flat]

@@ -386,3 +386,21 @@ def test_a_network_that_is_chaotic_here_and_there_is_held_to_its_rms_error() -> 
         "not certified: eager float32 itself"
         in dataclasses.replace(wild, outputs={"logits": lost}).judge("eager", run_module(net))[0].status
     )
+
+
+def test_images_on_which_the_network_itself_is_chaotic_tell_nothing_but_must_be_finite() -> None:
+    """Given an own error of a spread on one image → a step 100 spreads off there holds, an infinite one does not."""
+    net = network()
+    reference = reference_from_module(net, EXAMPLE)
+    wanted = reference.outputs["logits"]
+    own = wanted.own_errors.copy()
+    own[14] = 1.0
+    wild = dataclasses.replace(reference, outputs={"logits": dataclasses.replace(wanted, own_errors=own, own_rms=0.3)})
+    off = wanted.values.copy()
+    off[14] += 100 * wanted.spread
+    assert wild.compare("step", [off])[0]
+    off[14, 0] = np.inf
+    assert wild.compare("step", [off])[0].failed
+    elsewhere = wanted.values.copy()
+    elsewhere[3] += 1e-3 * wanted.spread
+    assert wild.compare("step", [elsewhere])[0].failed
