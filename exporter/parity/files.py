@@ -36,6 +36,9 @@ def judged_files(source: Path, plain: Path, sizes: Sequence[int]) -> tuple[Parit
     except PlainconvError:
         return None
     for examples in _examples(graph, sizes):
+        own_runs = _own_runs(source, examples)
+        if not own_runs:  # what ONNX Runtime refuses of both tells nothing
+            return None
         try:
             cost = count_module(module, tuple(examples.values()))
             if cost.macs > MOST_MACS:
@@ -47,7 +50,7 @@ def judged_files(source: Path, plain: Path, sizes: Sequence[int]) -> tuple[Parit
                 output_names=names,
                 macs=cost.macs / batch,
                 longest_sum=cost.longest_sum,
-                own_runs=_own_runs(source, examples),
+                own_runs=own_runs,
             )
         except Exception:  # whatever a graph makes of sizes that are not its own
             continue

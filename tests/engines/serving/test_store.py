@@ -228,14 +228,19 @@ def test_closing_again_waits_for_nothing(
 
 
 def test_a_device_that_is_lost(
-    make: Callable[..., Path], tmp_path: Path, store_of: Callable[[Path], Store], caplog: pytest.LogCaptureFixture
+    make: Callable[..., Path],
+    tmp_path: Path,
+    store_of: Callable[[Path], Store],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Given a runner that lost its device -> its model is not ready, said once; loaded again, it is."""
     make(tmp_path / "a")
     store = store_of(tmp_path)
     model = store.model("a")
     assert store.ready() == ("a",) and not model.lost
-    model._run_by._runner.lost = True  # type: ignore[attr-defined]
+    runner = model._run_by._runner  # type: ignore[attr-defined]
+    monkeypatch.setattr(type(runner), "lost", True)
     with caplog.at_level(logging.ERROR, "plainconv.serving"):
         for _ in range(3):
             assert store.ready() == ()

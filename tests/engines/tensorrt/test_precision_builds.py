@@ -72,9 +72,8 @@ def typed(model, name, kept=frozenset()):
     precision = precision_of_name(name)
     if precision.quantized:
         shape = tuple(model.graph.inputs[0].shape)
-        ranges = ranges_of(
-            model, np.random.default_rng(1).standard_normal(shape).astype(np.float32), "minmax", shape[0]
-        )
+        images = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+        ranges = ranges_of(model, {str(model.graph.inputs[0].name): images}, "minmax", shape[0])
         rest = FLOATS.get(precision.rest, ir.DataType.FLOAT)
         quantize(model, QUANTIZED[precision.quantized], ranges, kept, rest)
     if precision.rest != "fp32":

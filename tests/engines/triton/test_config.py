@@ -140,8 +140,11 @@ def test_bytes_that_are_no_text(tmp_path):
 def test_without_tritonclient(missing):
     """Given no tritonclient, or one without gRPC -> one line that says what to install."""
     code = (
-        "import sys; from plainconv.engines.triton import config; early = 'tritonclient' in sys.modules;"
-        "config._message(); print(early, 'tritonclient' in sys.modules, 'torch' in sys.modules)"
+        f"import sys; sys.modules[{missing!r}] = None\n"
+        "from plainconv.engines.triton.config import read_config, _message\n"
+        "from plainconv.exporter.errors import EngineError\n"
+        "try: _message()\n"
+        "except EngineError as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.endswith("pip install 'plainconv[triton]'\n") and done.stdout.count("\n") == 1

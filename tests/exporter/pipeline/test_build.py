@@ -398,10 +398,6 @@ def test_several_optimization_profiles(net, tmp_path):
     assert [profile["input"].opt for profile in engine.profiles] == [(1, *SHAPE), (8, *SHAPE)]
     assert not build(bundle, "fp16", shapes=shapes, **RTX)
     assert build(bundle, "fp16", shapes=shapes[:1], **RTX) and len(Bundle.open(bundle).engines) == 2
-    before = state(bundle)
-    with pytest.raises(EngineError, match="has an open batch and no sizes for it; give --dynamic-batch MIN:OPT:MAX"):
-        build(bundle, "fp16", **RTX)
-    assert state(bundle) == before
 
 
 @pytest.fixture
@@ -484,7 +480,7 @@ def test_an_engine_of_each_part(split):
     (alike,) = sets(split)
     assert alike == record.engines
     for part, engine in zip(record.parts, record.engines, strict=True):
-        assert engine.file == f"engines/{part.name}/tensorrt_rtx-fp32-sm89.engine" and engine.profiles == ()
+        assert engine.file.startswith(f"engines/{part.name}/tensorrt_rtx-fp32-sm89-") and engine.profiles == ()
         assert {engine.file, engine.log} <= set(opened.manifest.files)
         link = next(link for link in opened.manifest.chain if link.files == (engine.file,))
         assert (link.step, link.parent) == ("part-engine", part.sha256)
@@ -606,8 +602,6 @@ def test_several_optimization_profiles_of_parts(branches, tmp_path):
     before = state(path)
     assert not build(path, "fp32", shapes=shapes, **RTX) and state(path) == before
     assert build(path, "fp32", shapes=shapes[:1], **RTX) and len(parts(path).engines) == 8
-    with pytest.raises(EngineError, match="has an open batch and no sizes for it; give --dynamic-batch MIN:OPT:MAX"):
-        build(path, "fp32", **RTX)
 
 
 @pytest.fixture
