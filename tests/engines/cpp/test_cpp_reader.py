@@ -176,7 +176,7 @@ def test_members_exchanged(tool, folder):
     draw = random.Random(3)
     lists = [path for path in members(data) if isinstance(value_at(data, path), list) and value_at(data, path)]
     refused = 0
-    for _ in range(150):
+    for _ in range(200):
         path = draw.choice(lists)
         items = list(value_at(data, path))
         kind = draw.choice(("swap", "double", "drop", "empty"))

@@ -240,14 +240,14 @@ def test_a_device_that_is_lost(
     model = store.model("a")
     assert store.ready() == ("a",) and not model.lost
     runner = model._run_by._runner  # type: ignore[attr-defined]
-    monkeypatch.setattr(type(runner), "lost", True)
-    with caplog.at_level(logging.ERROR, "plainconv.serving"):
+    with monkeypatch.context() as lost, caplog.at_level(logging.ERROR, "plainconv.serving"):
+        lost.setattr(type(runner), "lost", True)
         for _ in range(3):
             assert store.ready() == ()
             with pytest.raises(UnavailableError, match="its device was lost"), store.use("a"):
                 pass
-    assert len(caplog.records) == 1 and "model a: its device was lost" in caplog.text
-    assert store.index()[0]["state"] == "UNAVAILABLE" and store.index()[0]["reason"] == "its device was lost"
+        assert len(caplog.records) == 1 and "model a: its device was lost" in caplog.text
+        assert store.index()[0]["state"] == "UNAVAILABLE" and store.index()[0]["reason"] == "its device was lost"
     store.load("a")
     with store.use("a") as another:
         assert answer(another) == [[3, 7]]
