@@ -13,7 +13,7 @@ def lazy() -> nn.Module:
 
 
 def test_lazy_layers_get_the_same_weights_from_the_same_seed() -> None:
-    one, other, x = lazy(), lazy(), (1, 3, 6, 6)
+    one, other, x = lazy(), lazy(), torch.zeros(1, 3, 6, 6)
     state = torch.random.get_rng_state()
     (warning,) = materialize(one, tuple(x.shape), 3)
     materialize(other, tuple(x.shape), 3)
