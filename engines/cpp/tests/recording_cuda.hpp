@@ -381,6 +381,7 @@ class RecordingCuda : public plainconv::Cuda {
     }
     no_capture_here();
     auto* const bytes = static_cast<std::byte*>(std::aligned_alloc(256, (size + 255) / 256 * 256));
+    std::memset(bytes, 0xFF, size);  // not what an earlier run left there, which may be the right result
     const auto address = reinterpret_cast<Address>(bytes);  // NOLINT(*-reinterpret-cast)
     Memory& made = memory_[address];
     made.bytes.reset(bytes);
