@@ -83,8 +83,9 @@ class Preprocessing:
             words.append(f"the middle {self.crop[1]}×{self.crop[0]}")
         if self.letterbox is not None:
             words.append("letterboxed")
+        shade = {1.0: "v", 1 / _BYTE: f"v/{_BYTE}"}.get(self.scale, f"v·{self.scale:.6g}")
         mean, std = (", ".join(f"{each:g}" for each in values) for values in (self.mean, self.std))
-        return ", ".join([*words, f"(v·{self.scale:.6g} − [{mean}]) / [{std}]"])
+        return ", ".join([*words, f"({shade} − [{mean}]) / [{std}]"])
 
     def as_json(self) -> dict[str, Any]:
         """As the manifest has it."""
