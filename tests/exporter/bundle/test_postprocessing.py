@@ -105,7 +105,7 @@ def test_the_vocabulary_is_closed(change, said) -> None:  # type: ignore[no-unty
     ("record", "outputs", "said"),
     [
         (Postprocessing("classify", output="y"), LOGITS, "reads y, the network gives logits"),
-        (Postprocessing("classify", output="out"), MAPS, "wanted float16 of 2 axes"),
+        (Postprocessing("classify", output="out"), MAPS, "wanted real numbers of 2 axes"),
         (Postprocessing("detect", form="dense", boxes="s", scores="b"), DENSE, "wanted 4 numbers each"),
         (Postprocessing("detect", form="rows", boxes="b", scores="s"), DENSE, "as rows, wanted one output"),
         (Postprocessing("detect", form="final", boxes="boxes", scores="scores"), FINAL, "final without labels"),

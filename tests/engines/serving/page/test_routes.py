@@ -10,19 +10,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import image_bundles
 import numpy as np
-import onnx
 import onnxruntime as ort
 import page_browser
 import pytest
-from onnx import helper, numpy_helper
 from PIL import Image
 from places import ASSETS
 
 from plainconv import engines
-from plainconv.exporter.bundle import TensorSpec, write_bundle
-from plainconv.exporter.bundle.postprocessing import postprocessing_given
-from plainconv.exporter.bundle.presets import preprocessing_given
 from plainconv.exporter.cli.main import main
 
 WEIRD = "<img src=x onerror='window.harmed=1'>"
@@ -40,64 +36,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     digits = ["vanillanet_digits", "--checkpoint", str(ASSETS / "vanillanet_digits.pth"), "-o", str(folder / "digits")]
     assert main(["export", *digits, "--dynamic-batch", "1:4:32", "--skip-end-to-end", "--quiet", "--json"]) == 0
-    make_named(folder / "named")
-    make_found(folder / "found")
+    image_bundles.named(folder / "named", WEIRD)
+    image_bundles.found(folder / "found", ("all", WEIRD))
     return folder
-
-
-def make_named(target: Path) -> Path:
-    """A bundle whose scores of `dark` and `bright` images are 0 and their mean pixel."""
-    x = helper.make_tensor_value_info(WEIRD, onnx.TensorProto.FLOAT, [1, 1, 4, 4])
-    y = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 2])
-    nodes = [
-        helper.make_node("ReduceMean", [WEIRD, "axes"], ["mean"], keepdims=0),
-        helper.make_node("Mul", ["mean", "w"], ["y"]),
-    ]
-    arrays = {"axes": np.array([2, 3]), "w": np.array([[0, 1]], np.float32)}
-    tensors = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
-    graph = helper.make_graph(nodes, "g", [x], [y], tensors)
-    with write_bundle(target) as draft:
-        draft.manifest.name = target.name
-        draft.manifest.inputs = (TensorSpec(WEIRD, "float32", (1, 1, 4, 4)),)
-        draft.manifest.outputs = (TensorSpec("y", "float32", (1, 2)),)
-        draft.manifest.preprocessing = preprocessing_given(
-            {"color": "gray", "resize": {"rule": "exact", "size": [4, 4]}, "scale": 2 / 255, "mean": [1]}
-        )
-        draft.manifest.classes = ("dark", f"bright{WEIRD}")
-        model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 20)])
-        onnx.save(model, draft.path("model.onnx"))
-        draft.link("checkpoint", sha256="c" * 64)
-        draft.link_onnx()
-    return target
-
-
-def make_found(target: Path) -> Path:
-    """A bundle that finds two boxes in any image, letterboxed to 8×8: of it all, and of its middle half."""
-    rows = np.array([[4, 4, 8, 8, 0.9, 0], [4, 4, 4, 4, 0, 0.6], [5, 4, 4, 4, 0, 0.5]], np.float32).T[None]
-    x = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 3, 8, 8])
-    y = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 6, 3])
-    nodes = [
-        helper.make_node("ReduceMin", ["x", "axes"], ["least"], keepdims=0),
-        helper.make_node("Mul", ["least", "zero"], ["nothing"]),
-        helper.make_node("Add", ["rows", "nothing"], ["y"]),
-    ]
-    arrays = {"axes": np.array([0, 1, 2, 3]), "zero": np.float32(0), "rows": rows}
-    tensors = [numpy_helper.from_array(np.asarray(array), name) for name, array in arrays.items()]
-    graph = helper.make_graph(nodes, "g", [x], [y], tensors)
-    with write_bundle(target) as draft:
-        draft.manifest.name = target.name
-        draft.manifest.inputs = (TensorSpec("x", "float32", (1, 3, 8, 8)),)
-        draft.manifest.outputs = (TensorSpec("y", "float32", (1, 6, 3)),)
-        draft.manifest.preprocessing = preprocessing_given("yolo-8")
-        draft.manifest.postprocessing = postprocessing_given("detect", draft.manifest.outputs)
-        draft.manifest.classes = ("all", WEIRD)
-        onnx.save(
-            helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 20)]),
-            draft.path("model.onnx"),
-        )
-        draft.link("checkpoint", sha256="c" * 64)
-        draft.link_onnx()
-    return target
 
 
 @pytest.fixture(scope="module")
