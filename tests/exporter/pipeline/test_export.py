@@ -14,6 +14,7 @@ import torch
 from places import ASSETS
 from torch import nn
 
+from plainconv.engines.options import BuildOptions
 from plainconv.exporter.bundle import Bundle
 from plainconv.exporter.errors import PlainconvError, PlanError, ReparamError
 from plainconv.exporter.pipeline import export as pipeline
@@ -145,8 +146,8 @@ def test_lower_precisions_are_made_of_the_exported_network_and_timed(export):
         (BuildJob(precisions=("fp15",), engine="none"), "unknown precision 'fp15'"),
         (BuildJob(precisions=("int8",), engine="none", calibration=Path("nope.npz")), "nope.npz: No such file"),
         (BuildJob(engine="tpu"), "unknown engine 'tpu'"),
-        (BuildJob(engine="tensorrt_rtx", targets=("sm1",)), "unknown target 'sm1'"),
-        (BuildJob(precisions=("fp32", "fp8"), engine="tensorrt_rtx", targets=("sm80",)), "sm80 has no fp8"),
+        (BuildJob(engine="tensorrt_rtx", builder=BuildOptions(targets=("sm1",))), "unknown target 'sm1'"),
+        (BuildJob(("fp32", "fp8"), "tensorrt_rtx", builder=BuildOptions(targets=("sm80",))), "sm80 has no fp8"),
     ],
 )
 @pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="needs tensorrt-rtx")
