@@ -14,6 +14,7 @@ from .batches import Run, in_batches
 from .inputs import DATA, EDGES, NORMAL, Inputs, Scale, test_inputs
 from .own_scale import own_scales
 from .reference import Reference
+from .uncast import without_autocast
 from .wanted import wanted_output
 from .widen import float64_outputs
 
@@ -96,7 +97,7 @@ def reference_from_module(
 
 
 def run_module(module: nn.Module) -> Run:
-    """`module` in its own dtype, on arrays."""
+    """`module` in its own dtype, whatever autocast it switches on, on arrays."""
 
     def run(*arrays: np.ndarray) -> list[np.ndarray]:
         return _arrays(_own_outputs(module, _tensors(arrays)))
@@ -190,7 +191,8 @@ def _dtype(module: nn.Module) -> str:
 @torch.no_grad()
 def _own_outputs(module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
     dtype = next((p.dtype for p in (*module.parameters(), *module.buffers()) if p.is_floating_point()), torch.float32)
-    return module(*(x.to(dtype) if x.is_floating_point() else x for x in inputs))
+    with without_autocast():
+        return module(*(x.to(dtype) if x.is_floating_point() else x for x in inputs))
 
 
 def _arrays(outputs: Any) -> list[np.ndarray]:
