@@ -16,7 +16,8 @@ GROUND = {"errors", "progress", "quiet", "version", "wheels"}
 EXPORTER: Mapping[str, set[str]] = {
     "cli": {"pipeline", "source", "surgery", "partition", "bundle"},
     "pipeline": {
-        "source", "to_onnx", "reparam", "onnx_file", "surgery", "precision", "partition", "parity", "bundle", "count",
+        "source", "to_onnx", "reparam", "onnx_file", "onnx_module", "surgery", "precision", "partition", "parity", "bundle",
+        "count",
     },
     "source": {"onnx_module", "onnx_file", "surgery", "parity", "bundle"},
     "to_onnx": {"onnx_file", "surgery"},

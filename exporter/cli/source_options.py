@@ -5,6 +5,7 @@ import ast
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import SourceError
 from ..source.shapes import MAX_SIZE
 from .arguments import EVAL_DATA, batch_range, size_range
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from ..pipeline.build import BuildJob
     from ..pipeline.export import Job
     from ..pipeline.split import SplitJob
+    from ..source.network import Request
 
 
 def source_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,19 +23,8 @@ def source_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="BUNDLE", help="the bundle folder to write")
     parser.add_argument("--force", action="store_true", help="replace the bundle that is there")
-    weights = parser.add_argument_group("weights")
-    weights.add_argument("--checkpoint", type=Path, metavar="FILE", help=".pth, .pt or .safetensors")
-    weights.add_argument("--ema", action=argparse.BooleanOptionalAction, help="take the averaged weights, or do not")
-    weights.add_argument("--key", metavar="NAME", help="the entry of the file, or the prefix of keys, with the weights")
-    weights.add_argument("--drop", action="append", default=[], metavar="PATTERN", help="leave out keys: 'head.*'")
-    weights.add_argument("--layout", choices=("auto", "training", "deploy"), default="auto", help="its form")
-    weights.add_argument("--slope", type=float, metavar="S", help="deep-training slope, 0 to 1")
-    weights.add_argument("--random-init", type=int, metavar="SEED", help="random weights instead")
-    weights.add_argument(
-        "--set", action="append", default=[], type=_option, metavar="NAME=VALUE", help="network option"
-    )
+    weight_arguments(parser)
     graph = parser.add_argument_group("graph")
-    graph.add_argument("--input-shape", type=_shape, metavar="N,C,H,W", help="the shape to export at")
     graph.add_argument("--dynamic-batch", type=batch_range, metavar="MIN:OPT:MAX", help="keep the batch size open")
     graph.add_argument(
         "--dynamic-size", type=size_range, metavar="MIN:OPT:MAX", help="keep height and width open: 160x120:224x224:…"
@@ -45,25 +36,29 @@ def source_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def weight_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which weights SOURCE has, and at which shape it runs."""
+    weights = parser.add_argument_group("weights")
+    weights.add_argument("--checkpoint", type=Path, metavar="FILE", help=".pth, .pt or .safetensors")
+    weights.add_argument("--ema", action=argparse.BooleanOptionalAction, help="take the averaged weights, or do not")
+    weights.add_argument("--key", metavar="NAME", help="the entry of the file, or the prefix of keys, with the weights")
+    weights.add_argument("--drop", action="append", default=[], metavar="PATTERN", help="leave out keys: 'head.*'")
+    weights.add_argument("--layout", choices=("auto", "training", "deploy"), default="auto", help="its form")
+    weights.add_argument("--slope", type=float, metavar="S", help="deep-training slope, 0 to 1")
+    weights.add_argument("--random-init", type=int, metavar="SEED", help="random weights instead")
+    weights.add_argument(
+        "--set", action="append", default=[], type=_option, metavar="NAME=VALUE", help="network option"
+    )
+    weights.add_argument("--input-shape", type=_shape, metavar="N,C,H,W", help="the shape to export at")
+
+
 def job_of(args: argparse.Namespace, build: "BuildJob | None" = None, split: "SplitJob | None" = None) -> "Job":
     """The export that is asked for, and what is to be built and split behind it."""
     from ..pipeline.export import Job
-    from ..source.network import Request
 
-    request = Request(
-        checkpoint=args.checkpoint,
-        ema=args.ema,
-        key=args.key,
-        drop=tuple(args.drop),
-        layout=args.layout,
-        slope=args.slope,
-        random_init=args.random_init,
-        options=dict(args.set),
-        input_shape=args.input_shape,
-    )
     return Job(
         source=args.source,
-        request=request,
+        request=request_of(args),
         target=args.output,
         force=args.force,
         dynamic_batch=args.dynamic_batch,
@@ -74,6 +69,34 @@ def job_of(args: argparse.Namespace, build: "BuildJob | None" = None, split: "Sp
         build=build,
         split=split,
     )
+
+
+def request_of(args: argparse.Namespace) -> "Request":
+    """What `weight_arguments` were given."""
+    from ..source.network import Request
+
+    return Request(
+        checkpoint=args.checkpoint,
+        ema=args.ema,
+        key=args.key,
+        drop=tuple(args.drop),
+        layout=args.layout,
+        slope=args.slope,
+        random_init=args.random_init,
+        options=dict(args.set),
+        input_shape=args.input_shape,
+    )
+
+
+def refuse_weights(args: argparse.Namespace, wanted: str) -> None:
+    """Raise SourceError for an option of `weight_arguments` that is nothing without what is `wanted`."""
+    given = {f"--{name.replace('_', '-')}": getattr(args, name) for name in _WEIGHTS}
+    used = [option for option, value in given.items() if value not in (None, [], "auto")]
+    if used:
+        raise SourceError(f"{used[0]} given without {wanted}; give both, or neither")
+
+
+_WEIGHTS = ("checkpoint", "ema", "key", "drop", "layout", "slope", "random_init", "set", "input_shape")
 
 
 def _shape(text: str) -> tuple[int, ...]:

@@ -1,7 +1,8 @@
 """An ONNX graph as an nn.Module: what eager PyTorch is to a network of its own, this is to one that came as a file."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -70,7 +71,7 @@ class OnnxModule(nn.Module):
         super().__init__()
         self.steps, self.input_names, self.output_names = steps, input_names, output_names
         self.batch: int | None = None
-        self._seen: dict[str, tuple[int, ...]] | None = None
+        self._watch: Callable[[str, Tensor], Tensor] | None = None
         self._places: dict[str, str] = {}
         for i, (name, values) in enumerate(constants.items()):
             place = self._places[name] = f"constant_{i}"
@@ -84,13 +85,23 @@ class OnnxModule(nn.Module):
     def shapes(self, *inputs: Tensor) -> dict[str, tuple[int, ...]]:
         """The shape of every value for inputs of these shapes and types; nothing but shapes is computed."""
         found: dict[str, tuple[int, ...]] = {}
-        self._seen = found
-        try:
-            with FakeTensorMode(allow_non_fake_inputs=True) as fake:
-                self(*(fake.from_tensor(x) for x in inputs))
-        finally:
-            self._seen = None
+
+        def note(name: str, value: Tensor) -> Tensor:
+            found[name] = tuple(value.shape)
+            return value
+
+        with self.watched(note), FakeTensorMode(allow_non_fake_inputs=True) as fake:
+            self(*(fake.from_tensor(x) for x in inputs))
         return found
+
+    @contextmanager
+    def watched(self, watch: Callable[[str, Tensor], Tensor]) -> Iterator[None]:
+        """Within it, each value that is computed is shown to `watch`, and replaced by what that returns."""
+        self._watch = watch
+        try:
+            yield
+        finally:
+            self._watch = None
 
     def forward(self, *inputs: Tensor) -> Any:
         """The outputs for `inputs`."""
@@ -100,8 +111,8 @@ class OnnxModule(nn.Module):
         for step, done in zip(self.steps, self._last_reads, strict=True):
             made = zip(step.outputs, self._results(step, values), strict=False)
             values.update((name, value) for name, value in made if name)
-            if self._seen is not None:
-                self._seen |= {name: tuple(values[name].shape) for name in step.outputs if name}
+            if self._watch is not None:
+                values |= {name: self._watch(name, values[name]) for name in step.outputs if name in values}
             for name in done:
                 del values[name]
         outputs = tuple(self._value(name, values) for name in self.output_names)

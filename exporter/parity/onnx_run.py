@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import onnx
 import onnxruntime as ort
 
 from ..errors import ExportError, one_line
@@ -29,35 +28,15 @@ def run_onnx(path: Path, *, optimized: bool = True) -> Run:
     return run
 
 
-def values_of_onnx(path: Path, inputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-    """Every value that the graph computes for `inputs`, by name, in the order of the nodes.
-
-    All of them at once: a large network at a large size takes the memory.
-
-    Raises:
-        ExportError: ONNX Runtime refuses the file.
-
-    """
-    model = onnx.load(path)
-    known = {output.name for output in model.graph.output}
-    names = [name for node in model.graph.node for name in node.output if name]
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
-    try:
-        session = ort.InferenceSession(model.SerializeToString(), _options(optimized=False), ["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's own exceptions have no common base
-        raise ExportError(f"{path.name}: ONNX Runtime refuses it ({one_line(error)}); run the ONNX checker") from error
-    feeds = {tensor.name: x for tensor, x in zip(session.get_inputs(), inputs, strict=True)}
-    return dict(zip(names, session.run(names, feeds), strict=True))
-
-
 def _session(path: Path, *, optimized: bool) -> ort.InferenceSession:
     try:
-        return ort.InferenceSession(str(path), _options(optimized=optimized), ["CPUExecutionProvider"])
+        return ort.InferenceSession(str(path), session_options(optimized=optimized), ["CPUExecutionProvider"])
     except Exception as error:  # as above
         raise ExportError(f"{path.name}: ONNX Runtime refuses it ({one_line(error)}); run the ONNX checker") from error
 
 
-def _options(*, optimized: bool) -> ort.SessionOptions:
+def session_options(*, optimized: bool) -> ort.SessionOptions:
+    """One thread's worth of manners: no spinning, no arena that outlives a call, errors alone in the log."""
     options = ort.SessionOptions()
     options.log_severity_level = 3  # errors alone
     options.enable_cpu_mem_arena = False
