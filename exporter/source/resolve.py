@@ -28,6 +28,7 @@ from .outputs import flat_outputs, named_outputs
 from .randomize import randomized
 
 DEFAULT_INPUT = (1, 3, 224, 224)
+_HALF = {torch.float16: "fp16", torch.bfloat16: "bf16"}
 
 
 def is_onnx(source: str) -> bool:
@@ -207,6 +208,7 @@ def _network(
     warnings += materialize(module, request.input_shape or default_shape, request.random_init or 0)
     for parameter in module.parameters():
         parameter.requires_grad_(False)
+    warnings += _widened(name, module)
     _check_weights(name, module)
     example, returns = _checked_example(name, module, request.input_shape or default_shape, takes)
     if request.random_init is not None:
@@ -218,6 +220,17 @@ def _network(
         provenance["random_init"] = request.random_init
     sha256 = checkpoint.get("sha256") or weights_sha256(module)
     return Network(name, module, example, preprocessing, provenance, sha256, warnings, returns=returns)
+
+
+def _widened(name: str, module: nn.Module) -> tuple[str, ...]:
+    """Widen weights in half precision to float32, which holds every one of them exactly, and say so."""
+    held = [t.dtype for t in (*module.parameters(), *module.buffers()) if t.dtype in _HALF]
+    if not held:
+        return ()
+    module._apply(lambda tensor: tensor.float() if tensor.dtype in _HALF else tensor)
+    found = " and ".join(sorted({str(dtype).removeprefix("torch.") for dtype in held}))
+    again = f"--precision {_HALF[held[0]]} makes it that again"
+    return (f"{name} has weights in {found}: exported in float32, which holds each exactly; {again}",)
 
 
 def _check_weights(name: str, module: nn.Module) -> None:

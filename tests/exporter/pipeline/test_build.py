@@ -7,6 +7,7 @@ import shutil
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -24,7 +25,7 @@ from plainconv.exporter.onnx_file import ir_graph
 from plainconv.exporter.parity import Reference
 from plainconv.exporter.partition import Part, Plan
 from plainconv.exporter.pipeline import lower_graphs
-from plainconv.exporter.pipeline.build import BuildJob, build_bundle
+from plainconv.exporter.pipeline.build import BuildJob, _warn_of_size, build_bundle
 from plainconv.exporter.pipeline.export import validate_bundle
 from plainconv.exporter.pipeline.split import SplitJob, split_bundle
 from plainconv.exporter.progress import be_quiet
@@ -770,6 +771,26 @@ def test_a_precision_in_name_is_said_and_kept(net, bundle):
     assert line.startswith("fp16 in name")
     build(bundle, "fp16", calibration=net.images, tolerance=0.1)
     assert Bundle.open(bundle).manifest.extra["warnings"] == []
+
+
+@pytest.mark.parametrize(("size", "targets", "says"), [
+    (4_000_000, ("sm89",), "fp16 in name: its engine has 4.0 MB, that of fp32 3.0 MB; see which layers stay wider"),
+    (3_000_000, ("sm89",), "fp16 in name: its engine has 3.0 MB"),
+    (1_500_000, ("sm89",), None),
+    (4_000_000, ("sm80",), None),
+])  # fmt: skip
+def test_an_engine_no_smaller_than_fp32s_is_said(size, targets, says, recwarn):
+    """Given an engine of the same GPUs as fp32's and no smaller -> one line, kept in the bundle."""
+
+    def engine(precision, size, targets):
+        return SimpleNamespace(precision=precision, size=size, targets=targets, backend="tensorrt_rtx", device=None)
+
+    engines = (engine("fp32", 3_000_000, ("sm89",)), engine("fp16", size, targets))
+    draft = SimpleNamespace(manifest=SimpleNamespace(engines=engines, extra={}))
+    _warn_of_size(draft, "fp16")
+    kept = draft.manifest.extra.get("warnings", [])
+    assert [str(each.message) for each in recwarn] == kept
+    assert (says is None and kept == []) or (len(kept) == 1 and kept[0].startswith(says))
 
 
 def _not_npz(path):
