@@ -1,9 +1,11 @@
 """Running a bundle: its best engine that this machine can run, or ONNX Runtime on its ONNX graph."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from plainconv.exporter.bundle import Bundle, Draft, EngineRecord
+from plainconv.exporter.bundle import Bundle, Draft, EngineRecord, Manifest
 from plainconv.exporter.errors import EngineError
 
 from .backend import backends
@@ -55,10 +57,33 @@ def load(
 
     Raises BundleError where the bundle does not open, EngineError where what was asked for cannot run here.
     """
+    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    runner = _loaded(opened, engine, precision, threads, providers, device, devices, timeout, eager_kernels)
+    runner.predictor = partial(_predict, opened.manifest)
+    return runner
+
+
+def _predict(manifest: Manifest, runner: Runner, image: Any) -> Any:
+    """What a bundle's network says of an image. Pillow is imported when it is used."""
+    from .predict.predictor import predictor_of
+
+    return predictor_of(manifest)(runner, image)
+
+
+def _loaded(
+    opened: Bundle,
+    engine: str,
+    precision: str,
+    threads: int,
+    providers: str,
+    device: int,
+    devices: Sequence[int] | None,
+    timeout: float,
+    eager_kernels: bool,
+) -> Runner:
     names = [backend.name for backend in backends()]
     if engine not in ("auto", *names):
         raise EngineError(f"unknown engine {engine!r}; wanted one of auto, {', '.join(names)}")
-    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
     if devices is not None and len(devices) == 1 and not opened.splits:
         device, devices = devices[0], None
     if device < 0:

@@ -1,7 +1,7 @@
 """What runs a network: one call from named arrays to named arrays, whatever runtime is behind it."""
 
 import abc
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -31,6 +31,7 @@ class Runner(abc.ABC):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     profiles: Profiles = ()  # of the engine; none where it takes every shape that `inputs` allows
+    predictor: Callable[[Any, Any], Any] | None = None  # what its bundle says of images; `load` sets it
 
     @abc.abstractmethod
     def __call__(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -49,6 +50,17 @@ class Runner(abc.ABC):
     def notes(self) -> tuple[str, ...]:
         """What its user should know of how it runs, each in one line."""
         return ()
+
+    def predict(self, image: Any) -> Any:
+        """What the network says of an image: a path, a file's bytes, a Pillow image, or uint8 [H, W, 3], RGB.
+
+        A list, the best first, of `Class` (label, number, score), `Box` (and xyxy in pixels of the image) or `Segment`
+        (and its mask, bool [H, W]), see `engines.predict`. Raises ImageError for what is no image, EngineError where
+        the bundle says nothing of images or the run fails.
+        """
+        if self.predictor is None:
+            raise EngineError("the runner is of no bundle, which says how an image becomes an input; engines.load one")
+        return self.predictor(self, image)
 
     def stages(self, inputs: Mapping[str, Any]) -> dict[str, float]:
         """Milliseconds on the device of one call, by stage; empty where there is no device with a clock of its own."""

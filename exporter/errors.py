@@ -43,6 +43,14 @@ class EngineError(PlainconvError):
     """An engine cannot be built, loaded or run."""
 
 
+class ImageError(PlainconvError):
+    """An image cannot be taken: it is none, is damaged, too large (`is_large`), or of another size than is wanted."""
+
+    def __init__(self, message: str, *, is_large: bool = False) -> None:
+        super().__init__(message)
+        self.is_large = is_large
+
+
 class CheckFailedError(PlainconvError):
     """The program did its work and the result did not hold: a parity beyond its tolerance, an accuracy that moved."""
 

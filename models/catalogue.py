@@ -20,18 +20,37 @@ if TYPE_CHECKING:
 
 IMAGENET: Mapping[str, Any] = MappingProxyType(
     {
-        "layout": "NCHW",
-        "color": "RGB",
-        "range": [0.0, 1.0],
+        "color": "rgb",
+        "share": 0.875,
+        "scale": 1 / 255,
         "mean": [0.485, 0.456, 0.406],
         "std": [0.229, 0.224, 0.225],
     }
 )
 CIFAR: Mapping[str, Any] = MappingProxyType(
-    {**IMAGENET, "mean": [0.4914, 0.4822, 0.4465], "std": [0.247, 0.2435, 0.2616]}
+    {**IMAGENET, "share": 1.0, "mean": [0.4914, 0.4822, 0.4465], "std": [0.247, 0.2435, 0.2616]}
 )
-DIGITS: Mapping[str, Any] = MappingProxyType(
-    {"layout": "NCHW", "color": "gray", "range": [0.0, 1.0], "mean": [0.3], "std": [0.4]}
+DIGITS: Mapping[str, Any] = MappingProxyType({"color": "gray", "scale": 1 / 255, "mean": [0.3], "std": [0.4]})
+_BOXED: Mapping[str, Any] = {"color": "rgb", "rule": "letterbox", "antialias": False}
+COCO: Mapping[str, Any] = MappingProxyType(
+    {
+        **_BOXED,
+        "scale": 1.0,
+        "mean": [123.675, 116.28, 103.53],
+        "std": [58.395, 57.12, 57.375],
+        "value": [123.675, 116.28, 103.53],
+        "place": "corner",
+    }
+)
+YOLO: Mapping[str, Any] = MappingProxyType(
+    {
+        **_BOXED,
+        "scale": 1 / 255,
+        "mean": [0.0, 0.0, 0.0],
+        "std": [1.0, 1.0, 1.0],
+        "value": [114.0, 114.0, 114.0],
+        "place": "centre",
+    }
 )
 
 
@@ -40,7 +59,7 @@ class Entry:
     """One network of the catalogue.
 
     `takes` says in words which inputs fit, `input_shape` is the published one [N, C, H, W]. `preprocessing` says what
-    an input holds: pixels scaled to `range`, then (x − mean) / std per channel, channels in the order of `color`.
+    it was evaluated with, at any size: a recipe, as `exporter.bundle.presets` has them.
     `heads` names the classifier's weight [num_classes, …] in the training and in the deploy form, "" where the first
     axis of none is the number of classes.
     """
@@ -125,13 +144,12 @@ def create(name: str, *, deploy: bool = False, **options: Any) -> "nn.Module":
 
 
 _DETECTED = "heights and widths that are multiples of 32"
-_UNIT: Mapping[str, Any] = MappingProxyType({**IMAGENET, "mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]})
 _WIDE, _SQUARE = (1, 3, 800, 1280), (1, 3, 640, 640)
 _FAMILIES = {  # by how a name begins
-    "retinanet": Entry("", "RetinaNet", "detection.retinanet", _DETECTED, ("", ""), _WIDE),
-    "mask_rcnn": Entry("", "Mask R-CNN", "detection.mask_rcnn", _DETECTED, ("", ""), _WIDE),
-    "parnet_xl_yolo": Entry("", "ParNet YOLO", "detection.parnet_yolo", _DETECTED, ("", ""), _SQUARE, _UNIT),
-    "parnet_xl_csp_yolo": Entry("", "ParNet YOLO", "detection.parnet_yolo", _DETECTED, ("", ""), _SQUARE, _UNIT),
+    "retinanet": Entry("", "RetinaNet", "detection.retinanet", _DETECTED, ("", ""), _WIDE, COCO),
+    "mask_rcnn": Entry("", "Mask R-CNN", "detection.mask_rcnn", _DETECTED, ("", ""), _WIDE, COCO),
+    "parnet_xl_yolo": Entry("", "ParNet YOLO", "detection.parnet_yolo", _DETECTED, ("", ""), _SQUARE, YOLO),
+    "parnet_xl_csp_yolo": Entry("", "ParNet YOLO", "detection.parnet_yolo", _DETECTED, ("", ""), _SQUARE, YOLO),
     "vanillanet": Entry(
         "", "VanillaNet", "vanillanet", "heights and widths from 32 on", ("cls2.0.weight", "cls.2.weight")
     ),
@@ -152,7 +170,10 @@ def _entries() -> Iterator[Entry]:
             entry = replace(entry, input_shape=(1, 3, 32, 32), preprocessing=CIFAR, takes=takes)
         elif "_ensemble" in name:
             entry = replace(entry, heads=("members.0.head.fc.weight",) * 2)
-        elif name.endswith("_ada_pool"):
+        elif entry.family == "VanillaNet":
+            share = 0.95 if "_12" in name or "_13" in name else 0.875
+            entry = replace(entry, preprocessing={**IMAGENET, "interpolation": "bicubic", "share": share})
+        if name.endswith("_ada_pool"):
             entry = replace(entry, takes="any height and width")
         yield entry
 

@@ -34,15 +34,26 @@ EXPORTER: Mapping[str, set[str]] = {
 """The rooms of exporter/, from the commands above the jobs above their steps to the bundle below: what each may use."""
 
 ENGINES: Mapping[str, set[str]] = {
-    "serving": {"loading", "bench", "runner"},
+    "serving": {"loading", "bench", "predict", "runner"},
     "triton": {"choice", "options"},
     "bench": {"backend", "cuda", "runner"},
     "pipelined": {"runner"},
     "building": {"tensorrt", "backend", "choice", "cuda", "options"},
-    "loading": {"split_loading", "tensorrt", "onnxruntime", "backend", "choice", "cuda", "runner", "schedule"},
+    "loading": {
+        "split_loading",
+        "predict",
+        "tensorrt",
+        "onnxruntime",
+        "backend",
+        "choice",
+        "cuda",
+        "runner",
+        "schedule",
+    },
     "split_loading": {"tensorrt", "onnxruntime", "choice", "cuda", "runner", "schedule"},
     "tensorrt": {"backend", "cuda", "options", "runner", "schedule"},
     "onnxruntime": {"cuda", "runner", "schedule"},
+    "predict": {"runner"},
     "choice": {"backend", "cuda"},
     "backend": {"cuda"},
     "cuda": {"runner"},
@@ -66,7 +77,7 @@ ACROSS: Mapping[str, set[str]] = {
 """What goes from one top-level folder to another; whatever is not named here does not."""
 
 ONE_FILE: Mapping[str, set[str]] = {
-    "PIL": {"engines.serving.page.images"},
+    "PIL": {"engines.predict.draw", "engines.predict.images", "engines.predict.pixels"},
     "cuda": {"engines.cuda.runtime", "engines.cuda.device_array"},
     "fastapi": {"engines.serving.rest.server"},
     "grpc": {"engines.serving.grpc.server"},

@@ -9,6 +9,7 @@ from plainconv.exporter.bundle import Bundle, identity
 from plainconv.exporter.errors import BundleError, EngineError
 
 from ..bench import random_inputs
+from ..predict.predictor import Predictor, predictor_of
 from .backend import Loaded, Loader, load_here
 from .batch_axis import Covering, batch_axis
 from .batcher import Batcher, BatchRules
@@ -28,7 +29,7 @@ class Model:
     def __init__(self, bundle: Bundle, loaded: Loaded, options: ServeOptions, observe: Observe = _nobody) -> None:
         """`observe` is told of every run: its rows, and the seconds it took."""
         self.sha256, self.inputs, self.outputs = bundle.sha256, bundle.inputs, bundle.outputs
-        self.preprocessing, self.classes = bundle.manifest.preprocessing, _classes(bundle)
+        self.predictor = _predictor(bundle)
         self.backend, self.precision, self.profiles = loaded.runtime, loaded.precision, loaded.profiles
         open_axis = batch_axis(self.inputs, self.outputs) is not None
         names = tuple(spec.name for spec in self.inputs)
@@ -103,10 +104,12 @@ def open_model(folder: Path, options: ServeOptions, observe: Observe = _nobody, 
     raise BundleError(f"{folder}: is replaced again and again while it is loaded; try again later")
 
 
-def _classes(bundle: Bundle) -> tuple[str, ...]:
-    """The names of the classes, where the manifest has a list of them beside what the program writes."""
-    names = bundle.manifest.extra.get("classes")
-    return tuple(map(str, names)) if isinstance(names, list) else ()
+def _predictor(bundle: Bundle) -> Predictor | str:
+    """What makes answers about images; where the bundle says too little of them, what it lacks."""
+    try:
+        return predictor_of(bundle.manifest)
+    except EngineError as error:
+        return str(error)
 
 
 def _warm_up(loaded: Loaded, bundle: Bundle) -> None:

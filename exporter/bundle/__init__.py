@@ -6,7 +6,6 @@ write one, all or nothing.
 
 from .codec import plain_json
 from .manifest import (
-    DTYPES,
     FORMAT_VERSION,
     MANIFEST,
     MODEL,
@@ -20,11 +19,13 @@ from .manifest import (
     PartRecord,
     ShapeRange,
     SplitRecord,
-    TensorSpec,
     sha256_of_arrays,
     sha256_of_files,
 )
+from .postprocessing import Postprocessing, classes_of, default_of
+from .preprocessing import Letterbox, Preprocessing, Resize
 from .reader import Bundle, identity, read_manifest, sha256_of_file
+from .tensor import DTYPES, TensorSpec
 from .writer import Draft, check_target, update_bundle, write_bundle
 
 __all__ = [
@@ -39,13 +40,19 @@ __all__ = [
     "FileRecord",
     "GraphRecord",
     "JsonObject",
+    "Letterbox",
     "Link",
     "Manifest",
     "PartRecord",
+    "Postprocessing",
+    "Preprocessing",
+    "Resize",
     "ShapeRange",
     "SplitRecord",
     "TensorSpec",
     "check_target",
+    "classes_of",
+    "default_of",
     "identity",
     "plain_json",
     "read_manifest",

@@ -5,7 +5,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import PurePath
 from typing import Any, TypeVar
 
@@ -24,8 +24,10 @@ from .manifest import (
     PartRecord,
     ShapeRange,
     SplitRecord,
-    TensorSpec,
 )
+from .postprocessing import postprocessing_of_json
+from .preprocessing import preprocessing_of_json
+from .tensor import TensorSpec
 
 _OWN_HASH = re.compile(rb'^  "manifest_sha256": "([0-9a-f]{64})",?$', re.MULTILINE)
 _ZEROS = "0" * 64
@@ -43,6 +45,8 @@ def bytes_of_manifest(manifest: Manifest) -> bytes:
         **manifest.extra,
         **{f.name: getattr(manifest, f.name) for f in dataclasses.fields(manifest) if f.name != "extra"},
         "chain": [_json_of_link(link) for link in manifest.chain],
+        "preprocessing": None if manifest.preprocessing is None else manifest.preprocessing.as_json(),
+        "postprocessing": None if manifest.postprocessing is None else manifest.postprocessing.as_json(),
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "manifest_sha256": _ZEROS,
@@ -91,7 +95,9 @@ def manifest_of_bytes(raw: bytes) -> Manifest:
         name=_take(data, "name", str),
         inputs=tuple(_tensor_of_json(item, at) for at, item in _members(data, "inputs")),
         outputs=tuple(_tensor_of_json(item, at) for at, item in _members(data, "outputs")),
-        preprocessing=_take_or_none(data, "preprocessing", dict),
+        preprocessing=_said(data, "preprocessing", preprocessing_of_json),
+        postprocessing=_said({"postprocessing": None} | data, "postprocessing", postprocessing_of_json),
+        classes=_take_all({"classes": []} | data, "classes", str),
         source=_take(data, "source", dict),
         counts=_take(data, "counts", dict),
         tools={tool: _take(tools, tool, str, "tools.") for tool in tools},
@@ -147,6 +153,17 @@ def _take_or_none(data: Any, key: str, kind: type[T], where: str = "") -> T | No
 def _take_all(data: Any, key: str, kind: type[T], where: str = "") -> tuple[T, ...]:
     items = _take(data, key, list, where)
     return tuple(_take({key: item}, key, kind, f"{where}[{i}] of ") for i, item in enumerate(items))
+
+
+def _said(data: JsonObject, key: str, read: Callable[[JsonObject], T]) -> T | None:
+    """What a section of its own version says; None where it is null, or has no version, as those once written."""
+    section = _take_or_none(data, key, dict)
+    if section is None or "version" not in section:
+        return None
+    try:
+        return read(section)
+    except ValueError as error:
+        raise BundleError(f"{MANIFEST}: {escaped(f'{key}.{error}')}; {_FOREIGN}") from None
 
 
 def _members(data: Any, key: str, where: str = "") -> list[tuple[str, Any]]:

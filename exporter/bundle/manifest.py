@@ -8,6 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from .postprocessing import Postprocessing
+from .preprocessing import Preprocessing
+from .tensor import TensorSpec
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -16,22 +20,8 @@ FORMAT_VERSION = 3
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"
 MODEL_DATA = "model.onnx.data"
-DTYPES = ("bool", "int8", "uint8", "int32", "int64", "float16", "bfloat16", "float32", "float64")
-PART_DTYPES = (*DTYPES, "float8_e4m3fn")
 
 JsonObject = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """One input or output: its dtype as NumPy spells it, and its shape with symbolic axes as strings."""
-
-    name: str
-    dtype: str
-    shape: tuple[int | str, ...]
-
-    def __str__(self) -> str:
-        return f"{self.name} {self.dtype}[{', '.join(map(str, self.shape))}]"
 
 
 @dataclass(frozen=True)
@@ -149,14 +139,16 @@ class SplitRecord:
 class Manifest:
     """Everything a manifest says. A writer fills it, except `files` and `written`, which leaving the block fills.
 
-    `source`, `preprocessing`, `counts` and the members of `parities` are JSON sections: their values may hold
+    `source`, `counts` and the members of `parities` are JSON sections: their values may hold
     dataclasses, tuples, paths and NumPy scalars (see `codec.plain_json`). `extra` holds further top-level keys.
     """
 
     name: str = ""
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
-    preprocessing: JsonObject | None = None
+    preprocessing: Preprocessing | None = None
+    postprocessing: Postprocessing | None = None
+    classes: tuple[str, ...] = ()
     source: JsonObject = field(default_factory=dict)
     counts: JsonObject = field(default_factory=dict)
     tools: dict[str, str] = field(default_factory=dict)

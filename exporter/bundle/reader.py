@@ -10,9 +10,10 @@ from typing import TypeVar
 
 from ..errors import BundleError
 from .codec import manifest_of_bytes, sha256_in_manifest
-from .manifest import MANIFEST, MODEL, EngineRecord, Manifest, SplitRecord, TensorSpec
+from .manifest import MANIFEST, MODEL, EngineRecord, Manifest, SplitRecord
 from .plain_file import open_plain
 from .rules import problems
+from .tensor import TensorSpec
 
 T = TypeVar("T")
 _MANIFEST_LIMIT = 64 * 2**20

@@ -10,20 +10,20 @@ from dataclasses import dataclass
 
 from ..errors import escaped
 from .manifest import (
-    DTYPES,
     MANIFEST,
     MODEL,
     MODEL_DATA,
-    PART_DTYPES,
     EngineRecord,
     FileRecord,
     Manifest,
     PartRecord,
     ShapeRange,
     SplitRecord,
-    TensorSpec,
     sha256_of_files,
 )
+from .postprocessing import classes_of, misread
+from .preprocessing import misfit
+from .tensor import DTYPES, PART_DTYPES, TensorSpec
 
 MOST_SIZE = 2**63 - 1
 """Of a file, and of a tensor's axis."""
@@ -56,7 +56,7 @@ def problems(manifest: Manifest) -> list[str]:
         if not specs or len({spec.name for spec in specs}) != len(specs):
             found.append(f"{what} is empty or names one tensor twice")
         found += [f"{what}: {problem}" for spec in specs for problem in _tensor_problems(spec)]
-    checks = (_chain_problems, _graph_problems, _engine_problems, _split_problems)
+    checks = (_image_problems, _chain_problems, _graph_problems, _engine_problems, _split_problems)
     return [escaped(problem) for problem in found or [each for check in checks for each in check(manifest)]]
 
 
@@ -66,6 +66,18 @@ def _tensor_problems(spec: TensorSpec, dtypes: Sequence[str] = DTYPES) -> list[s
         found.append(f"{spec.name} has dtype {spec.dtype!r}, wanted one of {', '.join(dtypes)}")
     if not all(axis if isinstance(axis, str) else 1 <= axis <= MOST_SIZE for axis in spec.shape):
         found.append(f"{spec.name} has shape {list(spec.shape)}, wanted sizes of at least 1 or names")
+    return found
+
+
+def _image_problems(manifest: Manifest) -> list[str]:
+    """Of what is said of images, and of classes."""
+    fit = None if manifest.preprocessing is None else misfit(manifest.preprocessing, manifest.inputs)
+    record, names = manifest.postprocessing, manifest.classes
+    read = None if record is None else misread(record, manifest.outputs)
+    count = None if record is None or read is not None else classes_of(record, manifest.outputs)
+    found = [problem for problem in (fit, read) if problem is not None]
+    if names and count not in (None, len(names)):
+        found.append(f"classes has {len(names)} names, the network tells {count} apart")
     return found
 
 

@@ -30,6 +30,16 @@ def source_arguments(parser: argparse.ArgumentParser) -> None:
         "--dynamic-size", type=size_range, metavar="MIN:OPT:MAX", help="keep height and width open: 160x120:224x224:…"
     )
     graph.add_argument("--opset", type=int, metavar="N", help="ONNX operator set (default 20; FILE.onnx keeps its own)")
+    images = parser.add_argument_group("images")
+    images.add_argument(
+        "--preprocessing", metavar="NAME|FILE.json", help="imagenet, imagenet-320, coco, yolo, digits, none, or a file"
+    )
+    images.add_argument(
+        "--postprocess",
+        metavar="KIND",
+        help="what the outputs mean: classify[:k], segment, detect[:score,iou,max], none",
+    )
+    images.add_argument("--classes", metavar="FILE|a,b,c", help="their names: a list, or a file of one a line")
     parser.add_argument("--eval-data", type=Path, metavar="FILE.npz", help=EVAL_DATA)
     parser.add_argument(
         "--skip-end-to-end", action="store_true", help="do not compare at other sizes (huge networks); it is recorded"
@@ -66,6 +76,9 @@ def job_of(args: argparse.Namespace, build: "BuildJob | None" = None, split: "Sp
         opset=args.opset,
         eval_data=args.eval_data,
         end_to_end=not args.skip_end_to_end,
+        preprocessing=args.preprocessing,
+        postprocess=args.postprocess,
+        classes=args.classes,
         build=build,
         split=split,
     )

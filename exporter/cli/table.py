@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ..bundle import Bundle, EngineRecord, GraphRecord, ShapeRange, SplitRecord
+from ..bundle import Bundle, EngineRecord, GraphRecord, Manifest, ShapeRange, SplitRecord, default_of
 from ..bundle.codec import plain_json
 
 NARROW = 100  # columns where the output is not a terminal
@@ -37,6 +37,8 @@ def bundle_table(bundle: Bundle) -> None:
         console.print(line, markup=False, soft_wrap=True)
     tensors = [", ".join(map(str, specs)) for specs in (bundle.inputs, bundle.outputs)]
     console.print(f"inputs {tensors[0]} · outputs {tensors[1]}", markup=False, soft_wrap=True)
+    for line in _image_lines(manifest):
+        console.print(line, markup=False, soft_wrap=True)
     console.print(_sizes(manifest.counts))
     for line in _reparameterization_lines(manifest.extra.get("reparameterization") or {}):
         console.print(line, markup=False, soft_wrap=True)
@@ -107,6 +109,16 @@ def _table(*columns: str) -> Table:
     for i, column in enumerate(columns):
         table.add_column(column, justify="left" if i == 0 else "right")
     return table
+
+
+def _image_lines(manifest: Manifest) -> list[str]:
+    """How an image becomes the input, and what the outputs mean."""
+    if manifest.preprocessing is None:
+        return []
+    record = manifest.postprocessing or default_of(manifest.outputs)
+    kind = "nothing is said of outputs" if record is None or record.kind == "none" else record.kind
+    names = f" · {len(manifest.classes)} classes: {', '.join(manifest.classes[:3])}…" if manifest.classes else ""
+    return [f"images {manifest.preprocessing} · {kind}{names}"]
 
 
 def _source_lines(source: Mapping[str, Any]) -> list[str]:

@@ -18,8 +18,9 @@ import onnx_graphsurgeon as gs
 
 from plainconv.engines import split_loading
 
-from ..bundle import Bundle, Draft, check_target, update_bundle, write_bundle
+from ..bundle import Bundle, Draft, Preprocessing, check_target, update_bundle, write_bundle
 from ..bundle.manifest import MODEL
+from ..bundle.presets import preprocessing_given
 from ..count import Cost, count_module
 from ..errors import ExportError, PlainconvWarning, SourceError
 from ..onnx_file.file import check, write
@@ -32,6 +33,7 @@ from ..source.shapes import Batches, Sizes
 from ..surgery import run_passes
 from ..surgery.count import count_onnx
 from ..to_onnx.export import MAX_OPSET, MIN_OPSET, graph_from_module
+from . import images
 from .build import (
     BuildJob,
     add_engines,
@@ -58,7 +60,10 @@ from .steps import EAGER, ONNX, PLAIN, Clock, Steps, onnx_run
 
 @dataclass(frozen=True)
 class Job:
-    """One export: what, from which weights, to where and how."""
+    """One export: what, from which weights, to where and how.
+
+    `preprocessing`, `postprocess` and `classes` are as the options of the command line have them.
+    """
 
     source: str
     request: Request
@@ -69,6 +74,9 @@ class Job:
     opset: int | None = None
     eval_data: Path | None = None
     end_to_end: bool = True
+    preprocessing: str | Path | Mapping[str, Any] | Preprocessing | None = None
+    postprocess: str | None = None
+    classes: str | Path | Sequence[str] | None = None
     build: BuildJob | None = None
     split: SplitJob | None = None
 
@@ -95,6 +103,7 @@ def export_bundle(job: Job) -> Path:
     certified stand in the bundle as such.
     """
     target = check_target(job.target, job.force)
+    images.check_given(job.preprocessing, job.postprocess, job.classes)
     _check_opset(job)
     if job.build is not None:
         check_build(job.build)
@@ -147,6 +156,8 @@ def _load(job: Job) -> Network:
         from ..source.onnx_source import settle_batch
 
         settle_batch(network, dynamic=job.dynamic_batch is not None)
+    if job.preprocessing is not None:
+        network.preprocessing = preprocessing_given(job.preprocessing)
     if job.dynamic_size is not None:
         refuse_sizes(network, job.dynamic_size)
         network.warnings += gaps(network, job.dynamic_size)
@@ -174,6 +185,7 @@ def _write_graph(draft: Draft, job: Job, network: Network, data: EvalData | None
     _fill(draft, network, traced, job)
     with clock.step("onnx"):
         draft.manifest.counts |= _write_onnx(draft, job, network, traced)
+        network.warnings += images.fill(draft.manifest, network, job.postprocess, job.classes)
         del traced
         gc.collect()
     with clock.step("parity"):
@@ -265,7 +277,6 @@ def _fill(draft: Draft, network: Network, traced: Traced, job: Job) -> None:
     manifest.source = dict(network.provenance)
     shapes = {"dynamic_batch": job.dynamic_batch, "dynamic_size": job.dynamic_size}
     manifest.source |= {name: list(shape) for name, shape in shapes.items() if shape is not None}
-    manifest.preprocessing = dict(network.preprocessing) or None
     manifest.counts = dict(traced.counts)
     manifest.tools = versions()
     manifest.extra |= traced.extra

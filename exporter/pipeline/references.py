@@ -66,11 +66,10 @@ def examples_of(network: Network) -> dict[str, Tensor]:
 def _scales(network: Network, examples: Mapping[str, Tensor]) -> dict[str, Scale]:
     """As the network's first layers normalize, else as its preprocessing, where that does not, leaves its pixels."""
     found = own_scales(network.module, dict(examples))
-    given = network.preprocessing.get("range")
-    if not found and given and not network.preprocessing.get("mean") and examples:
-        low, high = (float(end) for end in given)
-        first = next(iter(examples))
-        found = {first: Scale((low + high) / 2, (high - low) / WITHIN)} if high > low else {}
+    given = network.preprocessing
+    if not found and given is not None and not any(given.mean) and examples:
+        first, high = next(iter(examples)), 255 * given.scale
+        found = {first: Scale(high / 2, high / WITHIN)}
     return found
 
 

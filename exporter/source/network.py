@@ -8,6 +8,8 @@ from typing import Any, Literal
 import onnx_graphsurgeon as gs
 from torch import Tensor, nn
 
+from ..bundle import Preprocessing
+
 
 @dataclass
 class Given:
@@ -49,12 +51,13 @@ class Network:
     name: str
     module: nn.Module
     example: Tensor
-    preprocessing: Mapping[str, Any]
+    preprocessing: Preprocessing | None
     provenance: Mapping[str, Any]
     weights_sha256: str
     warnings: tuple[str, ...] = ()
     given: Given | None = None
     returns: tuple[str, ...] = ("logits",)
+    classes: tuple[str, ...] = ()
 
     @property
     def output_names(self) -> tuple[str, ...]:

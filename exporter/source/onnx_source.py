@@ -9,8 +9,9 @@ import torch
 from onnx import TensorProto, numpy_helper
 from torch import Tensor
 
-from ..bundle.manifest import DTYPES, FileRecord, sha256_of_files
+from ..bundle.manifest import FileRecord, sha256_of_files
 from ..bundle.reader import sha256_of_file
+from ..bundle.tensor import DTYPES
 from ..errors import PlainconvError, SourceError, first_line
 from ..onnx_file.file import SMALL, check, place, read, refuse_unknown_types
 from ..onnx_file.held import Held, inner_tensors
@@ -46,7 +47,7 @@ def network_from_onnx(source: str, request: Request) -> Network:
     given = Given(graph, metadata)
     sha256 = _sha256(path)
     provenance = {"source": source, "file": {"name": path.name, "sha256": sha256, "opset": graph.opset}}
-    return Network(path.stem, module, example, {}, provenance, sha256, given=given)
+    return Network(path.stem, module, example, None, provenance, sha256, given=given)
 
 
 def settle_batch(network: Network, *, dynamic: bool) -> None:

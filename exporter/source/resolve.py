@@ -22,6 +22,7 @@ from plainconv.models.checkpoints import published as checkpoints
 
 from ..bundle import sha256_of_arrays
 from ..errors import PlainconvError, SourceError, first_line
+from .images import Recipe, fitted_to, timm_recipe
 from .lazy import materialize
 from .network import Network, Request
 from .outputs import flat_outputs, named_outputs
@@ -96,7 +97,7 @@ def _from_catalogue(source: str, request: Request) -> Network:
         module,
         request,
         entry.input_shape,
-        dict(entry.preprocessing),
+        entry.preprocessing,
         info,
         warnings,
         f"it takes {entry.takes}",
@@ -116,11 +117,8 @@ def _from_timm(source: str, name: str, request: Request) -> Network:
         raise SourceError(f"timm cannot create {name}: {first_line(error)}{remedy}") from error
     config = getattr(module, "pretrained_cfg", {}) or {}
     shape = (1, *config.get("input_size", DEFAULT_INPUT[1:]))
-    preprocessing = {"layout": "NCHW", "color": "RGB", "range": [0.0, 1.0]} | {
-        key: list(config[key]) for key in ("mean", "std") if key in config
-    }
     info, warnings = _load_own_weights(module, request)
-    return _network(source, name, module, request, shape, preprocessing, info, warnings)
+    return _network(source, name, module, request, shape, timm_recipe(config), info, warnings)
 
 
 def _from_callable(source: str, place: str, name: str, request: Request) -> Network:
@@ -139,7 +137,7 @@ def _from_callable(source: str, place: str, name: str, request: Request) -> Netw
     if not isinstance(module, nn.Module):
         raise SourceError(f"{source} returned {type(module).__name__}; wanted an nn.Module")
     info, warnings = _load_own_weights(module, request)
-    return _network(source, name, module, request, DEFAULT_INPUT, {}, info, warnings)
+    return _network(source, name, module, request, DEFAULT_INPUT, None, info, warnings)
 
 
 def _find_callable(source: str, place: str, name: str) -> Callable[..., Any]:
@@ -185,7 +183,8 @@ def _load_own_weights(module: nn.Module, request: Request) -> tuple[dict[str, An
 def _checkpoint_record(info: checkpoints.CheckpointInfo) -> dict[str, Any]:
     keys = ("sha256", "weights", "layout", "ema", "epoch", "slope")
     record = {key: getattr(info, key) for key in keys if getattr(info, key) is not None}
-    return {"file": info.path.name, **record}
+    classes = {"classes": info.classes} if info.classes else {}
+    return {"file": info.path.name, **record, **classes}
 
 
 # ------------------------------------------------------------------ what all kinds share
@@ -197,7 +196,7 @@ def _network(
     module: nn.Module,
     request: Request,
     default_shape: tuple[int, ...],
-    preprocessing: Mapping[str, Any],
+    recipe: Recipe | None,
     checkpoint: Mapping[str, Any],
     warnings: tuple[str, ...],
     takes: str = "give one that it can",
@@ -215,11 +214,21 @@ def _network(
         randomized(module, request.random_init, example)
     provenance: dict[str, Any] = {"source": source, "options": dict(request.options)}
     if checkpoint:
-        provenance["checkpoint"] = dict(checkpoint)
+        provenance["checkpoint"] = {key: value for key, value in checkpoint.items() if key != "classes"}
     if request.random_init is not None:
         provenance["random_init"] = request.random_init
     sha256 = checkpoint.get("sha256") or weights_sha256(module)
-    return Network(name, module, example, preprocessing, provenance, sha256, warnings, returns=returns)
+    return Network(
+        name,
+        module,
+        example,
+        fitted_to(recipe, example),
+        provenance,
+        sha256,
+        warnings,
+        returns=returns,
+        classes=tuple(checkpoint.get("classes", ())),
+    )
 
 
 def _widened(name: str, module: nn.Module) -> tuple[str, ...]:

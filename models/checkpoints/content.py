@@ -33,6 +33,7 @@ class Checkpoint:
         others: the entries of each such dict that are no tensors.
         epoch: the training script's, where the file has one.
         args: the training script's, where the file has them.
+        classes: their names in the order of the outputs, where the file has them.
     """
 
     path: Path
@@ -42,6 +43,7 @@ class Checkpoint:
     others: Mapping[str, Sequence[str]]
     epoch: int | None
     args: Mapping[str, Any]
+    classes: tuple[str, ...] = ()
 
 
 def read_checkpoint(path: Path | str, *, key: str | None = None, drop: Sequence[str] = ()) -> Checkpoint:
@@ -92,6 +94,7 @@ def read_checkpoint(path: Path | str, *, key: str | None = None, drop: Sequence[
         others=others,
         epoch=epoch if isinstance(epoch, int) and not isinstance(epoch, bool) else None,
         args=vars(args) if isinstance(args, argparse.Namespace) else args if isinstance(args, Mapping) else {},
+        classes=_classes(content),
     )
 
 
@@ -99,6 +102,20 @@ def some(names: Sequence[str]) -> str:
     """Return the first few names, in one line, and how many more there are."""
     shown = ["".join(c if c.isprintable() else "?" for c in name)[:80] for name in names[:5]]
     return ", ".join(shown) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _classes(content: Mapping[Any, Any]) -> tuple[str, ...]:
+    """The names of classes, where training scripts put them: a list, or a dict from 0 on."""
+    meta = content.get("meta")
+    sections = (content, meta, meta.get("dataset_meta") if isinstance(meta, Mapping) else None)
+    for section in sections:
+        for key in ("names", "CLASSES", "classes") if isinstance(section, Mapping) else ():
+            names = section.get(key)  # type: ignore[union-attr]
+            if isinstance(names, Mapping) and list(names) == list(range(len(names))):
+                names = list(names.values())
+            if isinstance(names, list | tuple) and names and all(isinstance(name, str) and name for name in names):
+                return tuple(names)
+    return ()
 
 
 def _spellings(entry: str, holders: Mapping[str, str]) -> tuple[str, ...]:

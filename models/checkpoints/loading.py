@@ -34,6 +34,7 @@ class CheckpointInfo:
     warnings: tuple[str, ...]
     weights: str
     others: tuple[str, ...]
+    classes: tuple[str, ...] = ()
 
 
 def load_into(module: nn.Module, checkpoint: Checkpoint, *, ema: bool | None = None) -> CheckpointInfo:
@@ -112,6 +113,7 @@ def info_of(
         warnings=warnings,
         weights=reading.name,
         others=reading.others,
+        classes=checkpoint.classes,
     )
 
 

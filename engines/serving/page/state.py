@@ -17,7 +17,6 @@ from ..model import Model
 from ..refusals import RefusedError
 from ..service import Service
 from ..store import READY
-from .images import image_input
 
 _LINE = re.compile(r"(\w+)\{([^}]*)\} (\S+)")
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
@@ -101,11 +100,10 @@ def state(service: Service) -> JsonObject:
 
 def described(model: Model) -> JsonObject:
     """What a loaded model is, what it takes and gives, and what its form takes, or why it has none."""
-    image: JsonObject
-    try:
-        image = {"takes": str(image_input(model.preprocessing, model.inputs, model.outputs, model.profiles))}
-    except RefusedError as error:
-        image = {"refused": str(error)}
+    predictor = model.predictor
+    image: JsonObject = {"refused": predictor}
+    if not isinstance(predictor, str):
+        image = {"takes": str(predictor.preprocessing), "kind": predictor.postprocessing.kind}
     return {
         "loaded": True,
         "backend": model.backend,

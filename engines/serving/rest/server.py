@@ -21,6 +21,7 @@ from starlette.responses import JSONResponse, Response
 from .. import described, kserve_parts
 from ..access_log import AccessLog, note
 from ..auth import Bearer
+from ..images import Images, is_image
 from ..metrics import CONTENT_TYPE
 from ..options import MIB, ServeOptions
 from ..page import routes as page
@@ -73,6 +74,7 @@ class Inference:
     def __init__(self, plane: Any, repository: Any, service: Service) -> None:
         self._plane, self._repository, self._service = plane, repository, service
         self._codec = ThreadPoolExecutor(_CODECS, "codec")
+        self._images = Images(service)
 
     def routes(self) -> list[Route]:
         """The table."""
@@ -108,6 +110,10 @@ class Inference:
             if coding:
                 body = await self._in_thread(decompressed, body, coding, options.max_body)
                 room.grow(len(body))
+            if is_image(headers.get("content-type", "")):
+                version = request.path_params.get("model_version", "")
+                answer = await unless_left(self._images.answer(name, version, body, room), request.receive)
+                return Pieces([answer], {"content-type": "application/json"}, self._service)
             size = len(body) if json_length is None else json_length
             payload, _ = await self._by_size(size, self._plane.decode, body, headers)
             payload = replace(payload, version=request.path_params.get("model_version", ""))

@@ -1,0 +1,173 @@
+"""What a network's outputs say of one image, in the image's own pixels."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from plainconv.exporter.bundle import Postprocessing
+from plainconv.exporter.errors import EngineError
+
+from ..runner import Array
+from .geometry import Geometry
+from .nms import kept
+
+_NO_CLASS = -1
+
+
+@dataclass(frozen=True)
+class Class:
+    """A class that the image may be: `label`, its `number`, and its share of all classes."""
+
+    label: str
+    number: int
+    score: float
+
+    def as_json(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        return {"label": self.label, "number": self.number, "score": self.score}
+
+
+@dataclass(frozen=True)
+class Box(Class):
+    """A thing and where it is: left, top, right and bottom in pixels of the image."""
+
+    xyxy: tuple[float, float, float, float]
+
+    def as_json(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        return {**super().as_json(), "xyxy": list(self.xyxy)}
+
+
+@dataclass(frozen=True, eq=False)
+class Segment(Class):
+    """All pixels of a class: `mask`, bool [height, width] of the image; its score is the mean of theirs."""
+
+    mask: Array
+
+    def as_json(self) -> dict[str, Any]:
+        """As JSON can hold it; the mask as COCO has it, runs of 0 and 1 in turn, column by column."""
+        flat = self.mask.ravel(order="F")
+        edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+        counts = np.diff([0, *edges, flat.size]).tolist()
+        return {
+            **super().as_json(),
+            "mask": {"size": list(self.mask.shape), "counts": [0, *counts] if flat[0] else counts},
+        }
+
+
+Answer = Class | Box | Segment
+
+
+def answers_of(
+    outputs: Mapping[str, Array], wanted: Postprocessing, where: Geometry, classes: Sequence[str], row: int = 0
+) -> list[Answer]:
+    """What is said of the image in that row of the outputs, the best first. `classes` may be empty, or too few.
+
+    Raises EngineError where a number that counts is none.
+    """
+    one = {name: np.asarray(outputs[name]) for name in wanted.names}
+    one = {name: array[row] if array.ndim else array for name, array in one.items()}
+    if wanted.kind == "classify":
+        return list(_classes(one[wanted.output], wanted, classes))
+    if wanted.kind == "segment":
+        return list(_segments(one[wanted.output], where, classes))
+    return list(_boxes(one, wanted, where, classes))
+
+
+def shares_of(scores: Array, axis: int = -1) -> Array:
+    """Softmax in float64; scores that are shares already, none below 0 and together 1, as they are."""
+    scores = scores.astype(np.float64)
+    _finite(scores, "output")
+    if scores.min() >= 0 and np.abs(scores.sum(axis) - 1).max() < 1e-3:
+        return scores
+    powers = np.exp(scores - scores.max(axis, keepdims=True))
+    shares: Array = powers / powers.sum(axis, keepdims=True)
+    return shares
+
+
+def _classes(scores: Array, wanted: Postprocessing, classes: Sequence[str]) -> list[Class]:
+    shares = shares_of(scores)
+    order = np.argsort(-scores.astype(np.float64), kind="stable")[: wanted.top]
+    return [Class(_label(classes, int(i)), int(i), float(shares[i])) for i in order]
+
+
+def _segments(values: Array, where: Geometry, classes: Sequence[str]) -> list[Segment]:
+    labels, shares = labels_of(values)
+    at = [_places(where, axis, labels.shape[axis]) for axis in (0, 1)]
+    inside = (at[0] >= 0)[:, None] & (at[1] >= 0)[None, :]
+    grid = np.ix_(at[0].clip(0), at[1].clip(0))
+    numbers, scores = np.where(inside, labels[grid], _NO_CLASS), shares[grid]
+    found = []
+    for number in np.unique(numbers[numbers != _NO_CLASS]):
+        mask = numbers == number
+        found.append(Segment(_label(classes, int(number)), int(number), float(scores[mask].mean()), mask))
+    return sorted(found, key=lambda each: -int(each.mask.sum()))
+
+
+def labels_of(values: Array) -> tuple[Array, Array]:
+    """The class of each place of scores [classes, h, w], and its share; of [h, w] numbers themselves, and 1.
+
+    One channel of scores tells one class, where it is above 0, from none, which is −1.
+    """
+    if values.ndim == 2:
+        return values.astype(np.int64), np.ones(values.shape)
+    if values.shape[0] == 1:
+        _finite(values, "output")
+        shares = 1 / (1 + np.exp(-values[0].astype(np.float64).clip(-500, 500)))
+        return np.where(values[0] > 0, 0, _NO_CLASS), shares
+    return values.argmax(0), shares_of(values, 0).max(0)
+
+
+def _places(where: Geometry, axis: int, size: int) -> Array:
+    """Of each of the image's rows or columns its place along an output of that size; −1 where the input lacks it."""
+    centres = (np.arange(where.image[axis]) + 0.5) * (where.resized[axis] / where.image[axis]) + where.shift[axis]
+    places = np.floor(centres * (size / where.input[axis])).astype(np.int64)
+    return np.where((centres >= 0) & (centres < where.input[axis]), places.clip(0, size - 1), _NO_CLASS)
+
+
+def _boxes(one: Mapping[str, Array], wanted: Postprocessing, where: Geometry, classes: Sequence[str]) -> list[Box]:
+    boxes_N4, scores_N, labels_N = _candidates(one, wanted)
+    _finite(scores_N, "scores")
+    likely = np.flatnonzero((scores_N > wanted.score) & (labels_N >= 0))
+    likely = likely[np.argsort(-scores_N[likely], kind="stable")]
+    boxes_N4, scores_N, labels_N = boxes_N4[likely].astype(np.float64), scores_N[likely], labels_N[likely]
+    _finite(boxes_N4, "boxes")
+    if wanted.form != "final":
+        chosen = kept(boxes_N4, labels_N, wanted.iou, wanted.max)
+        boxes_N4, scores_N, labels_N = boxes_N4[chosen], scores_N[chosen], labels_N[chosen]
+    mapped = where.to_image(boxes_N4)[: wanted.max]
+    return [
+        Box(_label(classes, int(label)), int(label), float(score), (float(a), float(b), float(c), float(d)))
+        for (a, b, c, d), score, label in zip(mapped, scores_N, labels_N, strict=False)
+    ]
+
+
+def _candidates(one: Mapping[str, Array], wanted: Postprocessing) -> tuple[Array, Array, Array]:
+    """Boxes [N, 4] as corners, and of each its best class and that one's score."""
+    if wanted.form == "final":
+        assert wanted.labels is not None
+        boxes, scores, labels = one[wanted.boxes], one[wanted.scores], one[wanted.labels].astype(np.int64)
+        count = len(scores) if wanted.count is None else int(one[wanted.count].reshape(-1)[0])
+        return boxes[:count], scores[:count], labels[:count]
+    if wanted.form == "dense":
+        boxes, scores = one[wanted.boxes], one[wanted.scores]
+    else:
+        rows = one[wanted.boxes].T
+        centre, half, scores = rows[:, :2], rows[:, 2:4] * 0.5, rows[:, 4:]
+        boxes = np.concatenate([centre - half, centre + half], 1)
+    _finite(scores, "scores")
+    labels = scores.argmax(1) if len(scores) else np.zeros(0, np.int64)
+    return boxes, np.take_along_axis(scores, labels[:, None], 1)[:, 0], labels
+
+
+def _label(classes: Sequence[str], number: int) -> str:
+    return classes[number] if 0 <= number < len(classes) else str(number)
+
+
+def _finite(values: Array, what: str) -> None:
+    if not np.isfinite(values.astype(np.float64, copy=False)).all():
+        raise EngineError(
+            f"the model's {what} have values that are no numbers; check its weights, or another precision"
+        )

@@ -1,0 +1,43 @@
+"""What a bundle says of images: how one becomes the input, what the outputs mean, and the names of classes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..bundle import Manifest, classes_of, default_of
+from ..bundle.postprocessing import postprocessing_given
+from ..bundle.preprocessing import misfit
+from ..bundle.presets import preprocessing_given
+from ..errors import SourceError
+from ..source.images import classes_given
+from ..source.network import Network
+
+
+def check_given(preprocessing: Any, postprocess: str | None, classes: Any) -> None:
+    """Raise SourceError for what is wrong whatever the network is, before any work."""
+    preprocessing_given(preprocessing)
+    postprocessing_given(postprocess)
+    classes_given(classes)
+
+
+def fill(
+    manifest: Manifest, network: Network, postprocess: str | None, classes: str | Path | Sequence[str] | None
+) -> tuple[str, ...]:
+    """Into the manifest, whose inputs and outputs are known; returns what the user should know.
+
+    Raises SourceError, in one line, where what was asked for does not fit them.
+    """
+    wanted = network.preprocessing
+    if wanted is not None and (problem := misfit(wanted, manifest.inputs)):
+        raise SourceError(f"{problem}; take another --preprocessing, or another --input-shape")
+    manifest.preprocessing = wanted
+    manifest.postprocessing = postprocessing_given(postprocess, manifest.outputs)
+    record = manifest.postprocessing or default_of(manifest.outputs)
+    count = None if record is None else classes_of(record, manifest.outputs)
+    names = classes_given(classes)
+    if names and count not in (None, len(names)):
+        raise SourceError(f"--classes has {len(names)} names, the network tells {count} classes apart; give as many")
+    manifest.classes = names or (network.classes if count in (None, len(network.classes)) else ())
+    if network.classes and not manifest.classes:
+        return (f"the checkpoint names {len(network.classes)} classes, the network tells {count} apart: left out",)
+    return ()
