@@ -3,7 +3,8 @@
 Values and nodes are compared by identity; onnx-graphsurgeon's own `==` compares names.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -236,3 +237,14 @@ def redirect(old: Any, new: Any) -> None:
         for i, tensor in enumerate(user.inputs):
             if tensor is old:
                 user.inputs[i] = new
+
+
+@contextmanager
+def outputs_inferred(graph: gs.Graph) -> Iterator[None]:
+    """Within it, inference tells the shapes of outputs too, which it leaves as they are declared otherwise."""
+    outputs = list(graph.outputs)
+    graph.outputs.clear()
+    try:
+        yield
+    finally:
+        graph.outputs[:] = outputs
