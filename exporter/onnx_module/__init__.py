@@ -14,12 +14,12 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from ..errors import PlainconvError, SourceError, first_line
 from ..onnx_file.file import all_tensors, skeleton
-from . import layout, pointwise, resize, sums, windows
+from . import layout, pointwise, quantized, resize, sums, windows
 from .base import OPS, REMEDY, FormError, Step
 from .by_reference import Evaluated, names_read
 
 __all__ = ["OPS", "REMEDY", "OnnxModule", "module_from_onnx"]
-del layout, pointwise, resize, sums, windows  # imported for what they register
+del layout, pointwise, quantized, resize, sums, windows  # imported for what they register
 
 MIN_OPSET = 7
 """Before it, ops broadcast as their attributes say."""

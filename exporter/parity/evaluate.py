@@ -142,12 +142,13 @@ def _in_float64(module: nn.Module, inputs: Inputs, batch: int) -> tuple[list[np.
     if batch == 1 and not joined:
         return found, False, False
     whole = [name in inputs.whole for name in inputs.arrays]
+    last = min(max(batch, CHUNK if joined else 1), len(inputs.kinds)) - 1  # of those that were run together first
     try:
-        first = run(*(x[0] if w else x[:1] for x, w in zip(inputs.arrays.values(), whole, strict=True)))
+        alone = run(*(x[last] if w else x[last : last + 1] for x, w in zip(inputs.arrays.values(), whole, strict=True)))
     except Exception:  # a network made for its batch, whatever it raises
         return found, False, joined
     apart = all(len(y) == len(inputs.kinds) for y in found)
-    mixes = apart and any(not _close(y[0], y_first) for y, y_first in zip(found, first, strict=True))
+    mixes = apart and any(not _close(y[last], y_alone) for y, y_alone in zip(found, alone, strict=True))
     if mixes and batch == 1:
         found, joined = _evaluate(run, inputs, batch, together=False)
     return found, mixes, joined

@@ -171,6 +171,11 @@ def _warn_of_random_images(name: str) -> None:
 def _refuse_lower(model: Path, name: str) -> None:
     """Raise ExportError where the ONNX model, of a file that was given, is not fp32 itself."""
     lower = sorted(set(types_in_file(model).values()) - {"fp32"})
+    if {"int8", "fp8"} & set(lower):
+        raise ExportError(
+            f"the network is quantized already ({', '.join(lower)}), and its own scales stay; build it as it is, or "
+            f"export the float network for {name}"
+        )
     if lower:
         raise ExportError(
             f"the network computes in {', '.join(lower)} as it is, {name} is made of one in fp32; export that one"

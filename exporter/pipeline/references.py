@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from ..count import Cost
+from ..onnx_file.type_names import type_name
 from ..parity import Reference, Run, Scale, reference_from_module, run_onnx
 from ..parity.inputs import batch_of, has_batch
 from ..parity.own_scale import own_scales
@@ -79,10 +80,10 @@ def _file_runs(network: Network, examples: Mapping[str, Tensor]) -> list[Run]:
     """The ONNX file that the network came as, in ONNX Runtime, where that takes it and inputs of these sizes."""
     if network.given is None:
         return []
-    types = [np.dtype(tensor.dtype) for tensor in network.given.graph.inputs]
+    types = [type_name(tensor) for tensor in network.given.graph.inputs]
     try:
         run = fed(run_onnx(Path(str(network.provenance["source"]))), types)
-        run(*(x.numpy() for x in examples.values()))
+        run(*((x.float() if x.is_floating_point() else x).numpy() for x in examples.values()))
     except Exception:  # the file may be made for one size, where this bundle leaves it open
         return []
     return [run]

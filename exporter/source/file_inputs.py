@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from onnx import TensorProto
 from torch import Tensor
 
 from ..bundle.manifest import DTYPES
 from ..errors import SourceError
+from ..onnx_file.type_names import type_name
 from ..onnx_module import REMEDY
 from ..parity.inputs import batch_of
 from .inputs import Data, refuse_two_ways, rows_of_npz
@@ -61,22 +61,15 @@ def examples_of_file(inputs: Sequence[Any], request: Request) -> tuple[dict[str,
 
 
 def _check_type(tensor: Any, spec: InputSpec | None) -> None:
-    found = _type_name(tensor)
+    found = type_name(tensor)
     if found not in DTYPES:
-        raise SourceError(f"the input {tensor.name} is {found.lower()}, wanted one of {', '.join(DTYPES)}; {REMEDY}")
+        raise SourceError(f"the input {tensor.name} is {found}, wanted one of {', '.join(DTYPES)}; {REMEDY}")
     if spec is not None and spec.dtype not in (None, found):
         raise SourceError(f"--input {tensor.name} is {spec.dtype}, but the ONNX file has it as {found}; leave it out")
 
 
-def _type_name(tensor: Any) -> str:
-    found = tensor.dtype
-    if found is None:
-        return "no tensor"
-    return TensorProto.DataType.Name(found) if isinstance(found, int) else np.dtype(found).name
-
-
 def _torch_type(tensor: Any) -> torch.dtype:
-    found: torch.dtype = getattr(torch, _type_name(tensor))
+    found: torch.dtype = getattr(torch, type_name(tensor))
     return found
 
 
@@ -99,7 +92,7 @@ def _typed_rows(tensor: Any, x: np.ndarray) -> np.ndarray:
         raise SourceError(
             f"{tensor.name} is {x.dtype} {list(x.shape)} in --inputs, but the ONNX file has {_spelled(tensor)}"
         )
-    name = _type_name(tensor)
+    name = type_name(tensor)
     return x.astype(np.float32 if name == "bfloat16" else name)
 
 

@@ -1,6 +1,6 @@
 """An ONNX file as SOURCE: its graph, the module that evaluates it, and what it says of inputs and outputs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from .network import Given, Network, Request
 BATCH, HEIGHT, WIDTH = "batch", "height", "width"
 SIZED_BY_VALUES = {"NonMaxSuppression", "NonZero", "Unique", "Compress", "Loop", "If", "Range"}
 """Ops whose outputs may have other shapes for other numbers of the same inputs."""
+MIXED = "for one image depends on the others"
 SAME = 0.999
 """The share of integers that must be the same."""
 APART = 1e-9
@@ -49,10 +50,10 @@ def network_from_onnx(source: str, request: Request) -> Network:
     inputs, data = examples_of_file(graph.inputs, request)
     module = module_from_onnx(graph, any_op=True)
     _check_outputs(path.name, module, inputs)
-    warnings = ()
+    warnings: tuple[str, ...] = ()
     if module.by_reference:
         ops = ", ".join(sorted(module.by_reference))
-        warnings = (f"{ops} of {path.name} are evaluated in float64 by onnx's reference evaluator, which is slow",)
+        warnings += (f"{ops} of {path.name}: evaluated in float64 by onnx's reference evaluator, which is slow",)
     given = Given(graph, metadata)
     sha256 = _sha256(path)
     provenance = {"source": source, "file": {"name": path.name, "sha256": sha256, "opset": graph.opset}}
@@ -69,7 +70,7 @@ def settle_batch(network: Network, *, dynamic: bool) -> None:
     if batch is None or (not dynamic and batch != 1):
         return  # then nothing but this batch is evaluated
     reason = _why_not_apart(network.module, network.inputs, batch)
-    if reason is None:
+    if reason is None or (dynamic and reason.endswith(MIXED) and _is_open(network)):
         return
     if dynamic:
         raise SourceError(
@@ -77,6 +78,14 @@ def settle_batch(network: Network, *, dynamic: bool) -> None:
             "or write the ONNX file again with an open batch axis"
         )
     network.module.batches = {name: batch for name, x in network.inputs.items() if has_batch(x.shape, batch)}
+
+
+def _is_open(network: Network) -> bool:
+    """Whether the file leaves the batch open."""
+    assert network.given is not None
+    batch = batch_of(x.shape for x in network.examples)
+    batched = [t for t in network.given.graph.inputs if has_batch(network.inputs[t.name].shape, batch)]
+    return all(t.shape is None or not isinstance(t.shape[0], int) for t in batched)
 
 
 def graph_at(network: Network, *, dynamic_batch: bool, sizes: tuple[tuple[int, int], ...] | None = None) -> gs.Graph:
@@ -97,6 +106,7 @@ def graph_at(network: Network, *, dynamic_batch: bool, sizes: tuple[tuple[int, i
     ]
     outer = (*graph.inputs, *graph.outputs)
     moving = _sized_by_values(graph, module)
+    said = {tensor.name: tensor.shape for tensor in graph.outputs}
     for name, tensor in graph.tensors().items():
         if isinstance(tensor, gs.Variable):
             known = name in seen[0] and name not in moving and (bool(others) or tensor in outer)
@@ -110,8 +120,7 @@ def graph_at(network: Network, *, dynamic_batch: bool, sizes: tuple[tuple[int, i
             infer_shapes(graph)
     for tensor in graph.outputs:
         if tensor.name in moving:
-            found = tensor.shape if tensor.shape is not None else [None] * len(seen[0][tensor.name])
-            tensor.shape = [n if isinstance(n, int) or n == BATCH else None for n in found]
+            tensor.shape = _known_axes(tensor.shape, said[tensor.name], seen[0][tensor.name])
         tensor.shape = [f"{tensor.name}_{k}" if n is None else n for k, n in enumerate(tensor.shape)]
     return graph
 
@@ -123,6 +132,17 @@ def _sized_by_values(graph: gs.Graph, module: OnnxModule) -> set[str]:
         if node.op in SIZED_BY_VALUES or any(t.name in found for t in node.inputs if isinstance(t, gs.Variable)):
             found |= {t.name for t in node.outputs} - module.known
     return found
+
+
+def _known_axes(
+    inferred: Sequence[int | str | None] | None, said: Sequence[int | str | None] | None, seen: Sequence[int]
+) -> list[int | str | None]:
+    """What shape inference knows of an output, else what the file says where that is so; None elsewhere."""
+    known: list[int | str | None] = []
+    for k, size in enumerate(seen):
+        a, b = (None if axes is None or len(axes) != len(seen) else axes[k] for axes in (inferred, said))
+        known.append(a if isinstance(a, int) or a == BATCH else size if b == size else None)
+    return known
 
 
 def _axis(found: tuple[int, ...], batch: int) -> int | str | None:
@@ -221,7 +241,7 @@ def _why_not_apart(module: OnnxModule, inputs: Mapping[str, Tensor], batch: int)
         if not y_a.dim() or y.shape != (2 * y_a.shape[0], *y_a.shape[1:]):
             return f"its output {name} has no batch axis"
         if not _close(y, torch.cat((y_a, y_b))):
-            return f"its output {name} for one image depends on the others"
+            return f"its output {name} {MIXED}"
     return None
 
 

@@ -6,6 +6,7 @@ forward(x, *, scale) on {"x": a, "scale": b} -> x, scale;    forward(*xs) on (a,
 
 import enum
 import inspect
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -111,7 +112,7 @@ def call_by_name(module: nn.Module, tensors: Mapping[str, Tensor]) -> Call:
             arguments[name] = tensors[name]
         elif p.kind is p.VAR_KEYWORD or (p.kind is p.VAR_POSITIONAL and p.VAR_KEYWORD not in rest):
             arguments[name] = others if p.kind is p.VAR_KEYWORD else tuple(others.values())
-    bound = inspect.BoundArguments(signature, arguments)  # type: ignore[arg-type]
+    bound = inspect.BoundArguments(signature, OrderedDict(arguments))
     varied = inspect.Parameter.VAR_POSITIONAL in rest and inspect.Parameter.VAR_KEYWORD not in rest
     return _call_of_bound(bound, tuple(others) if varied else ())
 
@@ -175,8 +176,9 @@ def _call(inputs: Mapping[str, Tensor], tree: Any) -> Call:
 def _named(tree: Any, positional: Sequence[str]) -> Iterator[tuple[str, Any]]:
     """Each leaf of (args, kwargs) and its name."""
     for path, leaf in tree_flatten_with_path(tree)[0]:
-        where, first, *rest = (getattr(key, "idx", getattr(key, "key", getattr(key, "name", key))) for key in path)
-        name = str(first) if where else positional[first]
+        keys = [getattr(key, "idx", getattr(key, "key", getattr(key, "name", key))) for key in path]
+        where, first, *rest = keys
+        name = str(first) if where else positional[int(str(first))]
         for key in rest:
             name = joined(name, str(key))
         yield name, leaf
