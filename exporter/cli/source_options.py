@@ -5,7 +5,9 @@ import ast
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..bundle.tensor import DTYPES
 from ..errors import SourceError
+from ..source.names import NAME
 from ..source.shapes import MAX_SIZE
 from .arguments import EVAL_DATA, batch_range, size_range
 
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
     from ..pipeline.build import BuildJob
     from ..pipeline.export import Job
     from ..pipeline.split import SplitJob
-    from ..source.network import Request
+    from ..source.network import InputSpec, Request
 
 
 def source_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,7 +61,17 @@ def weight_arguments(parser: argparse.ArgumentParser) -> None:
     weights.add_argument(
         "--set", action="append", default=[], type=_option, metavar="NAME=VALUE", help="network option"
     )
-    weights.add_argument("--input-shape", type=_shape, metavar="N,C,H,W", help="the shape to export at")
+    weights.add_argument("--input-shape", type=_shape, metavar="N,C,H,W", help="the shape to export at, of one input")
+    weights.add_argument(
+        "--input", action="append", default=[], type=_input, metavar="NAME=SHAPE[:TYPE]",
+        help="an input by its name, once for each: rgb=1,3,480,640 or ids=1,16:int64",
+    )  # fmt: skip
+    weights.add_argument(
+        "--inputs",
+        type=Path,
+        metavar="FILE.npz",
+        help="inputs by their names, a row an image: example, and parity data",
+    )
 
 
 def job_of(args: argparse.Namespace, build: "BuildJob | None" = None, split: "SplitJob | None" = None) -> "Job":
@@ -98,6 +110,9 @@ def request_of(args: argparse.Namespace) -> "Request":
         random_init=args.random_init,
         options=dict(args.set),
         input_shape=args.input_shape,
+        inputs=tuple(args.input),
+        inputs_file=args.inputs,
+        name=args.name,
     )
 
 
@@ -112,14 +127,36 @@ def refuse_weights(args: argparse.Namespace, wanted: str) -> None:
 _WEIGHTS = ("checkpoint", "ema", "key", "drop", "layout", "slope", "random_init", "set", "input_shape")
 
 
-def _shape(text: str) -> tuple[int, ...]:
+def _shape(text: str, least: int = 2) -> tuple[int, ...]:
     try:
         shape = tuple(int(part) for part in text.split(","))
     except ValueError:
         shape = ()
-    if len(shape) < 2 or not all(1 <= size <= MAX_SIZE for size in shape):
+    if len(shape) < least or not all(1 <= size <= MAX_SIZE for size in shape):
         raise argparse.ArgumentTypeError(f"{text!r} is not a shape; wanted positive integers like 1,3,224,224")
     return shape
+
+
+def _input(text: str) -> "InputSpec":
+    from ..source.network import InputSpec
+
+    name, equals, rest = text.partition("=")
+    sizes, colon, dtype = rest.partition(":")
+    if not equals or not name.strip() or (colon and dtype not in DTYPES):
+        found = f"{dtype!r} is no type of {text!r}" if equals and colon else f"{text!r} is no input"
+        wanted = (
+            f"one of {', '.join(DTYPES)}" if equals and colon else "NAME=SHAPE or NAME=SHAPE:TYPE like x=1,3,8,8:int64"
+        )
+        raise argparse.ArgumentTypeError(f"{found}; wanted {wanted}")
+    return InputSpec(name.strip(), _shape(sizes, least=1) if sizes else (), dtype or None)
+
+
+def _name(text: str) -> str:
+    if not NAME.fullmatch(text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no name of a file; wanted up to 64 letters, digits, '.', '-' and '_', a letter or digit first"
+        )
+    return text
 
 
 def _option(text: str) -> tuple[str, Any]:

@@ -149,10 +149,11 @@ def _made_again(bundle: Bundle, network: Network) -> tuple[nn.Module | None, onn
     dynamic_batch, sizes = said.get("dynamic_batch") is not None, said.get("dynamic_size")
     plain: nn.Module | None = None
     if network.given is None:
-        plain, _ = reparameterize(network.module, network.example, check=False)
+        plain, _ = reparameterize(network.module, network.examples, check=False)
         graph = graph_from_module(
             plain,
-            network.example,
+            network.examples,
+            input_names=tuple(network.inputs),
             dynamic_batch=dynamic_batch,
             dynamic_size=sizes is not None,
             opset=max(MIN_OPSET, ir.load(bundle.onnx).opset_imports[""]),
