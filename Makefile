@@ -16,11 +16,11 @@ run: $(READY)
 
 test: $(READY)
 	@sh engines/cpp/cmake/onnxruntime_headers.sh engines/cpp/build/onnxruntime || true  # else the C++ tests are skipped
-	$(BIN)/pytest -n auto -m "not slow and not gpu"
+	$(BIN)/pytest -n auto --dist worksteal -m "not slow and not gpu"
 
 test-long: $(READY)  # many more examples, drawn at random
 	@seed=$${SEED:-$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')}; echo "make test-long SEED=$$seed"; \
-	    $(BIN)/pytest -n auto -m "not slow and not gpu" --timeout 3600 --hypothesis-profile long --hypothesis-seed $$seed
+	    $(BIN)/pytest -n auto --dist worksteal -m "not slow and not gpu" --timeout 3600 --hypothesis-profile long --hypothesis-seed $$seed
 
 test-slow: $(READY)
 	$(BIN)/pytest -m "slow or gpu"

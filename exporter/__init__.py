@@ -8,12 +8,17 @@ from typing import TYPE_CHECKING, Any
 from .version import __version__
 
 if TYPE_CHECKING:
+    from .pipeline.live import export
     from .reparam import affine_leaf, reparameterize
 
-__all__ = ["__version__", "affine_leaf", "reparameterize"]
+__all__ = ["__version__", "affine_leaf", "export", "reparameterize"]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "export":
+        from .pipeline.live import export
+
+        return export
     if name in __all__:
         from . import reparam
 

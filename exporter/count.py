@@ -4,6 +4,7 @@ A multiply-accumulate (MAC) is one product of a weight and a value, added: Vanil
 twice that. Convolutions, matrix products and Linears count; elementwise ops and pools do not.
 """
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,14 +34,15 @@ class Cost:
 
 
 def count_module(module: nn.Module, example: Tensor | tuple[Tensor, ...]) -> Cost:
-    """Parameters, and MACs of one forward of `example`; nothing is computed and `module` is left as it is.
+    """Parameters, and MACs of one forward of `example`; nothing is computed, unless the module says that it must be.
 
     Raises ReparamError where the forward needs the values it computes, as data-dependent control flow does.
     """
     examples = example if isinstance(example, tuple) else (example,)
     parameters = sum(p.numel() for p in module.parameters())
-    with FakeTensorMode(allow_non_fake_inputs=True) as fake, torch.no_grad():
-        inputs = tuple(fake.from_tensor(t) for t in examples)
+    fake = None if getattr(module, "needs_values", False) else FakeTensorMode(allow_non_fake_inputs=True)
+    with fake or contextlib.nullcontext(), torch.no_grad():
+        inputs = examples if fake is None else tuple(fake.from_tensor(t) for t in examples)
         with FlopCounterMode(display=False) as counter, _LongestSum() as sums:
             try:
                 module(*inputs)

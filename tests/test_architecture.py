@@ -16,10 +16,11 @@ GROUND = {"errors", "progress", "quiet", "version", "wheels"}
 EXPORTER: Mapping[str, set[str]] = {
     "cli": {"pipeline", "source", "surgery", "partition", "bundle"},
     "pipeline": {
-        "source", "to_onnx", "reparam", "onnx_file", "surgery", "precision", "partition", "parity", "bundle", "count",
+        "source", "to_onnx", "reparam", "onnx_file", "onnx_module", "surgery", "precision", "partition", "parity",
+        "bundle", "count",
     },
-    "source": {"onnx_module", "onnx_file", "surgery", "parity", "bundle"},
-    "to_onnx": {"onnx_file", "surgery"},
+    "source": {"onnx_module", "onnx_file", "surgery", "reparam", "parity", "bundle"},
+    "to_onnx": {"onnx_file", "surgery", "parity"},
     "surgery": {"reparam", "parity", "onnx_file"},
     "count": set(),
     "partition": {"onnx_file"},
@@ -27,7 +28,7 @@ EXPORTER: Mapping[str, set[str]] = {
     "reparam": {"parity"},
     "parity": {"count", "onnx_file", "onnx_module"},
     "onnx_file": set(),
-    "onnx_module": set(),
+    "onnx_module": {"onnx_file"},
     "bundle": set(),
 }  # fmt: skip
 """The rooms of exporter/, from the commands above the jobs above their steps to the bundle below: what each may use."""

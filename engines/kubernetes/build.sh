@@ -14,11 +14,30 @@ packages() {
     rm -rf /var/lib/apt/lists/*
 }
 
+serving() {  # of the package's requirements those of a server: torch, and whatever else only exports, stays out
+    /opt/plainconv/bin/python - "$1" <<'EOF'
+import sys
+from importlib.metadata import requires
+
+from pip._vendor.packaging.requirements import Requirement
+
+extras = sys.argv[1].split(",")
+always = {"numpy", "rich"} | ({"tensorrt-rtx"} if "gpu" in extras else set())
+for each in map(Requirement, requires("plainconv")):
+    of_extra = each.marker is not None and "extra" in str(each.marker)
+    if any(each.marker.evaluate({"extra": extra}) for extra in extras) if of_extra else each.name in always:
+        print(f"{each.name}{'[' + ','.join(sorted(each.extras)) + ']' if each.extras else ''}{each.specifier}")
+EOF
+}
+
 case $what in
 python)
     packages python3 python3-venv
     python3 -m venv /opt/plainconv
-    /opt/plainconv/bin/pip install "$where[${3:-serve,gpu}]"
+    /opt/plainconv/bin/pip install --no-deps "$where"
+    serving "${3:-serve,gpu}" >/tmp/requirements.txt
+    /opt/plainconv/bin/pip install -r /tmp/requirements.txt
+    rm /tmp/requirements.txt
     /opt/plainconv/bin/python -m compileall -q /opt/plainconv/lib || true  # the root is read-only later
     ln -sf /opt/plainconv/bin/exporter /usr/local/bin/exporter
     ;;

@@ -49,21 +49,26 @@ def shape_arguments(parser: argparse.ArgumentParser) -> None:
 
 def build_job_of(args: argparse.Namespace, shapes: Any, *, rebuild: bool = False) -> "BuildJob":
     """What is to be built. Raises SourceError for targets of no engine."""
+    from plainconv.engines.options import BuildOptions
+
     from ..pipeline.build import BuildJob
 
     if args.engine == "none" and args.targets:
         raise SourceError("both --targets and --engine none given; wanted one of them")
-    return BuildJob(
-        precisions=args.precision,
-        engine=args.engine,
+    builder = BuildOptions(
         targets=args.targets,
-        shapes=shapes,
         tf32=args.tf32,
         workspace=args.workspace,
         optimization_level=args.optimization_level,
         timing_cache=args.timing_cache,
         max_aux_streams=args.aux_streams,
         device=args.device,
+    )
+    return BuildJob(
+        args.precision,
+        args.engine,
+        shapes,
+        builder,
         calibration=args.calibration,
         method=args.calibration_method,
         tolerance=args.tolerance,

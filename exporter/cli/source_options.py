@@ -5,6 +5,9 @@ import ast
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..bundle.tensor import DTYPES
+from ..errors import SourceError
+from ..source.names import NAME
 from ..source.shapes import MAX_SIZE
 from .arguments import EVAL_DATA, batch_range, size_range
 
@@ -12,6 +15,7 @@ if TYPE_CHECKING:
     from ..pipeline.build import BuildJob
     from ..pipeline.export import Job
     from ..pipeline.split import SplitJob
+    from ..source.network import InputSpec, Request
 
 
 def source_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,19 +25,8 @@ def source_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="BUNDLE", help="the bundle folder to write")
     parser.add_argument("--force", action="store_true", help="replace the bundle that is there")
-    weights = parser.add_argument_group("weights")
-    weights.add_argument("--checkpoint", type=Path, metavar="FILE", help=".pth, .pt or .safetensors")
-    weights.add_argument("--ema", action=argparse.BooleanOptionalAction, help="take the averaged weights, or do not")
-    weights.add_argument("--key", metavar="NAME", help="the entry of the file, or the prefix of keys, with the weights")
-    weights.add_argument("--drop", action="append", default=[], metavar="PATTERN", help="leave out keys: 'head.*'")
-    weights.add_argument("--layout", choices=("auto", "training", "deploy"), default="auto", help="its form")
-    weights.add_argument("--slope", type=float, metavar="S", help="deep-training slope, 0 to 1")
-    weights.add_argument("--random-init", type=int, metavar="SEED", help="random weights instead")
-    weights.add_argument(
-        "--set", action="append", default=[], type=_option, metavar="NAME=VALUE", help="network option"
-    )
+    weight_arguments(parser)
     graph = parser.add_argument_group("graph")
-    graph.add_argument("--input-shape", type=_shape, metavar="N,C,H,W", help="the shape to export at")
     graph.add_argument("--dynamic-batch", type=batch_range, metavar="MIN:OPT:MAX", help="keep the batch size open")
     graph.add_argument(
         "--dynamic-size", type=size_range, metavar="MIN:OPT:MAX", help="keep height and width open: 160x120:224x224:…"
@@ -55,25 +48,39 @@ def source_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def weight_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which weights SOURCE has, and at which shape it runs."""
+    weights = parser.add_argument_group("weights")
+    weights.add_argument("--checkpoint", type=Path, metavar="FILE", help=".pth, .pt or .safetensors")
+    weights.add_argument("--ema", action=argparse.BooleanOptionalAction, help="take the averaged weights, or do not")
+    weights.add_argument("--key", metavar="NAME", help="the entry of the file, or the prefix of keys, with the weights")
+    weights.add_argument("--drop", action="append", default=[], metavar="PATTERN", help="leave out keys: 'head.*'")
+    weights.add_argument("--layout", choices=("auto", "training", "deploy"), default="auto", help="its form")
+    weights.add_argument("--slope", type=float, metavar="S", help="deep-training slope, 0 to 1")
+    weights.add_argument("--random-init", type=int, metavar="SEED", help="random weights instead")
+    weights.add_argument(
+        "--set", action="append", default=[], type=_option, metavar="NAME=VALUE", help="network option"
+    )
+    weights.add_argument("--input-shape", type=_shape, metavar="N,C,H,W", help="the shape to export at, of one input")
+    weights.add_argument(
+        "--input", action="append", default=[], type=_input, metavar="NAME=SHAPE[:TYPE]",
+        help="an input by its name, once for each: rgb=1,3,480,640 or ids=1,16:int64",
+    )  # fmt: skip
+    weights.add_argument(
+        "--inputs",
+        type=Path,
+        metavar="FILE.npz",
+        help="inputs by their names, a row an image: example, and parity data",
+    )
+
+
 def job_of(args: argparse.Namespace, build: "BuildJob | None" = None, split: "SplitJob | None" = None) -> "Job":
     """The export that is asked for, and what is to be built and split behind it."""
     from ..pipeline.export import Job
-    from ..source.network import Request
 
-    request = Request(
-        checkpoint=args.checkpoint,
-        ema=args.ema,
-        key=args.key,
-        drop=tuple(args.drop),
-        layout=args.layout,
-        slope=args.slope,
-        random_init=args.random_init,
-        options=dict(args.set),
-        input_shape=args.input_shape,
-    )
     return Job(
         source=args.source,
-        request=request,
+        request=request_of(args),
         target=args.output,
         force=args.force,
         dynamic_batch=args.dynamic_batch,
@@ -89,14 +96,67 @@ def job_of(args: argparse.Namespace, build: "BuildJob | None" = None, split: "Sp
     )
 
 
-def _shape(text: str) -> tuple[int, ...]:
+def request_of(args: argparse.Namespace) -> "Request":
+    """What `weight_arguments` were given."""
+    from ..source.network import Request
+
+    return Request(
+        checkpoint=args.checkpoint,
+        ema=args.ema,
+        key=args.key,
+        drop=tuple(args.drop),
+        layout=args.layout,
+        slope=args.slope,
+        random_init=args.random_init,
+        options=dict(args.set),
+        input_shape=args.input_shape,
+        inputs=tuple(args.input),
+        inputs_file=args.inputs,
+        name=args.name,
+    )
+
+
+def refuse_weights(args: argparse.Namespace, wanted: str) -> None:
+    """Raise SourceError for an option of `weight_arguments` that is nothing without what is `wanted`."""
+    given = {f"--{name.replace('_', '-')}": getattr(args, name) for name in _WEIGHTS}
+    used = [option for option, value in given.items() if value not in (None, [], "auto")]
+    if used:
+        raise SourceError(f"{used[0]} given without {wanted}; give both, or neither")
+
+
+_WEIGHTS = ("checkpoint", "ema", "key", "drop", "layout", "slope", "random_init", "set", "input_shape")
+
+
+def _shape(text: str, least: int = 2) -> tuple[int, ...]:
     try:
         shape = tuple(int(part) for part in text.split(","))
     except ValueError:
         shape = ()
-    if len(shape) < 2 or not all(1 <= size <= MAX_SIZE for size in shape):
+    if len(shape) < least or not all(1 <= size <= MAX_SIZE for size in shape):
         raise argparse.ArgumentTypeError(f"{text!r} is not a shape; wanted positive integers like 1,3,224,224")
     return shape
+
+
+def _input(text: str) -> "InputSpec":
+    from ..source.network import InputSpec
+
+    name, equals, rest = text.partition("=")
+    sizes, colon, dtype = rest.partition(":")
+    if not equals or not name.strip() or (colon and dtype not in DTYPES):
+        found = f"{dtype!r} is no type of {text!r}" if equals and colon else f"{text!r} is no input"
+        wanted = (
+            f"one of {', '.join(DTYPES)}" if equals and colon else "NAME=SHAPE or NAME=SHAPE:TYPE like x=1,3,8,8:int64"
+        )
+        raise argparse.ArgumentTypeError(f"{found}; wanted {wanted}")
+    return InputSpec(name.strip(), _shape(sizes, least=1) if sizes else (), dtype or None)
+
+
+def _name(text: str) -> str:
+    if not NAME.fullmatch(text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no name of a file; wanted up to 64 letters, digits, '.', '-' and '_', a letter or digit first"
+        )
+    return text
 
 
 def _option(text: str) -> tuple[str, Any]:

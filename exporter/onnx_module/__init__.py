@@ -1,7 +1,9 @@
 """An ONNX graph as an nn.Module: what eager PyTorch is to a network of its own, this is to one that came as a file."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,38 +14,47 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import _disable_current_modes
 
 from ..errors import PlainconvError, SourceError, first_line
-from . import layout, pointwise, resize, sums, windows
-from .base import OPS, REMEDY, Step
+from ..onnx_file.file import all_tensors, skeleton
+from . import layout, pointwise, quantized, resize, sums, windows
+from .base import OPS, REMEDY, FormError, Step
+from .by_reference import Evaluated, names_read
 
 __all__ = ["OPS", "REMEDY", "OnnxModule", "module_from_onnx"]
-del layout, pointwise, resize, sums, windows  # imported for what they register
+del layout, pointwise, quantized, resize, sums, windows  # imported for what they register
 
 MIN_OPSET = 7
 """Before it, ops broadcast as their attributes say."""
 
 
-def module_from_onnx(graph: gs.Graph) -> "OnnxModule":
+def module_from_onnx(graph: gs.Graph, *, any_op: bool = False) -> "OnnxModule":
     """The sorted `graph` as a module in eval mode that evaluates it node by node; it shares the graph's weights.
 
     It takes the inputs and returns the outputs in the graph's order, one output as a tensor, several as a tuple.
+    With `any_op` a node that is no op of ours, or a form of it that is not, is evaluated as `by_reference` has it.
 
     Raises:
         SourceError: the graph has an op, or a type of weights, that is not taken.
 
     """
-    unknown = sorted({n.op for n in graph.nodes if n.op not in (*OPS, "Constant") or (n.domain or "") not in DOMAINS})
-    if unknown:
+    others = [n for n in graph.nodes if n.op not in (*OPS, "Constant") or (n.domain or "") not in DOMAINS]
+    unknown = sorted({n.op for n in others})
+    if unknown and not any_op:
         more = f" (and {len(unknown) - 1} more ops)" if unknown[1:] else ""
         raise SourceError(f"the ONNX op {unknown[0]}{more} is not taken as a SOURCE; {REMEDY}")
     if graph.opset < MIN_OPSET:
         raise SourceError(f"the ONNX file has opset {graph.opset}, wanted {MIN_OPSET} or later; {REMEDY}")
+    proto = skeleton(graph) if any_op else None
+    nodes = {next(filter(None, node.output), ""): node for node in proto.graph.node} if proto else {}
+    steps = [_step(node, graph.opset) for node in graph.nodes if node.op != "Constant"]
     module = OnnxModule(
-        [_step(node, graph.opset) for node in graph.nodes if node.op != "Constant"],
-        dict(_constants(graph)),
+        [replace(step, inputs=names_read(nodes[step.key])) if step.key in nodes else step for step in steps],
+        dict(_constants(graph, within=any_op)),
         [t.name for t in graph.inputs],
         [t.name for t in graph.outputs],
         {t.name for node in graph.nodes if node.op == "BatchNormalization" for t in node.inputs[3:5]},
     )
+    if proto is not None:
+        module.evaluate_others(nodes, proto)
     return module.eval()
 
 
@@ -56,7 +67,8 @@ class OnnxModule(nn.Module):
     What depends on no input, or on the shapes of inputs alone, is *known*: it is computed from real tensors even where
     the module is evaluated without data, so that shapes computed in the graph are numbers there too.
 
-    `batch` makes it refuse other sizes of the first axis of its inputs, as a graph made for one size must.
+    `batches` makes it refuse other sizes of the first axis of these inputs, as a graph made for one size must.
+    `known` names what is known. `by_reference` are the ops that onnx's own evaluator has evaluated so far.
     """
 
     def __init__(
@@ -69,8 +81,12 @@ class OnnxModule(nn.Module):
     ) -> None:
         super().__init__()
         self.steps, self.input_names, self.output_names = steps, input_names, output_names
-        self.batch: int | None = None
-        self._seen: dict[str, tuple[int, ...]] | None = None
+        self.batches: dict[str, int] = {}
+        self.by_reference: set[str] = set()
+        self._nodes: dict[str, Any] = {}
+        self._evaluated: dict[str, Evaluated] = {}
+        self._model: Any = None
+        self._watch: Callable[[str, Tensor], Tensor] | None = None
         self._places: dict[str, str] = {}
         for i, (name, values) in enumerate(constants.items()):
             place = self._places[name] = f"constant_{i}"
@@ -78,38 +94,73 @@ class OnnxModule(nn.Module):
                 self.register_parameter(place, nn.Parameter(values, requires_grad=False))
             else:
                 self.register_buffer(place, values)
-        self._known = self._find_known()
+        self.known = self._find_known()
         self._last_reads = self._find_last_reads()
 
+    def evaluate_others(self, nodes: Mapping[str, Any], model: Any) -> None:
+        """Let nodes of `model`, by their first outputs, be evaluated by reference where there is no function of ours.
+
+        Raises SourceError for an op that nothing here knows.
+        """
+        self._nodes, self._model = dict(nodes), model
+        for step in self.steps:
+            if step.op not in OPS:
+                self._evaluator(step)
+
+    @property
+    def needs_values(self) -> bool:
+        """Whether shapes can only be told by computing, as onnx's evaluator does."""
+        return bool(self._evaluated)
+
     def shapes(self, *inputs: Tensor) -> dict[str, tuple[int, ...]]:
-        """The shape of every value for inputs of these shapes and types; nothing but shapes is computed."""
+        """The shape of every value for inputs of these shapes and types; nothing but shapes is computed, if it can be.
+
+        That of a value without one, as a list of tensors is, is left out.
+        """
         found: dict[str, tuple[int, ...]] = {}
-        self._seen = found
-        try:
+
+        def note(name: str, value: Tensor) -> Tensor:
+            found[name] = tuple(value.shape)
+            return value
+
+        with self.watched(note):
+            if self.needs_values:
+                with torch.no_grad():
+                    self(*inputs)
+                return found
             with FakeTensorMode(allow_non_fake_inputs=True) as fake:
                 self(*(fake.from_tensor(x) for x in inputs))
-        finally:
-            self._seen = None
         return found
+
+    @contextmanager
+    def watched(self, watch: Callable[[str, Tensor], Tensor]) -> Iterator[None]:
+        """Within it, each value that is computed is shown to `watch`, and replaced by what that returns."""
+        self._watch = watch
+        try:
+            yield
+        finally:
+            self._watch = None
 
     def forward(self, *inputs: Tensor) -> Any:
         """The outputs for `inputs`."""
-        if self.batch is not None and any(x.dim() and x.shape[0] != self.batch for x in inputs):
-            raise RuntimeError(f"the graph is made for a batch of {self.batch}")
-        values: dict[str, Tensor] = dict(zip(self.input_names, inputs, strict=True))
+        values: dict[str, Any] = dict(zip(self.input_names, inputs, strict=True))
+        wrong = next((name for name, n in self.batches.items() if values[name].shape[0] != n), None)
+        if wrong is not None:
+            raise RuntimeError(f"the graph is made for a batch of {self.batches[wrong]}")
         for step, done in zip(self.steps, self._last_reads, strict=True):
             made = zip(step.outputs, self._results(step, values), strict=False)
             values.update((name, value) for name, value in made if name)
-            if self._seen is not None:
-                self._seen |= {name: tuple(values[name].shape) for name in step.outputs if name}
+            if self._watch is not None:
+                seen = {name: values[name] for name in step.outputs if isinstance(values.get(name), Tensor)}
+                values |= {name: self._watch(name, value) for name, value in seen.items()}
             for name in done:
-                del values[name]
+                values.pop(name, None)
         outputs = tuple(self._value(name, values) for name in self.output_names)
         return outputs[0] if len(outputs) == 1 else outputs
 
-    def _results(self, step: Step, values: dict[str, Tensor]) -> tuple[Tensor, ...]:
+    def _results(self, step: Step, values: dict[str, Any]) -> tuple[Tensor, ...]:
         try:
-            if step.outputs[0] in self._known:
+            if step.key in self.known:
                 with _disable_current_modes():
                     found = self._call(step, values)
             else:
@@ -120,20 +171,44 @@ class OnnxModule(nn.Module):
             raise RuntimeError(f"{step}: {first_line(error)}") from error
         return found if isinstance(found, tuple) else (found,)
 
-    def _call(self, step: Step, values: dict[str, Tensor]) -> Tensor | tuple[Tensor, ...]:
+    def _call(self, step: Step, values: dict[str, Any]) -> Any:
+        if step.op in OPS and step.key not in self._evaluated:
+            try:
+                return self._by_torch(step, values)
+            except FormError:
+                if not self._nodes:
+                    raise
+        found = self._evaluator(step)({name: self._value(name, values) for name in step.inputs if name})
+        self.by_reference.add(step.op)
+        outputs = iter(found)
+        return tuple(next(outputs) if name else None for name in step.outputs)
+
+    def _by_torch(self, step: Step, values: dict[str, Any]) -> Any:
         op = OPS[step.op]
         arguments: list[Any] = []
         for i, name in enumerate(step.inputs):
             value: Any = self._value(name, values) if name else None
             if i in op.told and value is not None:
-                if name not in self._known:
+                if name not in self.known:
                     step.refuse(f"an input {i} that is computed from values")
                 with _disable_current_modes():
                     value = value.tolist()
             arguments.append(value)
         return op.function(step, *arguments)
 
-    def _value(self, name: str, values: dict[str, Tensor]) -> Tensor:
+    def _evaluator(self, step: Step) -> Evaluated:
+        key = step.key
+        if key not in self._evaluated:
+            try:
+                node = self._nodes[key]
+                self._evaluated[key] = Evaluated(node, self._model.opset_import, self._model.ir_version)
+            except Exception as error:  # NotImplementedError, and what the evaluator meets
+                raise SourceError(
+                    f"the ONNX op {step.op} is not taken as a SOURCE ({first_line(error)}); {REMEDY}"
+                ) from error
+        return self._evaluated[key]
+
+    def _value(self, name: str, values: dict[str, Any]) -> Any:
         place = self._places.get(name)
         return values[name] if place is None else getattr(self, place)
 
@@ -162,9 +237,11 @@ def _step(node: Any, opset: int) -> Step:
     return Step(node.op, node.name or "", opset, inputs, outputs, attrs)
 
 
-def _constants(graph: gs.Graph) -> Iterator[tuple[str, Tensor]]:
-    """Initializers and Constant nodes, by the name of their value."""
-    for name, tensor in graph.tensors().items():
+def _constants(graph: gs.Graph, *, within: bool = False) -> Iterator[tuple[str, Tensor]]:
+    """Initializers and Constant nodes, by the name of their value; those that graphs within read too."""
+    outer = vars(graph)["held"].outer if within and "held" in vars(graph) else ()
+    inner = {name: t for name, t in all_tensors(graph).items() if name in outer} if within else {}
+    for name, tensor in (inner | graph.tensors()).items():
         if isinstance(tensor, gs.Constant):
             yield name, _shared(tensor)
     for node in graph.nodes:

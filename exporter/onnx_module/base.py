@@ -11,9 +11,16 @@ from ..errors import SourceError
 REMEDY = "`exporter simplify FILE -o PLAIN.onnx` takes any ONNX file"
 
 
+class FormError(SourceError):
+    """A form of an op that its function here does not take."""
+
+
 @dataclass(frozen=True)
 class Step:
-    """One ONNX node: names of the values it reads and makes ("" for one left out), and its attributes."""
+    """One ONNX node: names of the values it reads and makes ("" for one left out), and its attributes.
+
+    What graphs within it read from outside stands behind its inputs.
+    """
 
     op: str
     name: str
@@ -21,6 +28,11 @@ class Step:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     attrs: Mapping[str, Any]
+
+    @property
+    def key(self) -> str:
+        """The name of the first value that it makes."""
+        return next(filter(None, self.outputs), "")
 
     def get(self, name: str, default: Any = None) -> Any:
         """The attribute `name`."""
@@ -32,11 +44,11 @@ class Step:
         return value.decode() if isinstance(value, bytes) else str(value)
 
     def refuse(self, found: str) -> NoReturn:
-        """Raise SourceError for a form of the op that is not taken."""
-        raise SourceError(f"{self} has {found}, which is not taken as a SOURCE; {REMEDY}")
+        """Raise FormError for a form of the op that is not taken."""
+        raise FormError(f"{self} has {found}, which is not taken as a SOURCE; {REMEDY}")
 
     def __str__(self) -> str:
-        return f"{self.op} {self.name or self.outputs[0]!r}"
+        return f"{self.op} {self.name or self.key!r}"
 
 
 Function = Callable[..., Tensor | tuple[Tensor, ...]]

@@ -59,18 +59,25 @@ def read_eval_data(path: Path, image_shape: tuple[int, ...]) -> EvalData:
     return EvalData(images.astype(np.float32), labels.astype(np.int64))
 
 
-def arrays_of_npz(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """The arrays `names` of the .npz file at `path`. Raises SourceError where it is none or lacks one of them."""
-    wanted = " and ".join(names)
+def arrays_of_npz(path: Path, names: tuple[str, ...] | None) -> dict[str, np.ndarray]:
+    """The arrays `names`, or all, of the .npz file at `path`.
+
+    Raises SourceError where it is none, lacks one of them, or has one twice.
+    """
+    wanted = " and ".join(names) if names is not None else "arrays by the names of inputs"
     try:
         with path.open("rb") as file:
             held = np.load(file, allow_pickle=False)
             found = {} if isinstance(held, np.ndarray) else held
-            missing = [key for key in names if key not in found]
-            if missing:
+            missing = [key for key in names or () if key not in found]
+            if missing or not found:
                 kind = "a single array" if isinstance(held, np.ndarray) else sorted(held)
-                raise SourceError(f"{path.name}: holds {kind}, wants {wanted}; lacks {missing[0]}")
-            return {name: found[name] for name in names}
+                lacks = f"; lacks {missing[0]}" if missing else "; write it with numpy.savez"
+                raise SourceError(f"{path.name}: holds {kind}, wants {wanted}{lacks}")
+            twice = [key for key in found if list(found).count(key) > 1]
+            if twice:
+                raise SourceError(f"{path.name}: holds {twice[0]} twice, wants {wanted}; write it with numpy.savez")
+            return {name: found[name] for name in (found if names is None else names)}
     except SourceError:
         raise
     except OSError as error:

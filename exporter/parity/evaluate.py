@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from .batches import Run, in_batches
-from .inputs import DATA, EDGES, NORMAL, Inputs, Scale, test_inputs
+from .inputs import DATA, EDGES, NORMAL, Inputs, Scale, batch_of, test_inputs
 from .own_scale import own_scales
 from .reference import Reference
+from .uncast import without_autocast
 from .wanted import wanted_output
 from .widen import float64_outputs
 
@@ -55,7 +56,7 @@ def reference_from_module(
 
     """
     examples = _named(example)
-    batch = int(next(iter(examples.values())).shape[0])
+    batch = batch_of(x.shape for x in examples.values()) or 1
     own = data if isinstance(data, Mapping) or data is None else {next(iter(examples)): data}
     inputs = test_inputs(
         {name: _array(x) for name, x in examples.items()},
@@ -65,8 +66,10 @@ def reference_from_module(
         max_data=max_data,
         scales=own_scales(module, examples) if scales is None else scales,
     )
+    types = [x.dtype for x in examples.values()]
+    inputs = replace(inputs, arrays=_as_fed(inputs.arrays, types))
     wide, mixes, together = _in_float64(module, inputs, batch)
-    runs = (run_module(module), *own_runs)
+    runs = (run_module(module, types), *own_runs)
     narrow = [_evaluate(run, inputs, batch, together=together)[0] for run in runs]
     finite = _finite_rows((wide, narrow[0]), len(inputs.kinds))
     gone = [i for i, kind in enumerate(inputs.kinds) if kind in EDGES and not finite[i]]
@@ -95,11 +98,11 @@ def reference_from_module(
     return Reference(batch, inputs.arrays, kinds, outputs, longest_sum, _dtype(module), inputs.whole, mixes, left_out)
 
 
-def run_module(module: nn.Module) -> Run:
-    """`module` in its own dtype, on arrays."""
+def run_module(module: nn.Module, types: Sequence[torch.dtype] | None = None) -> Run:
+    """`module` in its own dtype, whatever autocast it switches on, on arrays; of inputs of other `types`, in these."""
 
     def run(*arrays: np.ndarray) -> list[np.ndarray]:
-        return _arrays(_own_outputs(module, _tensors(arrays)))
+        return _arrays(_own_outputs(module, _tensors(arrays), types or [torch.float32] * len(arrays)))
 
     return run
 
@@ -117,6 +120,15 @@ def _array(x: Tensor) -> np.ndarray:
     return array
 
 
+def _as_fed(arrays: Mapping[str, np.ndarray], types: Sequence[torch.dtype]) -> dict[str, np.ndarray]:
+    """Arrays of numbers that inputs of these types hold as they are."""
+    narrow = (torch.float16, torch.bfloat16)
+    return {
+        name: torch.from_numpy(x).to(dtype).float().numpy() if dtype in narrow else x
+        for (name, x), dtype in zip(arrays.items(), types, strict=True)
+    }
+
+
 def _tensors(arrays: Sequence[np.ndarray]) -> tuple[Tensor, ...]:
     return tuple(torch.from_numpy(np.ascontiguousarray(a)) for a in arrays)
 
@@ -131,12 +143,13 @@ def _in_float64(module: nn.Module, inputs: Inputs, batch: int) -> tuple[list[np.
     if batch == 1 and not joined:
         return found, False, False
     whole = [name in inputs.whole for name in inputs.arrays]
+    last = min(max(batch, CHUNK if joined else 1), len(inputs.kinds)) - 1  # of those that were run together first
     try:
-        first = run(*(x[0] if w else x[:1] for x, w in zip(inputs.arrays.values(), whole, strict=True)))
+        alone = run(*(x[last] if w else x[last : last + 1] for x, w in zip(inputs.arrays.values(), whole, strict=True)))
     except Exception:  # a network made for its batch, whatever it raises
         return found, False, joined
     apart = all(len(y) == len(inputs.kinds) for y in found)
-    mixes = apart and any(not _close(y[0], y_first) for y, y_first in zip(found, first, strict=True))
+    mixes = apart and any(not _close(y[last], y_alone) for y, y_alone in zip(found, alone, strict=True))
     if mixes and batch == 1:
         found, joined = _evaluate(run, inputs, batch, together=False)
     return found, mixes, joined
@@ -188,9 +201,11 @@ def _dtype(module: nn.Module) -> str:
 
 
 @torch.no_grad()
-def _own_outputs(module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
-    dtype = next((p.dtype for p in (*module.parameters(), *module.buffers()) if p.is_floating_point()), torch.float32)
-    return module(*(x.to(dtype) if x.is_floating_point() else x for x in inputs))
+def _own_outputs(module: nn.Module, inputs: tuple[Tensor, ...], types: Sequence[torch.dtype]) -> Any:
+    own = next((p.dtype for p in (*module.parameters(), *module.buffers()) if p.is_floating_point()), torch.float32)
+    typed = zip(inputs, types, strict=True)
+    with without_autocast():
+        return module(*(x.to(own if t == torch.float32 else t) if x.is_floating_point() else x for x, t in typed))
 
 
 def _arrays(outputs: Any) -> list[np.ndarray]:

@@ -1,7 +1,7 @@
 """What a network is compared on: seeded random images at its own scale, the user's own, and edges."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,6 +46,21 @@ class Inputs:
     whole: frozenset[str] = frozenset()
 
 
+def batch_of(shapes: Iterable[Sequence[int]]) -> int | None:
+    """The batch of a call with inputs of these shapes: the first axis of the first of two axes or more, else of one.
+
+    None where none has an axis.
+    """
+    found = list(shapes)
+    first = next((s for s in found if len(s) > 1), next((s for s in found if s), None))
+    return None if first is None else int(first[0])
+
+
+def has_batch(shape: Sequence[int], batch: int | None) -> bool:
+    """Whether the first axis is the batch."""
+    return len(shape) > 0 and shape[0] == batch
+
+
 def test_inputs(
     examples: Mapping[str, np.ndarray],
     *,
@@ -58,8 +73,8 @@ def test_inputs(
     """The images that a network is compared on; the same for the same arguments.
 
     Args:
-        examples: one batch of each input, [N, …], N the first axis of the first. One whose first axis is another has
-            no batch axis: it keeps its value. Wider integers are drawn from the range of the example's own.
+        examples: one batch of each input, [N, …], N as `batch_of` says. One whose first axis is another has no batch
+            axis: it keeps its value. Wider integers are drawn from the range of the example's own.
         seed: of the random images.
         macs: of one image, which sets how many there are; as many as is useful where it is not known.
         data: images of the user's own, [images, …], for some of the inputs; the others get random ones.
@@ -75,10 +90,10 @@ def test_inputs(
     own = min(own, normals if max_data is None else max_data)
     kinds = [NORMAL] * normals + [DATA] * own + list(edges)
     rng = np.random.default_rng(seed)
-    batch = next(iter(examples.values())).shape[:1]
+    batch = batch_of(x.shape for x in examples.values())
     arrays, whole = {}, set()
     for name, example in examples.items():
-        if example.shape[:1] != batch or not batch:
+        if not has_batch(example.shape, batch):
             arrays[name] = np.stack([example] * len(kinds))
             whole.add(name)
             continue

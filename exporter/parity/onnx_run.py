@@ -1,13 +1,15 @@
 """An ONNX file run by ONNX Runtime on the CPU."""
 
+import ctypes
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import onnx
 import onnxruntime as ort
+from onnx import TensorProto
 
 from ..errors import ExportError, one_line
+from ..onnx_file.type_names import dtype_of
 from .batches import Run
 
 
@@ -22,42 +24,42 @@ def run_onnx(path: Path, *, optimized: bool = True) -> Run:
     """
     session = _session(path, optimized=optimized)
     names = [tensor.name for tensor in session.get_inputs()]
+    ends = (*session.get_inputs(), *session.get_outputs())
+    by_values = any(tensor.type == "tensor(bfloat16)" for tensor in ends)  # which `run` does not know
 
     def run(*arrays: np.ndarray) -> Sequence[np.ndarray]:
+        if by_values:
+            feeds = {name: _value(x) for name, x in zip(names, arrays, strict=True)}
+            return [_array(y) for y in session.run_with_ort_values(None, feeds)]
         return [np.asarray(y) for y in session.run(None, dict(zip(names, arrays, strict=True)))]
 
     return run
 
 
-def values_of_onnx(path: Path, inputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-    """Every value that the graph computes for `inputs`, by name, in the order of the nodes.
+def _value(x: np.ndarray) -> ort.OrtValue:
+    if x.dtype.name == "bfloat16":
+        return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(np.ascontiguousarray(x), TensorProto.BFLOAT16)
+    return ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(x))
 
-    All of them at once: a large network at a large size takes the memory.
 
-    Raises:
-        ExportError: ONNX Runtime refuses the file.
-
-    """
-    model = onnx.load(path)
-    known = {output.name for output in model.graph.output}
-    names = [name for node in model.graph.node for name in node.output if name]
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
-    try:
-        session = ort.InferenceSession(model.SerializeToString(), _options(optimized=False), ["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's own exceptions have no common base
-        raise ExportError(f"{path.name}: ONNX Runtime refuses it ({one_line(error)}); run the ONNX checker") from error
-    feeds = {tensor.name: x for tensor, x in zip(session.get_inputs(), inputs, strict=True)}
-    return dict(zip(names, session.run(names, feeds), strict=True))
+def _array(y: ort.OrtValue) -> np.ndarray:
+    """Of bfloat16, as float32."""
+    if y.data_type() != "tensor(bfloat16)":
+        return np.asarray(y.numpy())
+    found = np.empty(y.shape(), dtype_of("bfloat16"))
+    ctypes.memmove(found.ctypes.data, y.data_ptr(), found.nbytes)
+    return found.astype(np.float32)
 
 
 def _session(path: Path, *, optimized: bool) -> ort.InferenceSession:
     try:
-        return ort.InferenceSession(str(path), _options(optimized=optimized), ["CPUExecutionProvider"])
+        return ort.InferenceSession(str(path), session_options(optimized=optimized), ["CPUExecutionProvider"])
     except Exception as error:  # as above
         raise ExportError(f"{path.name}: ONNX Runtime refuses it ({one_line(error)}); run the ONNX checker") from error
 
 
-def _options(*, optimized: bool) -> ort.SessionOptions:
+def session_options(*, optimized: bool) -> ort.SessionOptions:
+    """One thread's worth of manners: no spinning, no arena that outlives a call, errors alone in the log."""
     options = ort.SessionOptions()
     options.log_severity_level = 3  # errors alone
     options.enable_cpu_mem_arena = False

@@ -1,7 +1,7 @@
 """What a bundle is asked to hold: graphs and engines of each precision, held to float64, and not made twice."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,19 +36,13 @@ class BuildJob:
     what the bundle was exported for.
     `calibration` is what int8 and fp8 are calibrated on, `method` how; `eval_data` what accuracy is counted on, and
     calibrated on where there is nothing else. `tolerance`, in units of the outputs' spread, takes the place of the
-    precisions' own. The rest is for `engines.BuildOptions`.
+    precisions' own. `builder` is what any engine is built with, without profiles.
     """
 
     precisions: Sequence[str] = ("fp32",)
     engine: str = "auto"
-    targets: tuple[str, ...] = ()
     shapes: Sequence[tuple[Batches | None, Sizes | None]] = ((None, None),)
-    tf32: bool = False
-    workspace: int | None = None
-    optimization_level: int | None = None
-    timing_cache: Path | None = None
-    max_aux_streams: int | None = None
-    device: int = 0
+    builder: BuildOptions = field(default_factory=BuildOptions)
     calibration: Path | None = None
     method: str = "auto"
     tolerance: float | None = None
@@ -64,16 +58,7 @@ class BuildJob:
         if manifest is not None:
             of_batch, of_size = (_exported_for(manifest, name) for name in ("dynamic_batch", "dynamic_size"))
             profiles = [profile_of(manifest.inputs, batch or of_batch, size or of_size) for batch, size in self.shapes]
-        return BuildOptions(
-            targets=self.targets,
-            profiles=tuple(profile for profile in profiles if profile),
-            tf32=self.tf32,
-            workspace=self.workspace,
-            optimization_level=self.optimization_level,
-            timing_cache=self.timing_cache,
-            max_aux_streams=self.max_aux_streams,
-            device=self.device,
-        )
+        return replace(self.builder, profiles=tuple(profile for profile in profiles if profile))
 
 
 def _exported_for(manifest: Manifest, name: str) -> Any:
@@ -206,7 +191,7 @@ def add_engines(draft: Draft, job: BuildJob, name: str, steps: Steps) -> None:
         if "part" in asked:
             of_parts.append(record)
         elif record.file in new:
-            check_engine(draft, record, steps, job.device)
+            check_engine(draft, record, steps, job.builder.device)
     split = _split_of(draft.manifest, name)
     if split is not None and new & {record.file for record in of_parts}:
         check_part_engines(draft, split, of_parts, steps)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx_graphsurgeon as gs
+import torch
 
 from plainconv.engines import split_loading
 
@@ -48,19 +49,20 @@ from .open_axes import (
     check_corners,
     corners,
     gaps,
+    refuse_batch,
     refuse_guards,
     refuse_sizes,
     within,
 )
 from .records import cost_json, report_json, spec, versions
-from .references import at_batch, examples_of, reference_of, said_of
+from .references import at_batch, reference_of, said_of
 from .split import SplitJob, add_splits, check_split, check_split_job
 from .steps import EAGER, ONNX, PLAIN, Clock, Steps, onnx_run
 
 
 @dataclass(frozen=True)
 class Job:
-    """One export: what, from which weights, to where and how.
+    """One export: what, from which weights, to where and how. `load` gives a network that is at hand, not `source`.
 
     `preprocessing`, `postprocess` and `classes` are as the options of the command line have them.
     """
@@ -79,6 +81,7 @@ class Job:
     classes: str | Path | Sequence[str] | None = None
     build: BuildJob | None = None
     split: SplitJob | None = None
+    load: Callable[[Request], Network] | None = None
 
 
 @dataclass(frozen=True)
@@ -151,13 +154,16 @@ def _check_opset(job: Job) -> None:
 
 
 def _load(job: Job) -> Network:
-    network = load_network(job.source, at_usual_size(job.request, job.dynamic_size))
+    request = at_usual_size(job.request, job.dynamic_size)
+    network = load_network(job.source, request) if job.load is None else job.load(request)
     if network.given is not None:
         from ..source.onnx_source import settle_batch
 
         settle_batch(network, dynamic=job.dynamic_batch is not None)
     if job.preprocessing is not None:
         network.preprocessing = preprocessing_given(job.preprocessing)
+    if job.dynamic_batch is not None:
+        refuse_batch(network)
     if job.dynamic_size is not None:
         refuse_sizes(network, job.dynamic_size)
         network.warnings += gaps(network, job.dynamic_size)
@@ -166,9 +172,9 @@ def _load(job: Job) -> Network:
 
 def _write_graph(draft: Draft, job: Job, network: Network, data: EvalData | None, clock: Clock) -> Steps:
     """Everything up to the verified ONNX file, into the draft."""
-    cost = count_module(network.module, network.example)
+    cost = count_module(network.module, network.examples)
     with clock.step("reference"):
-        first = next(iter(examples_of(network)))
+        first = next(iter(network.inputs))
         reference = reference_of(network, cost, data=None if data is None else {first: data.images})
         reference = at_batch(network, cost, reference, within(reference.batch, job.dynamic_batch))
         for line in said_of(reference, open_batch=job.dynamic_batch is not None):
@@ -177,7 +183,7 @@ def _write_graph(draft: Draft, job: Job, network: Network, data: EvalData | None
         at_corners = corners(network, reference, cost, job.dynamic_batch, job.dynamic_size)
         steps = Steps(reference, data, draft.manifest.parities)
         if data is not None:
-            steps.check(EAGER, run_module(network.module), judged=False)
+            steps.check(EAGER, run_module(network.module, _types(network)), judged=False)
     if network.given is None:
         traced = _plain_network(job, network, cost, steps, clock)
     else:
@@ -202,23 +208,24 @@ def _write_graph(draft: Draft, job: Job, network: Network, data: EvalData | None
 def _plain_network(job: Job, network: Network, cost: Cost, steps: Steps, clock: Clock) -> Traced:
     """Reparameterize the network, which is dropped, and check the plain one."""
     with clock.step("reparameterize"):
-        plain, report = reparameterize(network.module, network.example, check=job.end_to_end)
+        plain, report = reparameterize(network.module, network.examples, check=job.end_to_end)
         del network.module  # and its weights with it
         gc.collect()
-        steps.check(PLAIN, run_module(plain))
+        steps.check(PLAIN, run_module(plain, _types(network)))
         steps.raise_failed()
         if job.dynamic_size is not None:
-            refuse_guards(network.name, plain, network.example, job.dynamic_size)
+            refuse_guards(network.name, plain, network.inputs, job.dynamic_size)
     counts = {
         "training": cost_json(cost, report.counts_before),
-        "plain": cost_json(count_module(plain, network.example), report.counts_after),
+        "plain": cost_json(count_module(plain, network.examples), report.counts_after),
     }
     first = "checkpoint" if "checkpoint" in network.provenance else "initialization"
     return Traced(
         partial(
             graph_from_module,
             plain,
-            network.example,
+            network.examples,
+            input_names=tuple(network.inputs),
             dynamic_batch=job.dynamic_batch is not None,
             dynamic_size=job.dynamic_size is not None,
             opset=job.opset or MIN_OPSET,
@@ -228,6 +235,10 @@ def _plain_network(job: Job, network: Network, cost: Cost, steps: Steps, clock: 
         ((first, network.weights_sha256), ("plain", weights_sha256(plain))),
         {"reparameterization": report_json(report)},
     )
+
+
+def _types(network: Network) -> list[torch.dtype]:
+    return [x.dtype for x in network.examples]
 
 
 def _given_graph(job: Job, network: Network, cost: Cost) -> Traced:
@@ -256,7 +267,7 @@ def _write_onnx(draft: Draft, job: Job, network: Network, traced: Traced) -> dic
     """Surgery, the file and what the manifest says of it; returns the counts."""
     graph = traced.graph()
     surgery = run_passes(graph, fixed_size=job.dynamic_size is None)
-    cost = count_onnx(graph, tuple(network.example.shape))
+    cost = count_onnx(graph, {name: tuple(x.shape) for name, x in network.inputs.items()})
     provenance = {"source": job.source, "weights_sha256": network.weights_sha256, "producer": "plainconv"}
     write(graph, draft.path(MODEL), {**traced.metadata, **provenance})
     check(draft.file(MODEL))

@@ -16,9 +16,8 @@ from ..onnx_file.layer_types import types_in_file
 from ..parity import Reference, reference_from_module
 from ..parity.inputs import DATA
 from ..precision import Calibration, Precision, judged_by, precision_of_name, typed_model, typed_run
-from ..source.network import Request
+from ..source.network import InputSpec, Request
 from ..source.resolve import load_network
-from .references import examples_of
 from .steps import Steps, fed
 
 REFERENCE = "reference.npz"
@@ -172,6 +171,11 @@ def _warn_of_random_images(name: str) -> None:
 def _refuse_lower(model: Path, name: str) -> None:
     """Raise ExportError where the ONNX model, of a file that was given, is not fp32 itself."""
     lower = sorted(set(types_in_file(model).values()) - {"fp32"})
+    if {"int8", "fp8"} & set(lower):
+        raise ExportError(
+            f"the network is quantized already ({', '.join(lower)}), and its own scales stay; build it as it is, or "
+            f"export the float network for {name}"
+        )
     if lower:
         raise ExportError(
             f"the network computes in {', '.join(lower)} as it is, {name} is made of one in fp32; export that one"
@@ -188,10 +192,14 @@ def _reference_on(images: Mapping[str, np.ndarray], draft: Draft, base: Referenc
         return Reference.load(draft.file(file)), file
     macs = float(draft.manifest.counts.get("onnx", {}).get("macs") or 0)
     count = min(MAX_DATA, max(2, int(DATA_BUDGET / macs) if macs else MAX_DATA))
-    network = load_network(str(draft.file(MODEL)), Request(input_shape=(base.batch, *base.image_shape)))
+    shapes = {
+        name: x.shape[1:] if name in base.whole else (base.batch, *x.shape[1:]) for name, x in base.inputs.items()
+    }
+    specs = [InputSpec(spec.name, shapes[spec.name], spec.dtype) for spec in draft.manifest.inputs]
+    network = load_network(str(draft.file(MODEL)), Request(inputs=tuple(specs)))
     reference = reference_from_module(
         network.module,
-        examples_of(network),
+        network.inputs,
         output_names=base.names,
         macs=macs or None,
         longest_sum=base.longest_sum,

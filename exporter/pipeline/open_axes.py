@@ -4,7 +4,7 @@ A trace with open axes claims every size. What is tried is the smallest and the 
 before any work is done, and in parity once the ONNX file is written.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from ..count import Cost
 from ..errors import SourceError, first_line
 from ..parity import Reference, Run
-from ..parity.inputs import MAC_BUDGET
+from ..parity.inputs import MAC_BUDGET, batch_of, has_batch
 from ..source.network import Network, Request
 from ..source.shapes import Batches, Sizes
-from .references import examples_of, reference_of
+from .references import reference_of, with_batch
 from .steps import Steps
 
 FEW_IMAGES = MAC_BUDGET / 5
@@ -42,26 +42,49 @@ def at_usual_size(request: Request, size: Sizes | None) -> Request:
     return request if size is None else replace(request, usual_size=size[1])
 
 
+def refuse_batch(network: Network) -> None:
+    """See that every input has the batch that is to be open. Raises SourceError for one that has another first axis."""
+    batch = batch_of(x.shape for x in network.examples)
+    other = next((name for name, x in network.inputs.items() if x.dim() and x.shape[0] != batch), None)
+    if other is None and batch is not None:
+        return
+    if batch is None:
+        raise SourceError(f"{network.name} has no input with a batch axis; leave --dynamic-batch out")
+    first = next(name for name, x in network.inputs.items() if has_batch(x.shape, batch))
+    shape = ",".join(map(str, network.inputs[other].shape)) if other is not None else ""
+    raise SourceError(
+        f"--dynamic-batch opens the first axis of {first}, {batch} in the example, and {other} is {shape}: give both "
+        "as many rows, or leave --dynamic-batch out"
+    )
+
+
 def refuse_sizes(network: Network, size: Sizes) -> None:
     """Try the eager network at every size that is asked for.
 
-    Raises SourceError where it has no height and width, the export's own are not among the sizes, it fails at one, or
-    gives as many scores for an image as its size brings about.
+    Raises SourceError where it has no height and width, or several, the export's own are not among the sizes, it fails
+    at one, or gives as many scores for an image as its size brings about.
     """
     shape = tuple(network.example.shape)
-    if len(shape) != 4:
+    images = {name: tuple(x.shape[2:]) for name, x in network.inputs.items() if x.dim() == 4}
+    if not images:
         spelled = ",".join(map(str, shape))
         raise SourceError(f"{network.name} takes {spelled}, which has no height and width; leave --dynamic-size out")
-    own = (shape[2], shape[3])
+    first, own = next(iter(images.items()))
+    other = next((name for name in images if images[name] != own), None)
+    if other is not None:
+        raise SourceError(
+            f"--dynamic-size opens the height and width of {first}, {_spelled(own)}, which are not those of {other}, "
+            f"{_spelled(images[other])}; give both one size, or leave --dynamic-size out"
+        )
     if not all(a <= n <= b for a, n, b in zip(size[0], own, size[2], strict=True)):
         raise SourceError(
             f"{network.name} is exported at {_spelled(own)}, outside --dynamic-size {_spelled(size[0])} to "
             f"{_spelled(size[2])}; give another --input-shape or --dynamic-size"
         )
-    wanted = _output_shapes(network.module, network.example)
+    wanted = _output_shapes(network.module, network.examples)
     for each in dict.fromkeys(size):
         try:
-            found = _output_shapes(network.module, _images(network.example, each))
+            found = _output_shapes(network.module, tuple(at_size(network.inputs, each).values()))
         except Exception as error:  # whatever the network's own code raises
             raise SourceError(
                 f"{network.name} cannot take {_spelled(each)} ({first_line(error)}); give another --dynamic-size, or "
@@ -80,7 +103,7 @@ def gaps(network: Network, size: Sizes) -> tuple[str, ...]:
     (low_h, low_w), _, (high_h, high_w) = size
     each = (min(low_h + 1, high_h), min(low_w + 1, high_w))
     try:
-        _output_shapes(network.module, _images(network.example, each))
+        _output_shapes(network.module, tuple(at_size(network.inputs, each).values()))
     except Exception as error:  # whatever the network's own code raises
         return (
             f"{network.name} takes not every size from {_spelled(size[0])} to {_spelled(size[2])}: at {_spelled(each)} "
@@ -89,7 +112,7 @@ def gaps(network: Network, size: Sizes) -> tuple[str, ...]:
     return ()
 
 
-def refuse_guards(name: str, plain: nn.Module, example: Tensor, size: Sizes) -> None:
+def refuse_guards(name: str, plain: nn.Module, inputs: Mapping[str, Tensor], size: Sizes) -> None:
     """Try the plain network at both ends: it checks by itself what the trace took for granted of the sizes.
 
     Raises SourceError with what holds the network to its size.
@@ -97,10 +120,10 @@ def refuse_guards(name: str, plain: nn.Module, example: Tensor, size: Sizes) -> 
     for each in dict.fromkeys((size[0], size[2])):
         try:
             with torch.no_grad():
-                plain(_images(example, each))
+                plain(*at_size(inputs, each).values())
         except Exception as error:  # a guard of torch.export's, or an op that meets a size of its own
             raise SourceError(
-                f"{name} is held to sizes like {_spelled((example.shape[2], example.shape[3]))}: {first_line(error)} "
+                f"{name} is held to sizes like {_spelled(_size_of(inputs))}: {first_line(error)} "
                 f"at {_spelled(each)}; give a --dynamic-size within, or another --input-shape"
             ) from error
 
@@ -114,26 +137,29 @@ def corners(
 
     Raises SourceError where the smallest batch is too much.
     """
-    own = tuple(int(n) for n in network.example.shape)
-    if batch is not None and batch[0] * prod(own[1:]) > MAX_ELEMENTS:
+    own = batch_of(x.shape for x in network.examples)
+    numbers = sum(prod(x.shape[1:]) for x in network.examples if has_batch(x.shape, own))
+    if batch is not None and batch[0] * numbers > MAX_ELEMENTS:
         raise SourceError(
-            f"the smallest batch is {batch[0]}, of {prod(own[1:])} numbers each, too much to try; give a smaller MIN"
+            f"the smallest batch is {batch[0]}, of {numbers} numbers each, too much to try; give a smaller MIN"
         )
     found: dict[str, Corner] = {}
     for k in (0, 2):
-        pixels = own[2:] if size is None else size[k]
-        macs = cost.macs * prod(pixels) / prod(own[2:])
+        pixels = () if size is None else size[k]
+        macs = cost.macs if size is None else cost.macs * prod(pixels) / prod(_size_of(network.inputs))
         images = reference.batch if batch is None else _affordable(batch, k, macs)
-        differs = (batch is not None and images != reference.batch, pixels != own[2:])
+        differs = (
+            batch is not None and images != reference.batch,
+            size is not None and pixels != _size_of(network.inputs),
+        )
         if not any(differs):
             continue
         here = reference
         if differs[1] or reference.mixes:  # then what an image gives depends on how many go with it
-            image = _images(network.example, pixels)
-            name = next(iter(examples_of(network)))
             few = replace(cost, macs=int(max(macs, FEW_IMAGES)))
             count = images if reference.mixes else reference.batch
-            here = reference_of(network, few, examples={name: image[:1].repeat(count, *[1] * (image.dim() - 1))})
+            examples = network.inputs if size is None else at_size(network.inputs, pixels)
+            here = reference_of(network, few, examples=with_batch(examples, count))
         at = ", ".join([f"batch {images}"] * differs[0] + [_spelled(pixels)] * differs[1])
         found.setdefault(at, Corner(at, replace(here, batch=images)))
     return tuple(found.values())
@@ -157,15 +183,29 @@ def _affordable(batch: Batches, k: int, macs: float) -> int:
 
 
 @torch.no_grad()
-def _output_shapes(module: nn.Module, image: Tensor) -> list[tuple[int, ...]]:
-    outputs = module(image)
+def _output_shapes(module: nn.Module, inputs: tuple[Tensor, ...]) -> list[tuple[int, ...]]:
+    outputs = module(*inputs)
     return [tuple(y.shape) for y in (outputs if isinstance(outputs, tuple) else (outputs,))]
 
 
-def _images(example: Tensor, size: Sequence[int]) -> Tensor:
-    """As many images of this size as the example has."""
+def at_size(inputs: Mapping[str, Tensor], size: Sequence[int]) -> dict[str, Tensor]:
+    """The inputs with all images, as many as they are, of this size."""
     generator = torch.Generator().manual_seed(0)
-    return torch.randn((*example.shape[:2], *size), generator=generator).to(example.dtype)
+    found = {}
+    for name, x in inputs.items():
+        if x.dim() == 4 and x.is_floating_point():
+            found[name] = torch.randn((*x.shape[:2], *size), generator=generator).to(x.dtype)
+        elif x.dim() == 4:
+            rows, columns = (torch.arange(n) % have for n, have in zip(size, x.shape[2:], strict=True))
+            found[name] = x[:, :, rows][..., columns]
+        else:
+            found[name] = x
+    return found
+
+
+def _size_of(inputs: Mapping[str, Tensor]) -> tuple[int, ...]:
+    """Height and width of the images; () where there are none."""
+    return next((tuple(x.shape[2:]) for x in inputs.values() if x.dim() == 4), ())
 
 
 def _spelled(size: Sequence[int]) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..bundle import TensorSpec
 from ..count import Cost
+from ..onnx_file.type_names import type_name
 from ..reparam import Report
 from ..to_onnx.export import producer_version
 
@@ -18,7 +19,7 @@ TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "onnx-graphsurgeon", "pol
 def spec(tensor: Any) -> TensorSpec:
     """An input or output of a graph."""
     axes = tuple(int(a) if isinstance(a, (int, np.integer)) else str(a) for a in tensor.shape)
-    return TensorSpec(tensor.name, str(np.dtype(tensor.dtype)), axes)
+    return TensorSpec(tensor.name, type_name(tensor), axes)
 
 
 def cost_json(cost: Cost, ops: Mapping[str, int]) -> dict[str, Any]:

@@ -8,7 +8,9 @@ import numpy as np
 from torch import Tensor
 
 from ..count import Cost
+from ..onnx_file.type_names import type_name
 from ..parity import Reference, Run, Scale, reference_from_module, run_onnx
+from ..parity.inputs import batch_of, has_batch
 from ..parity.own_scale import own_scales
 from ..source.network import Network
 from .steps import fed
@@ -28,14 +30,14 @@ def reference_of(
 
     `examples` take the place of the network's own, of which only the shapes and types count.
     """
-    examples = examples_of(network) if examples is None else examples
+    examples = network.inputs if examples is None else examples
     return reference_from_module(
         network.module,
         examples,
         output_names=network.output_names,
         macs=cost.macs,
         longest_sum=cost.longest_sum,
-        data=data,
+        data={**network.data, **(data or {})},
         scales=_scales(network, examples),
         own_runs=_file_runs(network, examples),
     )
@@ -45,22 +47,22 @@ def at_batch(network: Network, cost: Cost, reference: Reference, batch: int) -> 
     """`reference` for steps that are run with `batch` images: evaluated anew where images influence one another."""
     if batch == reference.batch or not reference.mixes:
         return replace(reference, batch=batch)
-    examples = {name: x[:1].repeat(batch, *[1] * (x.dim() - 1)) for name, x in examples_of(network).items()}
-    return reference_of(network, cost, examples=examples)
+    return reference_of(network, cost, examples=with_batch(network.inputs, batch))
+
+
+def with_batch(examples: Mapping[str, Tensor], batch: int) -> dict[str, Tensor]:
+    """The examples with the first image as often as that."""
+    own = batch_of(x.shape for x in examples.values())
+    return {
+        name: x[:1].repeat(batch, *[1] * (x.dim() - 1)) if has_batch(x.shape, own) else x
+        for name, x in examples.items()
+    }
 
 
 def said_of(reference: Reference, *, open_batch: bool) -> tuple[str, ...]:
     """What a user should know of it, one line each."""
     mixed = "the images of a batch influence one another: what one gives depends on those that go with it"
     return (*reference.left_out, *([mixed] if reference.mixes and open_batch else []))
-
-
-def examples_of(network: Network) -> dict[str, Tensor]:
-    """The network's example inputs by name."""
-    if network.given is not None:
-        names = [str(tensor.name) for tensor in network.given.graph.inputs]
-        return dict(zip(names, (network.example,), strict=True))
-    return {"input": network.example}
 
 
 def _scales(network: Network, examples: Mapping[str, Tensor]) -> dict[str, Scale]:
@@ -77,10 +79,10 @@ def _file_runs(network: Network, examples: Mapping[str, Tensor]) -> list[Run]:
     """The ONNX file that the network came as, in ONNX Runtime, where that takes it and inputs of these sizes."""
     if network.given is None:
         return []
-    types = [np.dtype(tensor.dtype) for tensor in network.given.graph.inputs]
+    types = [type_name(tensor) for tensor in network.given.graph.inputs]
     try:
         run = fed(run_onnx(Path(str(network.provenance["source"]))), types)
-        run(*(x.numpy() for x in examples.values()))
+        run(*((x.float() if x.is_floating_point() else x).numpy() for x in examples.values()))
     except Exception:  # the file may be made for one size, where this bundle leaves it open
         return []
     return [run]

@@ -12,6 +12,7 @@ import numpy as np
 from ..bundle import TensorSpec
 from ..errors import CheckFailedError, ExportError
 from ..onnx_file.layer_types import types_in_file
+from ..onnx_file.type_names import dtype_of
 from ..parity import EvalData, Parity, Reference, Run, accuracy, correctness, run_onnx
 from ..precision import typed_run
 from ..progress import track
@@ -128,7 +129,8 @@ def onnx_run(path: Path, inputs: Sequence[TensorSpec]) -> Run:
 
 def fed(run: Run, types: Sequence[np.dtype | str]) -> Run:
     """`run` on arrays that are cast to these types: the reference keeps every float input in float32."""
-    return lambda *arrays: run(*(a.astype(dtype, copy=False) for a, dtype in zip(arrays, types, strict=True)))
+    dtypes = [dtype_of(each) for each in types]
+    return lambda *arrays: run(*(a.astype(dtype, copy=False) for a, dtype in zip(arrays, dtypes, strict=True)))
 
 
 def run_of_runner(runner: Any) -> Run:

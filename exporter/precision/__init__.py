@@ -4,8 +4,11 @@
 """
 
 from .calibrate import METHODS, Calibration, read_images
+from .edit import load
+from .emulate import emulated
 from .formats import NAMES, TOLERANCES, Precision, precision_of_name
 from .keep import Kept
+from .scales import scales_off
 from .typed import Typed, judged_by, typed_model, typed_run
 
 __all__ = [
@@ -16,9 +19,12 @@ __all__ = [
     "Kept",
     "Precision",
     "Typed",
+    "emulated",
     "judged_by",
+    "load",
     "precision_of_name",
     "read_images",
+    "scales_off",
     "typed_model",
     "typed_run",
 ]

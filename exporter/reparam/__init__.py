@@ -33,6 +33,7 @@ __all__ = [
     "affine_leaf",
     "reparameterize",
     "rule",
+    "unwrapped",
 ]
 
 
@@ -61,7 +62,7 @@ def reparameterize(
 
     """
     examples = tuple(example) if isinstance(example, (tuple, list)) else (example,)
-    module = _unwrapped(module)
+    module = unwrapped(module)
     _refuse_arguments(module, examples, tracer)
     with leaves_replaced(module, examples) as affine:
         traced = trace(affine, examples, tracer)
@@ -95,7 +96,7 @@ def reparameterize(
     return rewritten.module, report
 
 
-def _unwrapped(module: nn.Module) -> nn.Module:
+def unwrapped(module: nn.Module) -> nn.Module:
     """The network inside torch.compile's wrapper, or one that spreads it over devices."""
     while True:
         inner = getattr(module, "_orig_mod", None)

@@ -110,7 +110,8 @@ def _compare(
             f"the plain network gives {[tuple(t.shape) for t in got]} for {where}, the module "
             f"{[tuple(t.shape) for t in want]}; please report this"
         )
-    dtype = inputs[0].dtype if inputs[0].is_floating_point() else torch.float32
+    floats = [t.dtype for t in (*plain.parameters(), *inputs) if t.is_floating_point()]
+    dtype = floats[0] if floats else torch.float32
     tolerance = FLOOR.get(dtype, 16 * torch.finfo(dtype).eps)
     if dtype != torch.float64:
         tolerance = max(tolerance, TIMES_EAGER * _error(eager, want))
@@ -142,11 +143,19 @@ def _inputs(
         for x, axes in zip(example, open_axes, strict=True):
             shape = [_shrunk(n, divisor, odd, d) if axes[d] else n for d, n in enumerate(x.shape)]
             random = x.is_floating_point() and x.dim() >= 2
-            tensors.append(torch.randn(shape, generator=generator).to(x.device, x.dtype) if random else x)
+            given = x if list(x.shape) == shape else _repeated(x, shape)
+            tensors.append(torch.randn(shape, generator=generator).to(x.device, x.dtype) if random else given)
         shapes = tuple(t.shape for t in tensors)
         if shapes not in seen:
             seen.add(shapes)
             yield tuple(tensors), max(t.numel() / x.numel() for t, x in zip(tensors, example, strict=True))
+
+
+def _repeated(x: Tensor, shape: list[int]) -> Tensor:
+    """The numbers of x over and over, up to this shape."""
+    for axis, n in enumerate(shape):
+        x = x.index_select(axis, torch.arange(n, device=x.device) % x.shape[axis])
+    return x
 
 
 def _shrunk(size: int, divisor: float, odd: bool, axis: int) -> int:

@@ -182,9 +182,15 @@ def _export(module: nn.Module, example: tuple[Tensor, ...]) -> ExportedProgram:
     A size of 1 cannot be symbolic, so a batch of one is traced as two. An attempt that fails leaves marks on its
     inputs, so each gets tensors of its own.
     """
-    several = tuple(torch.cat([x, x]) if x.dim() >= 2 and x.shape[0] == 1 else x for x in example)
+    batch = next((x.shape[0] for x in example if x.dim() >= 2), None)
+    is_open = [x.dim() >= 2 or (x.dim() == 1 and x.shape[0] == batch) for x in example]
+    several = tuple(
+        torch.cat([x, x]) if free and x.shape[0] == 1 else x for x, free in zip(example, is_open, strict=True)
+    )
     for inputs, axes in ((several, (0, 2, 3, 4)), (several, (0,)), (example, ())):
-        dynamic = tuple({d: Dim.AUTO for d in axes if d < x.dim()} if x.dim() >= 2 else {} for x in inputs)
+        dynamic = tuple(
+            {d: Dim.AUTO for d in axes if d < x.dim()} if free else {} for x, free in zip(inputs, is_open, strict=True)
+        )
         fresh = tuple(x.clone() for x in inputs)
         try:
             return torch.export.export(module, fresh, dynamic_shapes=dynamic, strict=False)

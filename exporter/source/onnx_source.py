@@ -1,9 +1,9 @@
 """An ONNX file as SOURCE: its graph, the module that evaluates it, and what it says of inputs and outputs."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx_graphsurgeon as gs
 import torch
 from onnx import TensorProto, numpy_helper
@@ -11,27 +11,33 @@ from torch import Tensor
 
 from ..bundle.manifest import FileRecord, sha256_of_files
 from ..bundle.reader import sha256_of_file
-from ..bundle.tensor import DTYPES
 from ..errors import PlainconvError, SourceError, first_line
-from ..onnx_file.file import SMALL, check, place, read, refuse_unknown_types
+from ..onnx_file.file import SMALL, check, infer_shapes, place, read, refuse_unknown_types
 from ..onnx_file.held import Held, inner_tensors
 from ..onnx_file.wire import is_stub, split
 from ..onnx_module import REMEDY, OnnxModule, module_from_onnx
+from ..parity.inputs import batch_of, has_batch
 from ..parity.widen import float64_outputs
-from ..surgery.edit import sort
+from ..surgery.edit import outputs_inferred, sort
+from .file_inputs import examples_of_file
 from .network import Given, Network, Request
 
 BATCH, HEIGHT, WIDTH = "batch", "height", "width"
+SIZED_BY_VALUES = {"NonMaxSuppression", "NonZero", "Unique", "Compress", "Loop", "If", "Range"}
+"""Ops whose outputs may have other shapes for other numbers of the same inputs."""
+MIXED = "for one image depends on the others"
+SAME = 0.999
+"""The share of integers that must be the same."""
 APART = 1e-9
 """How far, of the largest output, images evaluated together may be from those evaluated alone, in float64."""
 
 
 def network_from_onnx(source: str, request: Request) -> Network:
-    """The network in the ONNX file `source`, at the shape that the file and --input-shape give.
+    """The network in the ONNX file `source`, at the shapes that the file and the request give.
 
     Raises:
         ExportError: the file is missing or no sound ONNX file.
-        SourceError: it is not a network of one input of numbers and of outputs of finite floats.
+        SourceError: it is not a network of inputs and outputs of numbers.
 
     """
     _refuse_options(source, request)
@@ -41,13 +47,17 @@ def network_from_onnx(source: str, request: Request) -> Network:
     sort(graph)
     refuse_unknown_types(graph)
     _fix_defaults(graph)
-    example = _example(_only_input(graph), request.input_shape, request.usual_size)
-    module = module_from_onnx(graph)
-    _check_outputs(path.name, module, example)
+    inputs, data = examples_of_file(graph.inputs, request)
+    module = module_from_onnx(graph, any_op=True)
+    _check_outputs(path.name, module, inputs)
+    warnings: tuple[str, ...] = ()
+    if module.by_reference:
+        ops = ", ".join(sorted(module.by_reference))
+        warnings += (f"{ops} of {path.name}: evaluated in float64 by onnx's reference evaluator, which is slow",)
     given = Given(graph, metadata)
     sha256 = _sha256(path)
     provenance = {"source": source, "file": {"name": path.name, "sha256": sha256, "opset": graph.opset}}
-    return Network(path.stem, module, example, None, provenance, sha256, given=given)
+    return Network(path.stem, module, inputs, None, provenance, sha256, warnings, given, data=data)
 
 
 def settle_batch(network: Network, *, dynamic: bool) -> None:
@@ -56,43 +66,83 @@ def settle_batch(network: Network, *, dynamic: bool) -> None:
     Raises SourceError where it has to be `dynamic`.
     """
     assert isinstance(network.module, OnnxModule)
-    if not dynamic and network.example.shape[0] != 1:
+    batch = batch_of(x.shape for x in network.examples)
+    if batch is None or (not dynamic and batch != 1):
         return  # then nothing but this batch is evaluated
-    reason = _why_not_apart(network.module, network.example)
-    if reason is None:
+    reason = _why_not_apart(network.module, network.inputs, batch)
+    if reason is None or (dynamic and reason.endswith(MIXED) and _is_open(network)):
         return
     if dynamic:
         raise SourceError(
-            f"{network.name} is made for a batch of {network.example.shape[0]} ({reason}); leave --dynamic-batch out, "
+            f"{network.name} is made for a batch of {batch} ({reason}); leave --dynamic-batch out, "
             "or write the ONNX file again with an open batch axis"
         )
-    network.module.batch = int(network.example.shape[0])
+    network.module.batches = {name: batch for name, x in network.inputs.items() if has_batch(x.shape, batch)}
+
+
+def _is_open(network: Network) -> bool:
+    """Whether the file leaves the batch open."""
+    assert network.given is not None
+    batch = batch_of(x.shape for x in network.examples)
+    batched = [t for t in network.given.graph.inputs if has_batch(network.inputs[t.name].shape, batch)]
+    return all(t.shape is None or not isinstance(t.shape[0], int) for t in batched)
 
 
 def graph_at(network: Network, *, dynamic_batch: bool, sizes: tuple[tuple[int, int], ...] | None = None) -> gs.Graph:
-    """The graph of the file with the shapes that its values have for the example input, what is asked for left open.
+    """The graph of the file with the shapes that its values have for the example, what is asked for left open.
 
     What the file says of them is forgotten: it is of other sizes, or less than this. With `dynamic_batch` an axis is
     open where it grows with the batch; with `sizes`, which the network takes, where one of these heights and widths
-    changes it. Where nothing is open, shape inference finds the values between inputs and outputs by itself.
+    changes it. Where nothing is open, shape inference finds the values between inputs and outputs by itself. What
+    depends on the values of inputs is open too, as far as shape inference does not know it.
     """
     assert network.given is not None and isinstance(network.module, OnnxModule)
-    graph, example, module = network.given.graph, network.example, network.module
-    others = [torch.cat((example, example))] if dynamic_batch else []
-    others += [_at_size(example, size) for size in sizes or ()]
-    source = graph.inputs[0].name
-    small, *large = ({source: tuple(x.shape)} | module.shapes(x) for x in (example, *others))
+    graph, inputs, module = network.given.graph, network.inputs, network.module
+    batch = batch_of(x.shape for x in network.examples) or 1
+    others = [doubled(inputs)] if dynamic_batch else []
+    others += [_at_size(inputs, size) for size in sizes or ()]
+    seen = [
+        {name: tuple(x.shape) for name, x in each.items()} | module.shapes(*each.values()) for each in (inputs, *others)
+    ]
     outer = (*graph.inputs, *graph.outputs)
+    moving = _sized_by_values(graph, module)
+    said = {tensor.name: tensor.shape for tensor in graph.outputs}
     for name, tensor in graph.tensors().items():
         if isinstance(tensor, gs.Variable):
-            known = name in small and (bool(others) or tensor in outer)
-            axes = zip(small[name], *(each[name] for each in large), strict=True) if known else None
-            tensor.shape = None if axes is None else [_axis(found, int(example.shape[0])) for found in axes]
-    if sizes is not None:
-        graph.inputs[0].shape = [*graph.inputs[0].shape[:2], HEIGHT, WIDTH]
-        for tensor in graph.outputs:
-            tensor.shape = [f"{tensor.name}_{k}" if n is None else n for k, n in enumerate(tensor.shape)]
+            known = name in seen[0] and name not in moving and (bool(others) or tensor in outer)
+            axes = zip(*(each[name] for each in seen), strict=True) if known else None
+            tensor.shape = None if axes is None else [_axis(found, batch) for found in axes]
+    for tensor in graph.inputs:
+        if sizes is not None and len(tensor.shape) == 4:
+            tensor.shape = [*tensor.shape[:2], HEIGHT, WIDTH]
+    if moving:
+        with outputs_inferred(graph):
+            infer_shapes(graph)
+    for tensor in graph.outputs:
+        if tensor.name in moving:
+            tensor.shape = _known_axes(tensor.shape, said[tensor.name], seen[0][tensor.name])
+        tensor.shape = [f"{tensor.name}_{k}" if n is None else n for k, n in enumerate(tensor.shape)]
     return graph
+
+
+def _sized_by_values(graph: gs.Graph, module: OnnxModule) -> set[str]:
+    """The values whose shapes may depend on the numbers fed: what follows from `SIZED_BY_VALUES`."""
+    found: set[str] = set()
+    for node in graph.nodes:
+        if node.op in SIZED_BY_VALUES or any(t.name in found for t in node.inputs if isinstance(t, gs.Variable)):
+            found |= {t.name for t in node.outputs} - module.known
+    return found
+
+
+def _known_axes(
+    inferred: Sequence[int | str | None] | None, said: Sequence[int | str | None] | None, seen: Sequence[int]
+) -> list[int | str | None]:
+    """What shape inference knows of an output, else what the file says where that is so; None elsewhere."""
+    known: list[int | str | None] = []
+    for k, size in enumerate(seen):
+        a, b = (None if axes is None or len(axes) != len(seen) else axes[k] for axes in (inferred, said))
+        known.append(a if isinstance(a, int) or a == BATCH else size if b == size else None)
+    return known
 
 
 def _axis(found: tuple[int, ...], batch: int) -> int | str | None:
@@ -108,10 +158,21 @@ def _axis(found: tuple[int, ...], batch: int) -> int | str | None:
     return BATCH if only_batch else None
 
 
-def _at_size(example: Tensor, size: tuple[int, int]) -> Tensor:
-    """The example as if it were of this size: repeated, and cut."""
-    height, width = (-(-n // have) for n, have in zip(size, example.shape[2:], strict=True))
-    return example.repeat(1, 1, height, width)[:, :, : size[0], : size[1]]
+def doubled(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Twice as many images."""
+    batch = batch_of(x.shape for x in inputs.values())
+    return {name: torch.cat((x, x)) if has_batch(x.shape, batch) else x for name, x in inputs.items()}
+
+
+def _at_size(inputs: Mapping[str, Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
+    """The images as if they were of this size: repeated, and cut."""
+    found = {}
+    for name, x in inputs.items():
+        if x.dim() == 4:
+            height, width = (-(-n // have) for n, have in zip(size, x.shape[2:], strict=True))
+            x = x.repeat(1, 1, height, width)[:, :, : size[0], : size[1]]
+        found[name] = x
+    return found
 
 
 # ------------------------------------------------------------------ what the file must be
@@ -143,85 +204,56 @@ def _fix_defaults(graph: gs.Graph) -> None:
     held.defaults, held.arrays = [], {}
 
 
-def _only_input(graph: gs.Graph) -> Any:
-    if len(graph.inputs) != 1:
-        names = ", ".join(t.name for t in graph.inputs) or "none"
-        raise SourceError(f"the ONNX file has {len(graph.inputs)} inputs ({names}), wanted one; {REMEDY}")
-    found = graph.inputs[0]
-    dtype = np.dtype(found.dtype).name if not isinstance(found.dtype, int) else TensorProto.DataType.Name(found.dtype)
-    if dtype not in DTYPES:
-        raise SourceError(f"the input {found.name} is {dtype.lower()}, wanted one of {', '.join(DTYPES)}; {REMEDY}")
-    return found
-
-
-def _example(tensor: Any, wanted: tuple[int, ...] | None, usual_size: tuple[int, int] | None = None) -> Tensor:
-    """A seeded input of the shape that the file says, its open axes from `wanted`; an open batch is 1.
-
-    An open height and width are of `usual_size`, unless `wanted` says them.
-    """
-    said = tensor.shape if tensor.shape is not None else [None] * len(wanted or ())
-    if wanted is None and usual_size is not None and len(said) == 4:
-        sizes = [n if isinstance(n, int) else size for n, size in zip(said[2:], usual_size, strict=True)]
-        said = [*said[:2], *sizes]
-    if wanted is None:
-        wanted = tuple(size if isinstance(size, int) else 1 for size in said)
-        if tensor.shape is None or not all(isinstance(size, int) for size in said[1:]):
-            axes = ",".join(str(size) for size in tensor.shape or ("N", "C", "H", "W"))
-            raise SourceError(f"{_spelled(tensor)} has open axes; give --input-shape {axes} with a number for each")
-    fits = len(wanted) == len(said) and all(not isinstance(a, int) or a == b for a, b in zip(said, wanted, strict=True))
-    if not fits:
-        shape = ",".join(map(str, wanted))
-        raise SourceError(f"--input-shape is {shape}, but the ONNX file fixes {_spelled(tensor)}; give one that fits")
-    if not wanted or not all(wanted):
-        raise SourceError(f"{_spelled(tensor)} holds no images, wanted a first axis of 1 or more; {REMEDY}")
-    dtype = np.dtype(tensor.dtype)
-    rng = np.random.default_rng(0)
-    values = rng.standard_normal(wanted) if dtype.kind == "f" else rng.integers(0, 2, wanted)
-    return torch.from_numpy(values.astype(dtype))
-
-
-def _spelled(tensor: Any) -> str:
-    axes = "unknown rank" if tensor.shape is None else ",".join(str(s) if s is not None else "?" for s in tensor.shape)
-    return f"the input {tensor.name} [{axes}]"
-
-
-def _check_outputs(name: str, module: OnnxModule, example: Tensor) -> None:
-    """Raise SourceError unless all outputs are finite floats."""
+def _check_outputs(name: str, module: OnnxModule, inputs: Mapping[str, Tensor]) -> None:
+    """Raise SourceError unless all outputs are tensors, of finite numbers."""
+    shapes = "; ".join(",".join(map(str, x.shape)) for x in inputs.values())
+    remedy = "give a larger --input-shape" if len(inputs) == 1 else "give larger inputs"
     try:
         with torch.no_grad():
-            outputs = _tuple(module(example))
+            outputs = _tuple(module(*inputs.values()))
     except PlainconvError:
         raise
     except Exception as error:
-        sizes = ",".join(map(str, example.shape))
-        raise SourceError(f"{name} cannot take an input of shape {sizes}: {first_line(error)}; {REMEDY}") from error
+        raise SourceError(f"{name} cannot take an input of shape {shapes}: {first_line(error)}; {REMEDY}") from error
     for output, y in zip(module.output_names, outputs, strict=True):
-        if not y.is_floating_point():
-            found = str(y.dtype).removeprefix("torch.")
-            raise SourceError(f"{name} gives {found} numbers as {output}; wanted floats: the scores, before any argmax")
-        if y.numel() == 0:
-            raise SourceError(f"{name} gives an empty output {output}; give a larger --input-shape")
+        if not isinstance(y, Tensor):
+            raise SourceError(f"{name} gives a list of tensors as {output}; wanted tensors; {REMEDY}")
         if not bool(torch.isfinite(y).all()):
             raise SourceError(
                 f"{name} gives NaN or infinity as {output} for a normal input; wanted finite ones: see to its weights"
             )
+    empty = next((o for o, y in zip(module.output_names, outputs, strict=True) if not y.numel()), None)
+    if empty is not None:
+        raise SourceError(f"{name} gives an empty output {empty}; {remedy}, or real ones by --inputs F.npz")
 
 
-def _why_not_apart(module: OnnxModule, example: Tensor) -> str | None:
+def _why_not_apart(module: OnnxModule, inputs: Mapping[str, Tensor], batch: int) -> str | None:
     """f([a; b]) = [f(a); f(b)], in float64; else why not."""
-    other = example.roll(1, -1) if example.is_floating_point() else 1 - example.to(torch.int64)
-    pair = (example, other.to(example.dtype))
+    others = {name: _other(x) if has_batch(x.shape, batch) else x for name, x in inputs.items()}
+    pairs = zip(inputs.values(), others.values(), strict=True)
+    joined = tuple(torch.cat((a, b)) if has_batch(a.shape, batch) else a for a, b in pairs)
     try:
-        together = _tuple(float64_outputs(module, (torch.cat(pair),), may_copy=False))
+        together = _tuple(float64_outputs(module, joined, may_copy=False))
     except Exception as error:  # whatever a graph made for one batch size meets
         return first_line(error)
-    alone = [_tuple(float64_outputs(module, (x,), may_copy=False)) for x in pair]
+    alone = [_tuple(float64_outputs(module, tuple(each.values()), may_copy=False)) for each in (inputs, others)]
     for name, y, y_a, y_b in zip(module.output_names, together, *alone, strict=True):
         if not y_a.dim() or y.shape != (2 * y_a.shape[0], *y_a.shape[1:]):
             return f"its output {name} has no batch axis"
-        if float((y - torch.cat((y_a, y_b))).abs().max()) > APART * float(y.abs().max()):
-            return f"its output {name} for one image depends on the others"
+        if not _close(y, torch.cat((y_a, y_b))):
+            return f"its output {name} {MIXED}"
     return None
+
+
+def _other(example: Tensor) -> Tensor:
+    """Another example of the same numbers."""
+    return example.roll(1, -1) if example.is_floating_point() else (1 - example.to(torch.int64)).to(example.dtype)
+
+
+def _close(y: Tensor, wanted: Tensor) -> bool:
+    if not y.is_floating_point():
+        return bool((y == wanted).double().mean() > SAME)
+    return float((y - wanted).abs().max()) <= APART * float(y.abs().max())
 
 
 def _tuple(outputs: Any) -> tuple[Tensor, ...]:

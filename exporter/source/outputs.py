@@ -5,13 +5,14 @@
 
 import dataclasses
 import functools
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
 from ..errors import SourceError
+from .names import joined
+from .signature import Call, flat_signature
 
 ONLY = "logits"
 """The name of an output that has none of its own."""
@@ -34,18 +35,33 @@ def named_outputs(value: Any) -> dict[str, Tensor]:
     return found
 
 
-def flat_outputs(module: nn.Module) -> None:
-    """Have `module` return its tensors as one flat tuple, a single one by itself; its names and weights stay."""
+def flatten(module: nn.Module, call: Call) -> None:
+    """Have `module` take the tensors of `call` by position, and return its tensors as one flat tuple.
+
+    A single tensor is returned by itself. The name of its class and its weights stay.
+    """
     kind = type(module)
 
     class Flat(kind):  # type: ignore[misc, valid-type]
         @functools.wraps(kind.forward)  # its parameters are what tracers ask for
         def forward(self, *args: Any, **kwargs: Any) -> Any:
-            outputs = tuple(named_outputs(super().forward(*args, **kwargs)).values())
-            return outputs if len(outputs) > 1 else outputs[0]
+            return _one_or_more(super().forward(*args, **kwargs))
 
-    Flat.__name__, Flat.__qualname__, Flat.__module__ = kind.__name__, kind.__qualname__, kind.__module__
-    module.__class__ = Flat
+    class FlatCall(kind):  # type: ignore[misc, valid-type]
+        def forward(self, *tensors: Tensor) -> Any:
+            args, kwargs = call.arguments(tensors)
+            return _one_or_more(super().forward(*args, **kwargs))
+
+        forward.__signature__ = flat_signature(tuple(call.inputs))  # type: ignore[attr-defined]
+
+    flat = Flat if call.is_flat else FlatCall
+    flat.__name__, flat.__qualname__, flat.__module__ = kind.__name__, kind.__qualname__, kind.__module__
+    module.__class__ = flat
+
+
+def _one_or_more(returned: Any) -> Any:
+    outputs = tuple(named_outputs(returned).values())
+    return outputs if len(outputs) > 1 else outputs[0]
 
 
 def _flat(value: Any, path: str) -> Iterator[tuple[str, Tensor]]:
@@ -53,22 +69,17 @@ def _flat(value: Any, path: str) -> Iterator[tuple[str, Tensor]]:
         yield path or ONLY, value
     elif isinstance(value, Mapping):
         for key, each in value.items():
-            yield from _flat(each, _joined(path, str(key)))
+            yield from _flat(each, joined(path, str(key)))
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         for field in dataclasses.fields(value):
-            yield from _flat(getattr(value, field.name), _joined(path, field.name))
+            yield from _flat(getattr(value, field.name), joined(path, field.name))
     elif isinstance(value, tuple | list):
         names = getattr(value, "_fields", None) or [str(i) if path else f"output_{i}" for i in range(len(value))]
         for name, each in zip(names, value, strict=True):
-            yield from _flat(each, _joined(path, name))
+            yield from _flat(each, joined(path, name))
     elif value is not None:
         where = f" as {path}" if path else ""
         raise SourceError(f"the network returns {_kind(value)}{where}; wanted tensors, in tuples, dicts or dataclasses")
-
-
-def _joined(path: str, name: str) -> str:
-    plain = re.sub(r"\W+", "_", name).strip("_") or "output"
-    return f"{path}_{plain}" if path else plain
 
 
 def _kind(value: Any) -> str:

@@ -2,13 +2,13 @@
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..parity.inputs import patchy
+from ..parity.inputs import batch_of, has_batch, patchy
 
 _Norm = nn.modules.batchnorm._BatchNorm
 IMAGES = 8
@@ -16,7 +16,7 @@ IMAGES = 8
 
 
 @torch.no_grad()
-def randomized(module: nn.Module, seed: int, example: Tensor | None = None) -> nn.Module:
+def randomized(module: nn.Module, seed: int, example: Tensor | Mapping[str, Tensor] | None = None) -> nn.Module:
     """Give a network random weights and statistics, in place; returns it, in eval mode.
 
     Kernels N(0, 1/√fan_in), batch norms with γ U(½, 3/2) and β N(0, ½): a freshly initialized network has identity
@@ -40,11 +40,19 @@ def randomized(module: nn.Module, seed: int, example: Tensor | None = None) -> n
             norm.running_mean.normal_(0, 0.5, generator=generator)
             norm.running_var.uniform_(0.5, 2, generator=generator)
     if example is not None:
-        shape = (IMAGES, *example.shape[1:])
-        images = torch.from_numpy(patchy(np.random.default_rng(seed), shape)).to(example.dtype)
+        examples = {"": example} if isinstance(example, Tensor) else example
+        rng, batch = np.random.default_rng(seed), batch_of(x.shape for x in examples.values())
         with _fitting_statistics(norms):
-            module(images)
+            module(*(_images(x, rng) if has_batch(x.shape, batch) else x for x in examples.values()))
     return module
+
+
+def _images(example: Tensor, rng: np.random.Generator) -> Tensor:
+    """`IMAGES` random ones, or as many of the example's own integers."""
+    shape = (IMAGES, *example.shape[1:])
+    if example.is_floating_point():
+        return torch.from_numpy(patchy(rng, shape)).to(example.dtype)
+    return example[:1].expand(shape)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,9 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -22,13 +24,18 @@ from plainconv.models.checkpoints import published as checkpoints
 
 from ..bundle import sha256_of_arrays
 from ..errors import PlainconvError, SourceError, first_line
+from ..reparam import unwrapped
 from .images import Recipe, fitted_to, timm_recipe
+from .inputs import EXAMPLE, call_of_request, remedy, rows_like
 from .lazy import materialize
+from .names import file_safe
 from .network import Network, Request
-from .outputs import flat_outputs, named_outputs
+from .outputs import flatten, named_outputs
 from .randomize import randomized
+from .signature import ONLY, Call, signature_of, spelled
 
 DEFAULT_INPUT = (1, 3, 224, 224)
+_HALF = {torch.float16: "fp16", torch.bfloat16: "bf16"}
 
 
 def is_onnx(source: str) -> bool:
@@ -38,6 +45,11 @@ def is_onnx(source: str) -> bool:
 
 def load_network(source: str, request: Request) -> Network:
     """Resolve SOURCE. Raises SourceError, CheckpointError or, for an ONNX file, ExportError, each in one line."""
+    network = _resolved(source, request)
+    return replace(network, name=request.name or file_safe(network.name))
+
+
+def _resolved(source: str, request: Request) -> Network:
     if request.checkpoint is None and (request.key is not None or request.drop):
         raise SourceError("--key or --drop given without --checkpoint; they tell what of a checkpoint to take")
     if is_onnx(source):
@@ -121,7 +133,7 @@ def _from_timm(source: str, name: str, request: Request) -> Network:
 
 
 def _from_callable(source: str, place: str, name: str, request: Request) -> Network:
-    build = _find_callable(source, place, name)
+    build, beside = _find_callable(source, place, name)
     if request.random_init is not None:
         torch.manual_seed(request.random_init)
     try:
@@ -135,12 +147,28 @@ def _from_callable(source: str, place: str, name: str, request: Request) -> Netw
         ) from error
     if not isinstance(module, nn.Module):
         raise SourceError(f"{source} returned {type(module).__name__}; wanted an nn.Module")
+    module = unwrapped(module)
     info, warnings = _load_own_weights(module, request)
-    return _network(source, name, module, request, DEFAULT_INPUT, None, info, warnings)
+    example = getattr(beside, EXAMPLE, None)
+    called = Path(place).stem if place.endswith(".py") else place.rpartition(".")[2]
+    return _network(source, called, module, request, DEFAULT_INPUT, None, info, warnings, example=example)
 
 
-def _find_callable(source: str, place: str, name: str) -> Callable[..., Any]:
-    """Import the user's file or module with their folder first on the path."""
+def network_from_module(
+    module: nn.Module, request: Request, example: Any, name: str, rows: Mapping[str, Any] | None = None
+) -> Network:
+    """A module at hand, and what it is called with, as a network; the module is changed: give a copy.
+
+    `rows` are more of its inputs, by name. Raises SourceError as `load_network` does.
+    """
+    source = f"{type(module).__module__}:{type(module).__qualname__}"
+    called = request.name or name
+    network = _network(source, called, module, request, DEFAULT_INPUT, {}, {}, (), example=lambda: example)
+    return replace(network, data=rows_like("data", rows or {}, network.inputs))
+
+
+def _find_callable(source: str, place: str, name: str) -> tuple[Callable[..., Any], ModuleType]:
+    """Import the user's file or module with their folder first on the path; CALLABLE, and the module that it is in."""
     try:
         if place.endswith(".py"):
             path = Path(place).resolve()
@@ -168,7 +196,7 @@ def _find_callable(source: str, place: str, name: str) -> Callable[..., Any]:
     if not callable(found):
         names = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
         raise SourceError(f"{source}: {place} has no callable {name}; it has {', '.join(names[:8]) or 'none'}")
-    return found  # type: ignore[no-any-return]
+    return found, module
 
 
 def _load_own_weights(module: nn.Module, request: Request) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -199,17 +227,20 @@ def _network(
     checkpoint: Mapping[str, Any],
     warnings: tuple[str, ...],
     takes: str = "give one that it can",
+    example: Callable[[], Any] | None = None,
 ) -> Network:
     module.eval()
     if request.usual_size is not None and len(default_shape) == 4:
         default_shape = (*default_shape[:2], *request.usual_size)
-    warnings += materialize(module, request.input_shape or default_shape, request.random_init or 0)
+    call, data = call_of_request(module, request, default_shape, example)
+    warnings += materialize(module, call, request.random_init or 0, remedy(module))
     for parameter in module.parameters():
         parameter.requires_grad_(False)
+    warnings += _widened(name, module)
     _check_weights(name, module)
-    example, returns = _checked_example(name, module, request.input_shape or default_shape, takes)
+    returns = _checked_call(name, module, call, takes)
     if request.random_init is not None:
-        randomized(module, request.random_init, example)
+        randomized(module, request.random_init, call.inputs)
     provenance: dict[str, Any] = {"source": source, "options": dict(request.options)}
     if checkpoint:
         provenance["checkpoint"] = {key: value for key, value in checkpoint.items() if key != "classes"}
@@ -219,14 +250,26 @@ def _network(
     return Network(
         name,
         module,
-        example,
-        fitted_to(recipe, example),
+        dict(call.inputs),
+        fitted_to(recipe, next(iter(call.inputs.values()))),
         provenance,
         sha256,
         warnings,
         returns=returns,
         classes=tuple(checkpoint.get("classes", ())),
+        data=data,
     )
+
+
+def _widened(name: str, module: nn.Module) -> tuple[str, ...]:
+    """Widen weights in half precision to float32, which holds every one of them exactly, and say so."""
+    held = [t.dtype for t in (*module.parameters(), *module.buffers()) if t.dtype in _HALF]
+    if not held:
+        return ()
+    module._apply(lambda tensor: tensor.float() if tensor.dtype in _HALF else tensor)
+    found = " and ".join(sorted({str(dtype).removeprefix("torch.") for dtype in held}))
+    again = f"--precision {_HALF[held[0]]} makes it that again"
+    return (f"{name} has weights in {found}: exported in float32, which holds each exactly; {again}",)
 
 
 def _check_weights(name: str, module: nn.Module) -> None:
@@ -240,40 +283,39 @@ def _check_weights(name: str, module: nn.Module) -> None:
             raise SourceError(f"{key} has {bad} NaN or infinite values; wanted finite weights: take a sound checkpoint")
 
 
-def _checked_example(
-    name: str, module: nn.Module, shape: tuple[int, ...], takes: str
-) -> tuple[Tensor, tuple[str, ...]]:
-    """An input of `shape` and the names of the outputs, once the network has run on it.
+def _checked_call(name: str, module: nn.Module, call: Call, takes: str) -> tuple[str, ...]:
+    """The names of the outputs, once the network has run on its example.
 
-    One that it cannot take is named before any work. From here on the network returns a flat tuple where it returned
-    anything but a tensor.
+    One that it cannot take is named before any work. From here on the network takes its inputs by position, and
+    returns a flat tuple where it returned anything but a tensor.
     """
-    sizes = ",".join(map(str, shape))
+    only = list(call.inputs) == [ONLY]
     try:
-        example = torch.randn(shape, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
-            returned = module(example)
+            returned = call.run(module)
     except Exception as error:
-        raise SourceError(
-            f"{name} cannot take one float32 input of shape {sizes} ({first_line(error)}); {takes}: "
-            "--input-shape N,C,H,W"
-        ) from error
+        why = first_line(error)
+        if only:
+            found = f"{name} cannot take one float32 input of {call} ({why}); {remedy(module, takes)}"
+        else:
+            found = f"{name} cannot take {call} ({why}); give what {spelled(signature_of(module))} does"
+        raise SourceError(found) from error
     outputs = named_outputs(returned)
     for output in outputs.values():
         if output.numel() == 0:
-            found = f"{name} gives an empty output for an input of shape {sizes}"
-            raise SourceError(f"{found}; give a larger --input-shape")
+            advice = "a larger --input-shape" if only else "larger ones"
+            raise SourceError(f"{name} gives an empty output for an input of {call}; give {advice}")
         if not bool(torch.isfinite(output).all()):
             raise SourceError(
-                f"{name} gives NaN or infinity for a normal input of shape {sizes}; wanted finite outputs: "
+                f"{name} gives NaN or infinity for a normal input of {call}; wanted finite outputs: "
                 "see to its weights, or train it"
             )
     if not any(output.is_floating_point() for output in outputs.values()):
         found = str(next(iter(outputs.values())).dtype).removeprefix("torch.")
         raise SourceError(f"{name} returns {found} numbers alone; wanted float32 scores, before or beside any argmax")
-    if not isinstance(returned, Tensor):
-        flat_outputs(module)
-    return example, tuple(outputs)
+    if not isinstance(returned, Tensor) or not call.is_flat:
+        flatten(module, call)
+    return tuple(f"{output}_out" if output in call.inputs else output for output in outputs)
 
 
 def weights_sha256(module: nn.Module) -> str:

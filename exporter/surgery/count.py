@@ -12,6 +12,7 @@ import onnx_graphsurgeon as gs
 
 from ..onnx_file.file import infer_shapes, read
 from .cost import macs_of
+from .edit import outputs_inferred
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,8 @@ class GraphCost:
     nodes: Mapping[str, int]
 
 
-def count_onnx(source: Path | gs.Graph, shape: tuple[int, ...] | None = None) -> GraphCost:
-    """The cost of an ONNX file, or of a graph with its shapes inferred; at an input of this `shape` where one is given.
+def count_onnx(source: Path | gs.Graph, shapes: Mapping[str, tuple[int, ...]] | None = None) -> GraphCost:
+    """The cost of an ONNX file, or of a graph with its shapes inferred; at inputs of these `shapes`, if any are given.
 
     Raises:
         ExportError: the file cannot be read.
@@ -38,9 +39,9 @@ def count_onnx(source: Path | gs.Graph, shape: tuple[int, ...] | None = None) ->
     if isinstance(source, Path):
         source, _ = read(source)
         infer_shapes(source)
-    if shape is None or not _is_open(source):
+    if shapes is None or not _is_open(source):
         return _count(source)
-    with _fixed(source, shape):
+    with _fixed(source, shapes):
         return _count(source)
 
 
@@ -50,20 +51,21 @@ def _is_open(graph: gs.Graph) -> bool:
 
 
 @contextlib.contextmanager
-def _fixed(graph: gs.Graph, shape: tuple[int, ...]) -> Iterator[None]:
-    """The graph with the shapes that its values have for an input of this shape, for as long as the block lasts."""
+def _fixed(graph: gs.Graph, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[None]:
+    """The graph with the shapes that its values have for inputs of these shapes, for as long as the block lasts."""
     variables = [*graph.inputs, *(t for t in graph.tensors().values() if isinstance(t, gs.Variable))]
     before = [(tensor, tensor.dtype, tensor.shape) for tensor in variables]
-    batch, outputs = graph.inputs[0].shape[0], list(graph.outputs)
+    is_open = {t.name: bool(t.shape) and isinstance(t.shape[0], str) for t in graph.inputs}
     try:
         for tensor in variables:
             tensor.shape = None
-        graph.outputs.clear()  # inference leaves the shapes of outputs as they are declared
-        graph.inputs[0].shape = [1 if isinstance(batch, str) else batch, *shape[1:]]
-        infer_shapes(graph)
-        yield
+        for tensor in graph.inputs:
+            shape = shapes[tensor.name]
+            tensor.shape = [1, *shape[1:]] if is_open[tensor.name] else list(shape)
+        with outputs_inferred(graph):
+            infer_shapes(graph)
+            yield
     finally:
-        graph.outputs[:] = outputs
         for tensor, dtype, held in before:
             tensor.dtype, tensor.shape = dtype, held
 

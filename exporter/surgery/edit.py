@@ -3,7 +3,8 @@
 Values and nodes are compared by identity; onnx-graphsurgeon's own `==` compares names.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -66,14 +67,19 @@ def values64(tensor: Any) -> np.ndarray:
 
 def ints(tensor: Any) -> list[int] | None:
     """The values of a small integer constant, or None."""
-    if not is_constant(tensor) or tensor._values.nbytes >= LARGE or np.dtype(tensor.dtype).kind not in "iu":
+    if not is_constant(tensor) or tensor._values.nbytes >= LARGE or _kind(tensor) not in "iu":
         return None
     return [int(v) for v in np.asarray(tensor.values).reshape(-1)]
 
 
+def _kind(tensor: Any) -> str:
+    """NumPy's kind of number; onnx-graphsurgeon gives ONNX's own type where NumPy has none."""
+    return "V" if isinstance(tensor.dtype, int) else np.dtype(tensor.dtype).kind
+
+
 def scalar(tensor: Any) -> float | None:
     """The value of a constant that holds one number, or None."""
-    if not is_constant(tensor) or int(np.prod(tensor.shape)) != 1 or np.dtype(tensor.dtype).kind != "f":
+    if not is_constant(tensor) or int(np.prod(tensor.shape)) != 1 or _kind(tensor) != "f":
         return None
     return float(values64(tensor).reshape(-1)[0])
 
@@ -236,3 +242,14 @@ def redirect(old: Any, new: Any) -> None:
         for i, tensor in enumerate(user.inputs):
             if tensor is old:
                 user.inputs[i] = new
+
+
+@contextmanager
+def outputs_inferred(graph: gs.Graph) -> Iterator[None]:
+    """Within it, inference tells the shapes of outputs too, which it leaves as they are declared otherwise."""
+    outputs = list(graph.outputs)
+    graph.outputs.clear()
+    try:
+        yield
+    finally:
+        graph.outputs[:] = outputs

@@ -98,7 +98,7 @@ class Mirror:
         self.parts[id(node)] = self._current
 
     def _is_float(self, tensor: Any) -> bool:
-        return tensor.name in self.sizes and np.dtype(tensor.dtype) in DTYPES
+        return tensor.name in self.sizes and not isinstance(tensor.dtype, int) and np.dtype(tensor.dtype) in DTYPES
 
     def _bind(self, tensor: Any, node: fx.Node) -> None:
         self.values[id(tensor)] = node

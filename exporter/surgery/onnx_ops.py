@@ -53,7 +53,7 @@ def is_absurd(node: Any) -> bool:
 
 def known(tensor: Any) -> bool:
     """Whether the tensor is an initializer of floats."""
-    return hasattr(tensor, "values") and np.dtype(tensor.dtype).kind == "f"
+    return hasattr(tensor, "values") and not isinstance(tensor.dtype, int) and np.dtype(tensor.dtype).kind == "f"
 
 
 def optional(node: Any, i: int) -> Any:

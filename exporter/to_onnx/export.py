@@ -19,6 +19,7 @@ from torch import nn
 from ..errors import ExportError, one_line
 from ..onnx_file.file import LARGE, check, graph_from_proto, write
 from ..onnx_file.wire import STUB
+from ..parity.inputs import batch_of, has_batch
 from ..quiet import quiet
 from .custom_ops import custom_translations
 from .lowering import floor_negative_divisions, lower, needs_lowering
@@ -53,12 +54,12 @@ def onnx_from_module(
 
     Args:
         module: an eval-mode network; neither it nor its weights are changed or copied.
-        example: its inputs, N,C,H,W each; their shapes are those of the file.
+        example: its inputs; their shapes are those of the file.
         path: the file to write.
         input_names: the file's names of the inputs, in order.
         output_names: the file's names of the outputs, in order.
-        dynamic_batch: leave the first axis of every input open, under the name "batch".
-        dynamic_size: leave the axes 2 and 3 of every input open, under the names "height" and "width".
+        dynamic_batch: leave the first axis of every input that has the batch there open, under the name "batch".
+        dynamic_size: leave the axes 2 and 3 of every image of the first one's size open, as "height" and "width".
         opset: of the standard operators, `MIN_OPSET` to `MAX_OPSET`.
         metadata: kept in the file, as `metadata_props`.
 
@@ -98,7 +99,7 @@ def graph_from_module(
     _refuse_train_mode(module)
     _refuse_count("input", len(input_names), len(inputs))
     with quiet(*LOGGERS), redirect_stdout(io.StringIO()), torch.no_grad():
-        axes = (0,) * dynamic_batch + (2, 3) * dynamic_size
+        axes = open_axes([x.shape for x in inputs], batch=dynamic_batch, size=dynamic_size)
         program = _traced(_contiguous(module), inputs, axes)
         _refuse_count("output", len(output_names), len(program.graph_signature.user_outputs))
         try:
@@ -124,6 +125,16 @@ def graph_from_module(
             f"torch.onnx wrote opset {graph.opset}: cannot convert this network to {opset}; try --opset 20"
         )
     return graph
+
+
+def open_axes(shapes: Sequence[Sequence[int]], *, batch: bool, size: bool) -> list[tuple[int, ...]]:
+    """For each input which of its axes are open: the first where that is the batch, 2 and 3 of images of one size."""
+    images = batch_of(shapes)
+    first = next((tuple(s[2:]) for s in shapes if len(s) == 4), None)
+    return [
+        (0,) * (batch and has_batch(s, images)) + (2, 3) * (size and len(s) == 4 and tuple(s[2:]) == first)
+        for s in shapes
+    ]
 
 
 def producer_version() -> str:
@@ -167,15 +178,17 @@ def _c_strides(t: torch.Tensor) -> tuple[int, ...]:
     return tuple(prod(t.shape[axis + 1 :]) for axis in range(t.dim()))
 
 
-def _traced(module: nn.Module, inputs: tuple[torch.Tensor, ...], axes: tuple[int, ...]) -> torch.export.ExportedProgram:
-    """The network with these axes of every input open. Raises ExportError where it cannot be, with what holds it."""
-    shapes = None
-    if 0 in axes:
-        # torch.export takes a size of 1 for a constant: trace two images.
-        inputs = tuple(torch.cat([t, t]) if t.shape[0] == 1 else t for t in inputs)
+def _traced(
+    module: nn.Module, inputs: tuple[torch.Tensor, ...], of_inputs: Sequence[tuple[int, ...]]
+) -> torch.export.ExportedProgram:
+    """The network with these axes of each input open. Raises ExportError where it cannot be, with what holds it."""
+    shapes, axes = None, tuple(sorted({axis for each in of_inputs for axis in each}))
+    # torch.export takes a size of 1 for a constant: trace two images.
+    pairs = zip(inputs, of_inputs, strict=True)
+    inputs = tuple(torch.cat([t, t]) if 0 in own and t.shape[0] == 1 else t for t, own in pairs)
     if axes:
         batch = torch.export.Dim(BATCH)
-        shapes = tuple({axis: torch.export.Dim.AUTO if axis else batch for axis in axes} for _ in inputs)
+        shapes = tuple({axis: torch.export.Dim.AUTO if axis else batch for axis in own} for own in of_inputs)
     try:
         program = torch.export.export(module, inputs, dynamic_shapes=shapes)
         if needs_lowering(program.graph_module):
@@ -194,7 +207,7 @@ def _traced(module: nn.Module, inputs: tuple[torch.Tensor, ...], axes: tuple[int
             f"torch.export cannot trace {type(module).__name__} ({found}); try it eagerly with the same input first"
         ) from error
     if 2 in axes:
-        _refuse_fixed_size(program)
+        _refuse_fixed_size(program, of_inputs)
     return program
 
 
@@ -221,12 +234,11 @@ def _refuse_open_attributes(program: torch.export.ExportedProgram, axes: tuple[i
             )
 
 
-def _refuse_fixed_size(program: torch.export.ExportedProgram) -> None:
+def _refuse_fixed_size(program: torch.export.ExportedProgram, of_inputs: Sequence[tuple[int, ...]]) -> None:
     """Raise where the trace took a height or width for a number, or one for the other."""
     names = program.graph_signature.user_inputs
-    for node in program.graph.find_nodes(op="placeholder"):
-        if node.name not in names:
-            continue
+    nodes = [node for node in program.graph.find_nodes(op="placeholder") if node.name in names]
+    for node in (node for node, own in zip(nodes, of_inputs, strict=True) if 2 in own):
         height, width = (str(n) for n in node.meta["val"].shape[2:4])
         for name, size in ((HEIGHT, height), (WIDTH, width)):
             if size.isdigit():
@@ -275,13 +287,15 @@ def _name_nodes(graph: gs.Graph) -> None:
 
 
 def _name_axes(graph: gs.Graph) -> None:
-    """Call the open axes of the inputs "batch", "height" and "width"; the trace gives them numbers of its own."""
+    """Call the open axes of the inputs "batch", "height" and "width"; the trace gives them numbers of its own.
+
+    Those of two images have one name, whether the network holds them to be equal or not: they are opened as one size.
+    """
     names: dict[str, str] = {}
     for tensor in graph.inputs:
         for axis, symbol in enumerate(tensor.shape or ()):
-            if isinstance(symbol, str) and symbol not in names:
-                name = AXES.get(axis, f"axis_{axis}")
-                names[symbol] = f"{name}_{tensor.name}" if name in names.values() else name
+            if isinstance(symbol, str):
+                names.setdefault(symbol, AXES[axis])
     if not names:
         return
     spelled = re.compile(rf"\b({'|'.join(map(re.escape, names))})\b")

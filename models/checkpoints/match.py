@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from plainconv.exporter.errors import SourceError
 
@@ -15,6 +16,7 @@ Form = Literal["training", "deploy"]
 Shapes = Mapping[str, tuple[int, ...]]
 
 FORMS: tuple[Form, Form] = ("training", "deploy")
+_FILLS = {"normal_", "uniform_", "fill_", "zero_", "trunc_normal_", "constant_", "kaiming_normal_", "kaiming_uniform_"}
 OPTIONAL = "num_batches_tracked"  # counts steps in training, changes nothing in eval mode, missing in old files
 
 
@@ -51,8 +53,19 @@ def empty_network(name: str, form: Form, options: Mapping[str, Any]) -> nn.Modul
     """
     if form == "deploy":
         options = {key: value for key, value in options.items() if key != "slope"}
-    with torch.device("meta"):
+    with torch.device("meta"), _Unfilled():
         return create(name, deploy=form == "deploy", **options)
+
+
+class _Unfilled(TorchFunctionMode):
+    """Initializes nothing: on the meta device there is nothing to fill, and torch takes its time to find that out."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Hand back what would have been filled."""
+        named = kwargs or {}
+        if getattr(func, "__name__", "") in _FILLS:
+            return args[0] if args else named["tensor"]
+        return func(*args, **named)
 
 
 def mismatch(found: Shapes, wanted: Shapes) -> Mismatch:
@@ -83,11 +96,15 @@ def overlap(found: Shapes, wanted: Shapes) -> float:
 def closest_network(state: Mapping[str, Tensor]) -> tuple[str, Form, float] | None:
     """Find the network and form of the catalogue whose keys and shapes overlap most with `state`; None if none do."""
     found = shapes_of(state)
-    scored = [
-        (overlap(found, shapes), name, form)
-        for name, entry in entries().items()
-        for form, shapes in _shapes_of_forms(entry, state).items()
-    ]
+    scored: list[tuple[float, str, Form]] = []
+    strange: dict[str, bool] = {}
+    for name, entry in entries().items():
+        if strange.get(entry.module):
+            continue
+        forms = _shapes_of_forms(entry, state)
+        scored += [(overlap(found, shapes), name, form) for form, shapes in forms.items()]
+        if entry.module not in strange:  # the first of its family speaks for all of their keys
+            strange[entry.module] = bool(forms) and not any(found.keys() & shapes.keys() for shapes in forms.values())
     share, name, form = max(scored, key=lambda scored_form: scored_form[0])
     return (name, form, share) if share > 0.1 else None
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from plainconv.exporter.errors import CheckpointError
 
 from .. import Entry, entries, find
-from ..deep_training import FadingActivation, Schedule, set_slope, slope_at
+from ..deep_training import Fading, SavedFadingActivation, Schedule, set_slope, slope_at
 from .content import Checkpoint, read_checkpoint
 from .layouts import Weights, left_out, nearest, readings, settle
 from .loading import CheckpointInfo, check_values, fill, info_of, load_into
@@ -182,18 +182,22 @@ def _settle_slope(
 ) -> tuple[float | None, tuple[str, ...]]:
     """Set the slope of the network's fading activations: the one asked for, or the file's, or 1.
 
+    A slope that is in the state dict has been loaded with it; several differ where its owner changed them one by one.
+
     Returns the slope, None where the network has no such activation, and the warnings that it calls for.
     """
     file = checkpoint.path.name
-    fades = any(isinstance(module, FadingActivation) for module in network.modules())
+    fades = [module for module in network.modules() if isinstance(module, Fading)]
     if not fades and asked is not None:
         raise CheckpointError(f"{file}: slope {asked:g} given, but this network has no fading activation; leave it out")
     if not fades:
         return None, ()
-    told = _slope_in(checkpoint)
+    saved = [module.slope for module in fades if isinstance(module, SavedFadingActivation)]
+    told = _Told(min(saved), "its state dict") if saved else _slope_in(checkpoint)
     slope = asked if asked is not None else told.slope if told else 1.0
     try:
-        set_slope(network, slope)
+        if asked is not None or not saved:
+            set_slope(network, slope)
     except ValueError as error:
         raise CheckpointError(f"{file}: {error}") from error
     warnings = []
@@ -205,7 +209,7 @@ def _settle_slope(
     if asked is not None and told is not None and asked != told.slope:
         warnings.append(f"{file}: slope {asked:g} overrides {told.slope:g}, which {told.when} gives; leave --slope out")
     if slope != 1.0:
-        when = f" (saved at {told.when})" if told and asked is None else ""
+        when = f" (saved {'in' if saved else 'at'} {told.when})" if told and asked is None else ""
         warnings.append(
             f"{file}: its deep-training activation has slope {slope:g}{when}, not 1, so the convs around it cannot "
             "merge and the network is exported as it is; finish the deep training, or give --slope if this one is wrong"

@@ -15,6 +15,7 @@ import onnx
 import onnxruntime
 import pytest
 import split_graphs as graphs
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -133,7 +134,7 @@ def placed(draw):
     return f"(float[n,4] x) => ({', '.join(f'float[n,4] {name}' for name in outputs)}) {{\n{nodes}\n}}", parts
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @given(made=placed(), groups=st.lists(st.integers(0, 3), min_size=3, max_size=3))
 def test_any_placement(tmp_path_factory, made, groups):
     """Given any small network, any cut and any places for it -> the whole's outputs."""

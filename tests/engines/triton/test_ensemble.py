@@ -4,6 +4,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import triton_bundles as bundles
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -107,7 +108,7 @@ def test_the_configurations_compute_the_network(tmp_path, parts, batch, size, da
 
 
 @given(st.randoms())
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=examples(15), deadline=None, derandomize=True)
 def test_any_order_in_which_steps_may_start(served, random):
     """Given steps that start in any order that what they read allows -> the same outputs."""
     bundle, server = served

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from examples import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from places import ROOT
@@ -97,7 +98,7 @@ def test_read(folder):
         bundle.read("engines/a.engine")
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=examples(150), suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(name=st.sampled_from(FILES), where=st.floats(0, 1, exclude_max=True), mask=st.integers(1, 255))
 def test_one_byte_flipped(folder, name, where, mask):
     """Given any byte of any file changed -> the bundle does not open, in one line that names the file."""

@@ -4,6 +4,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
@@ -94,7 +95,7 @@ def test_an_interrupted_write_leaves_nothing(original: Path, tmp_path: Path, mon
     assert [p.name for p in tmp_path.iterdir()] == ["original.onnx"]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(cut=st.floats(0.0, 0.999))
 def test_a_truncated_file_is_refused_in_one_line(tmp_path_factory: pytest.TempPathFactory, cut: float) -> None:
     folder = tmp_path_factory.mktemp("cut")

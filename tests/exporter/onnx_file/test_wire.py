@@ -3,6 +3,7 @@ from pathlib import Path
 
 import onnx
 import pytest
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
@@ -20,7 +21,7 @@ def model(sizes: list[int], doc: str) -> onnx.ModelProto:
     return helper.make_model(graph, producer_name=doc, ir_version=10)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(sizes=st.lists(st.integers(0, 400), max_size=5), doc=st.text(max_size=300), large=st.integers(1, 200))
 def test_joining_what_was_split_gives_the_same_model(
     tmp_path_factory: pytest.TempPathFactory, sizes: list[int], doc: str, large: int

@@ -202,7 +202,7 @@ def test_module_can_be_copied_and_pickled():
 
 def test_another_batch_than_it_is_held_to_is_refused():
     module = module_of(model(f"{X} {{ y = Relu(x) }}"))
-    module.batch = 2
+    module.batches = {"x": 2}
     assert module(torch.ones(2, 3)).shape == (2, 3)
     with pytest.raises(RuntimeError, match="made for a batch of 2"):
         module(torch.ones(3, 3))

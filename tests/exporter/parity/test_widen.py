@@ -2,6 +2,7 @@ import copy
 
 import pytest
 import torch
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -130,7 +131,7 @@ def test_a_module_that_fails_says_so_and_leaves_no_mode_behind() -> None:
     assert (torch.ones(1) + torch.ones(1)).dtype == torch.float32
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(
     kernel=st.tuples(st.integers(1, 4), st.integers(1, 4)),
     stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),

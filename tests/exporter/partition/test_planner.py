@@ -4,6 +4,7 @@ import json
 
 import onnx_ir as ir
 import pytest
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -207,7 +208,7 @@ def test_plan_of_someone_else_with_problems(nets):
     assert "\n" not in str(raised.value)
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @given(st.data())
 def test_any_graph_is_split_soundly_or_refused(nets, data):
     """Given a random layered graph, device and link → a plan without problems that pays, or a reason in one line."""

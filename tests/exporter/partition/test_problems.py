@@ -5,6 +5,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
@@ -244,7 +245,7 @@ def runs(proto, plan):
     return written <= used and all(a.tobytes() == b[0].tobytes() for a, b in zip(wanted, found, strict=True))
 
 
-@settings(max_examples=400)
+@settings(max_examples=examples(150))
 @given(st.data())
 def test_no_problems_if_and_only_if_the_parts_run_and_recompose(data):
     """Given a random network, and a plan with or without mistakes → problems() is empty exactly where it all runs."""

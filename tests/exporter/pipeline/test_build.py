@@ -7,6 +7,7 @@ import shutil
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -16,6 +17,7 @@ from onnx import numpy_helper, parser
 
 from plainconv.engines import building, choice, loading, split_loading
 from plainconv.engines.onnxruntime.split import OnnxRuntimeSplitRunner
+from plainconv.engines.options import BuildOptions
 from plainconv.exporter.bundle import Bundle, update_bundle
 from plainconv.exporter.cli.main import main
 from plainconv.exporter.errors import CheckFailedError, EngineError, PlainconvWarning
@@ -23,7 +25,7 @@ from plainconv.exporter.onnx_file import ir_graph
 from plainconv.exporter.parity import Reference
 from plainconv.exporter.partition import Part, Plan
 from plainconv.exporter.pipeline import lower_graphs
-from plainconv.exporter.pipeline.build import BuildJob, build_bundle
+from plainconv.exporter.pipeline.build import BuildJob, _warn_of_size, build_bundle
 from plainconv.exporter.pipeline.export import validate_bundle
 from plainconv.exporter.pipeline.split import SplitJob, split_bundle
 from plainconv.exporter.progress import be_quiet
@@ -32,7 +34,8 @@ needs_rtx = pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None,
 
 
 GRAPHS = {"engine": "none"}
-RTX = {"engine": "tensorrt_rtx", "targets": ("sm89",)}
+RTX = {"engine": "tensorrt_rtx", "builder": BuildOptions(targets=("sm89",))}
+OTHER_RTX = RTX | {"builder": BuildOptions(targets=("sm120",))}
 SHAPE = (3, 8, 8)
 
 
@@ -315,7 +318,7 @@ def test_engines_of_graphs(net, bundle):
     before, made = state(bundle), graphs(bundle)
     assert not build(bundle, "fp32", "fp16", "int8", **job)
     assert state(bundle) == before
-    assert build(bundle, "fp16", **(RTX | {"targets": ("sm120",)}))
+    assert build(bundle, "fp16", **OTHER_RTX)
     assert [e.targets for e in Bundle.open(bundle).engines if e.precision == "fp16"] == [("sm89",), ("sm120",)]
     assert graphs(bundle) == made
 
@@ -330,7 +333,7 @@ def tighter(bundle, file="model.fp16.onnx"):
 @pytest.mark.parametrize("wish", [{}, GRAPHS], ids=["engine again", "no engine"])
 def test_another_graph_drops_the_engines_of_the_old_one(bundle, wish):
     """Given a graph that comes out otherwise -> the files, link and parities of its engines are gone, no others."""
-    build(bundle, "fp16", **(RTX | {"targets": ("sm120",)}))
+    build(bundle, "fp16", **OTHER_RTX)
     build(bundle, "fp16", "fp32", **RTX)
     old = {e.targets[0] + e.precision: e for e in Bundle.open(bundle).engines}
     assert set(old) == {"sm120fp16", "sm89fp16", "sm89fp32"}
@@ -349,7 +352,7 @@ def test_another_graph_drops_the_engines_of_the_old_one(bundle, wish):
 @needs_rtx
 def test_same_graph_keeps_its_engines(bundle):
     """Given a graph made again for another tolerance, the same byte for byte -> its engines stay, checked anew."""
-    build(bundle, "fp16", **(RTX | {"targets": ("sm120",)}))
+    build(bundle, "fp16", **OTHER_RTX)
     before = Bundle.open(bundle)
     assert build(bundle, "fp16", tolerance=0.05)
     opened = Bundle.open(bundle)
@@ -512,7 +515,7 @@ def test_rebuild_of_the_engines_of_parts(split):
     assert build(split, "fp32", rebuild=True, **RTX)
     assert [engine.file for engine in parts(split).engines] == files
     assert all((split / file).stat().st_ino != inode for file, inode in zip(files, inodes, strict=True))
-    assert build(split, "fp32", **(RTX | {"targets": ("sm120",)}))
+    assert build(split, "fp32", **OTHER_RTX)
     assert [[engine.targets for engine in alike] for alike in sets(split)] == [[("sm89",)] * 4, [("sm120",)] * 4]
     steps = [link.step for link in Bundle.open(split).manifest.chain]
     assert (steps.count("engine"), steps.count("part-engine")) == (2, 8)
@@ -768,6 +771,26 @@ def test_a_precision_in_name_is_said_and_kept(net, bundle):
     assert line.startswith("fp16 in name")
     build(bundle, "fp16", calibration=net.images, tolerance=0.1)
     assert Bundle.open(bundle).manifest.extra["warnings"] == []
+
+
+@pytest.mark.parametrize(("size", "targets", "says"), [
+    (4_000_000, ("sm89",), "fp16 in name: its engine has 4.0 MB, that of fp32 3.0 MB; see which layers stay wider"),
+    (3_000_000, ("sm89",), "fp16 in name: its engine has 3.0 MB"),
+    (1_500_000, ("sm89",), None),
+    (4_000_000, ("sm80",), None),
+])  # fmt: skip
+def test_an_engine_no_smaller_than_fp32s_is_said(size, targets, says, recwarn):
+    """Given an engine of the same GPUs as fp32's and no smaller -> one line, kept in the bundle."""
+
+    def engine(precision, size, targets):
+        return SimpleNamespace(precision=precision, size=size, targets=targets, backend="tensorrt_rtx", device=None)
+
+    engines = (engine("fp32", 3_000_000, ("sm89",)), engine("fp16", size, targets))
+    draft = SimpleNamespace(manifest=SimpleNamespace(engines=engines, extra={}))
+    _warn_of_size(draft, "fp16")
+    kept = draft.manifest.extra.get("warnings", [])
+    assert [str(each.message) for each in recwarn] == kept
+    assert (says is None and kept == []) or (len(kept) == 1 and kept[0].startswith(says))
 
 
 def _not_npz(path):

@@ -14,6 +14,7 @@ import torch
 from places import ASSETS
 from torch import nn
 
+from plainconv.engines.options import BuildOptions
 from plainconv.exporter.bundle import Bundle
 from plainconv.exporter.errors import PlainconvError, PlanError, ReparamError
 from plainconv.exporter.pipeline import export as pipeline
@@ -57,7 +58,7 @@ def export(monkeypatch, tmp_path):
         def load(source, request):
             torch.manual_seed(0)
             example, sha256 = torch.randn(shape), weights_sha256(module)
-            return Network(source, module.eval(), example, {}, {"source": source}, sha256)
+            return Network(source, module.eval(), {"input": example}, {}, {"source": source}, sha256)
 
         monkeypatch.setattr(pipeline, "load_network", load)
         return export_bundle(Job("net", Request(), tmp_path / "b", **options))
@@ -112,7 +113,9 @@ def test_eager_network_is_freed_before_the_onnx_is_written(monkeypatch, tmp_path
         torch.manual_seed(0)
         module = Net().eval()
         alive.append(weakref.ref(module))
-        return Network(source, module, torch.randn(1, 3, 8, 8), {}, {"source": source}, weights_sha256(module))
+        return Network(
+            source, module, {"input": torch.randn(1, 3, 8, 8)}, {}, {"source": source}, weights_sha256(module)
+        )
 
     def write(*arguments):
         gc.collect()
@@ -145,8 +148,8 @@ def test_lower_precisions_are_made_of_the_exported_network_and_timed(export):
         (BuildJob(precisions=("fp15",), engine="none"), "unknown precision 'fp15'"),
         (BuildJob(precisions=("int8",), engine="none", calibration=Path("nope.npz")), "nope.npz: No such file"),
         (BuildJob(engine="tpu"), "unknown engine 'tpu'"),
-        (BuildJob(engine="tensorrt_rtx", targets=("sm1",)), "unknown target 'sm1'"),
-        (BuildJob(precisions=("fp32", "fp8"), engine="tensorrt_rtx", targets=("sm80",)), "sm80 has no fp8"),
+        (BuildJob(engine="tensorrt_rtx", builder=BuildOptions(targets=("sm1",))), "unknown target 'sm1'"),
+        (BuildJob(("fp32", "fp8"), "tensorrt_rtx", builder=BuildOptions(targets=("sm80",))), "sm80 has no fp8"),
     ],
 )
 @pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="needs tensorrt-rtx")

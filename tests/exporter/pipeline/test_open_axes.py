@@ -59,7 +59,7 @@ def export(monkeypatch, tmp_path):
         module = Net(forward).eval()
 
         def load(source, request):
-            return Network("net", module, torch.randn(shape), {}, {"source": source}, weights_sha256(module))
+            return Network("net", module, {"input": torch.randn(shape)}, {}, {"source": source}, weights_sha256(module))
 
         monkeypatch.setattr(pipeline, "load_network", load)
         job = Job("net", Request(), tmp_path / "b", dynamic_size=size, **options)
@@ -189,11 +189,11 @@ def test_usual_size_is_that_of_the_export():
 def network():
     torch.manual_seed(0)
     module = Net(lambda net, y: net.head(y.mean((2, 3)))).eval()
-    return Network("net", module, torch.randn(1, 3, 32, 32), {}, {}, "0" * 64)
+    return Network("net", module, {"input": torch.randn(1, 3, 32, 32)}, {}, {}, "0" * 64)
 
 
 def at_corners(network, batch, size, macs=1000):
-    reference = reference_from_module(network.module, network.example)
+    reference = reference_from_module(network.module, network.inputs)
     reference = replace(reference, batch=within(reference.batch, batch))
     return corners(network, reference, Cost(0, macs), batch, size)
 
@@ -225,7 +225,7 @@ def test_largest_batch_that_is_too_much_is_cut_down(network):
 
 def test_smallest_batch_that_is_too_much_is_refused(network):
     """Given a smallest batch that no memory holds -> one line, before it is tried."""
-    reference = reference_from_module(network.module, network.example)
+    reference = reference_from_module(network.module, network.inputs)
     with pytest.raises(SourceError, match=r"the smallest batch is 2147483647, of \d+ numbers each.*give a smaller MIN"):
         corners(network, reference, Cost(0, 0, 1), (2**31 - 1,) * 3, None)
 

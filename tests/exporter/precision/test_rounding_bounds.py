@@ -17,6 +17,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import conv2d
@@ -91,7 +92,7 @@ def networks(draw):
 
 
 @pytest.mark.parametrize("name", NAMES[1:])
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 @given(networks())
 def test_error_is_within_what_the_types_allow(made, checked, signature, name, network):
     """Given convs of any groups, stride and kernel, with ReLUs and residuals → valid, same outside, within bounds."""

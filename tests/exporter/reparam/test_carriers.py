@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import fx
@@ -46,7 +47,7 @@ def ranges(shape: tuple[int, ...]) -> st.SearchStrategy[tuple[Any, tuple[Any, ..
 SHAPES = st.lists(st.sampled_from([1, 2, 2, 3, 4]), min_size=2, max_size=4).map(tuple)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.data())
 def test_a_scale_and_shift_passes_along_every_axis_that_is_carried(data: st.DataObject) -> None:
     shape = data.draw(SHAPES)

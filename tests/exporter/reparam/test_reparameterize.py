@@ -1,11 +1,11 @@
 """Whole networks: Given a training-time module → Result a plain one that computes the same, at every size."""
 
 import copy
-import os
 
 import pytest
 import torch
 from collapse import check_collapse
+from examples import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -14,8 +14,6 @@ from torch.nn import functional as F
 from plainconv.exporter.errors import ReparamError
 from plainconv.exporter.reparam import reparameterize
 from plainconv.exporter.source.randomize import randomized
-
-LONG_RUN = int(os.environ.get("RANDOM_NETWORKS", "30"))
 
 
 class Branches(nn.Module):
@@ -205,7 +203,7 @@ def test_a_slope_other_than_1_does_not_merge() -> None:
     assert any(r.code == "SLOPE" and "0.5" in r.found for r in report.refusals)
 
 
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 @given(st.floats(0, 2).filter(lambda slope: slope != 1))
 def test_any_slope_but_1_keeps_the_convs_apart(slope: float) -> None:
     """Given a chain that merges at slope 1 → Result it does not at any other, however near."""
@@ -429,7 +427,7 @@ programs = st.lists(
 )
 
 
-@settings(max_examples=LONG_RUN, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(12), deadline=None, suppress_health_check=list(HealthCheck))
 @given(programs, st.integers(7, 12), st.integers(7, 12))
 def test_random_networks_collapse_to_the_same_function(
     program: list[tuple[str, int, int, int]], height: int, width: int

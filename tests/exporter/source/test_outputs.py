@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from plainconv.exporter.errors import SourceError
-from plainconv.exporter.source.outputs import flat_outputs, named_outputs
+from plainconv.exporter.source.outputs import flatten, named_outputs
+from plainconv.exporter.source.signature import call_of_tensor
 
 A, B, C = (torch.full((1,), float(i)) for i in range(3))
 Pair = namedtuple("Pair", "boxes scores")
@@ -65,7 +66,7 @@ def test_a_network_made_flat_keeps_its_names_and_is_traced():
     """Given a dict of outputs -> a tuple of the same tensors; weights, class and parameters are called as before."""
     net, x = Two().eval(), torch.randn(1, 3, 4, 4)
     wanted, keys = net(x), list(net.state_dict())
-    flat_outputs(net)
+    flatten(net, call_of_tensor(x))
     assert type(net).__name__ == "Two" and list(net.state_dict()) == keys
     for found, name in zip(net(x), wanted, strict=True):
         torch.testing.assert_close(found, wanted[name], rtol=0, atol=0)

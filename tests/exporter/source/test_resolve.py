@@ -35,6 +35,16 @@ def number(): return 42
 def raises(): raise RuntimeError("first line\\nsecond line")
 def leaves(): raise SystemExit(3)
 def half(): return Net().half()
+def brain(): return Net().bfloat16()
+class Mixed(Net):
+    def __init__(self):
+        super().__init__()
+        self.head.half()
+
+    def forward(self, x):
+        return self.head(torch.relu(self.norm(self.conv(x))).mean((2, 3)).to(self.head.weight.dtype)).float()
+
+def double(): return Net().double()
 def wrapped(change):
     class Wrapped(Net):
         def forward(self, x): return change(super().forward(x))
@@ -111,7 +121,7 @@ def test_callable_gives_a_network_in_eval_mode(user, name, shape, options):
         ("nothing", "gives an empty output"),
         ("nan", "gives NaN or infinity for a normal input of shape 1,3,8,8"),
         ("infinite", "conv.weight has 27 NaN or infinite values"),
-        ("half", "conv.weight is float16 on cpu; wanted float32 on cpu"),
+        ("double", "conv.weight is float64 on cpu; wanted float32 on cpu"),
         ("two", "cannot take one float32 input of shape 1,3,8,8"),
         ("words", "cannot take one float32 input of shape 1,3,8,8"),
     ],
@@ -121,6 +131,22 @@ def test_what_is_no_network_is_one_line(user, name, says):
         load(user, name)
     assert says in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(("name", "dtype", "precision"), [
+    ("half", torch.float16, "fp16"), ("brain", torch.bfloat16, "bf16"), ("Mixed", torch.float16, "fp16"),
+])  # fmt: skip
+def test_half_precision_is_widened_and_said(user, name, dtype, precision):
+    """Given weights in half precision → the same numbers in float32, buffers too, and one line that says so."""
+    network = load(user, name)
+    state = network.module.state_dict()
+    assert {tensor.dtype for tensor in state.values() if tensor.is_floating_point()} == {torch.float32}
+    narrow = {key: x for key, x in state.items() if x.is_floating_point() and (name != "Mixed" or "head" in key)}
+    assert all(torch.equal(x.to(dtype).float(), x) for x in narrow.values())
+    assert network.warnings == (
+        f"{name} has weights in {str(dtype).removeprefix('torch.')}: exported in float32, which holds each exactly; "
+        f"--precision {precision} makes it that again",
+    )
 
 
 @pytest.mark.parametrize(("name", "wanted"), [("pair", ("output_0", "output_1")), ("mapping", ("y",))])

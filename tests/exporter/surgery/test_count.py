@@ -47,8 +47,8 @@ def test_the_macs_of_an_open_map_are_unknown(tmp_path: Path) -> None:
 def test_an_open_map_is_counted_at_the_size_that_is_asked_for(tmp_path: Path) -> None:
     """Given open axes and a shape → one image's cost there; the graph has its own shapes again."""
     path = onnx_model(tmp_path / "op.onnx", "Conv", {"w": (6, 4, 3, 3)}, ["N", 4, "H", "W"], ["N", 6, "h", "w"])
-    assert count_onnx(path, (2, 4, 9, 7)).macs == 7 * 5 * 6 * 4 * 9
+    assert count_onnx(path, {"x": (2, 4, 9, 7)}).macs == 7 * 5 * 6 * 4 * 9
     graph = gs.import_onnx(onnx.load(path))
-    count_onnx(graph, (1, 4, 5, 5))
+    count_onnx(graph, {"x": (1, 4, 5, 5)})
     assert (graph.inputs[0].shape, graph.outputs[0].shape) == (["N", 4, "H", "W"], ["N", 6, "h", "w"])
     assert [t.name for t in graph.outputs] == ["y"]

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
@@ -159,7 +160,7 @@ def test_each_alone(step: str, tmp_path: Path) -> None:
     checked(["conv", step, "conv"], tmp_path)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(steps=st.lists(st.sampled_from(sorted(STEPS)), min_size=2, max_size=6))
 def test_any_chain_of_them(tmp_path_factory: pytest.TempPathFactory, steps: list[str]) -> None:
     checked(steps, tmp_path_factory.mktemp("chain"))

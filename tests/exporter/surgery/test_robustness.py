@@ -11,6 +11,7 @@ import onnx
 import onnx_graphsurgeon as gs
 import onnxruntime as ort
 import pytest
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
@@ -476,7 +477,7 @@ def test_past_2_gb_it_takes_two_and_a_half_times_the_file(tmp_path: Path) -> Non
     assert peak <= 2.5 * size
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(places=st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), min_size=1, max_size=3))
 def test_damaged_bytes_are_refused_or_carried(tmp_path_factory: pytest.TempPathFactory, places: list) -> None:
     """Whatever the bytes are: a result, or one line."""

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import fx, nn
@@ -93,7 +94,7 @@ def test_a_lowered_pool_computes_the_same_and_the_module_is_left(kind, size_in, 
         assert shared == {p.data_ptr() for p in given_module.parameters()}
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(size=st.tuples(st.integers(1, 20), st.integers(1, 20)), out=st.tuples(st.integers(1, 12), st.integers(1, 12)))
 def test_any_adaptive_max_pool_is_lowered_exactly(size: tuple[int, int], out: tuple[int, int]) -> None:
     class Functional(nn.Module):

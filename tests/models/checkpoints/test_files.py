@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from examples import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -145,7 +146,7 @@ def test_truncated_file(kind: str, share: float, tmp_path: Path) -> None:
     check_refusal(path, "wanted")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(kind=st.sampled_from(["zip", "legacy", "safetensors"]), data=st.data())
 def test_damaged_file_is_read_or_refused_in_one_line(
     kind: str, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
@@ -336,7 +337,7 @@ def test_ordinary_archive_is_mapped(tmp_path: Path) -> None:
 # ------------------------------------------------------------------ pickles of no one's making
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(150), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(body=st.lists(st.sampled_from([bytes([op]) for op in range(256)]) | st.binary(max_size=6), max_size=60))
 def test_random_opcodes_are_read_or_refused_in_one_line(body: list[bytes], tmp_path: Path) -> None:
     path = tmp_path / "random.pth"
@@ -353,7 +354,7 @@ names = st.text("abcdefghijklmnopqrstuvwxyz_", min_size=1, max_size=8)
 MODULES = ["os", "posix", "subprocess", "builtins", "__builtin__", "sys", "importlib", "numpy", "pathlib", "torch"]
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(150), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(module=st.sampled_from(MODULES) | names, name=st.sampled_from(["system", "eval", "getattr", "load"]) | names)
 def test_random_names_are_refused_and_never_called(module: str, name: str, tmp_path: Path) -> None:
     """getattr alone has a stand-in, which takes the methods of one stand-in and nothing else."""

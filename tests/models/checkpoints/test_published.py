@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from plainconv.exporter.errors import CheckpointError, SourceError
 from plainconv.models import create
 from plainconv.models.checkpoints.published import load_checkpoint, load_into, read_checkpoint
-from plainconv.models.deep_training import FadingActivation
+from plainconv.models.deep_training import FadingActivation, SavedFadingActivation
 
 Draw = Callable[[nn.Module], dict[str, Tensor]]
 NAME = "vanillanet_digits"
@@ -288,3 +288,22 @@ def test_shipped_checkpoints_are_finished_and_say_so(name: str, assets: Path) ->
     assert info.warnings == ()
     assert info.layout == "training"
     assert info.slope == (1.0 if name == "vanillanet_digits" else None)
+
+
+@pytest.mark.parametrize("slopes", [(0.4, 0.4), (1.0, 0.25), (1.0, 1.0)])
+def test_a_slope_in_the_state_dict_stays_what_it_is(saved: Callable[[Any], Path], slopes: tuple[float, ...]) -> None:
+    """Several differ where their owner changed them one by one: the least is told, none is changed."""
+    network = create("resnet_digits")
+    fades = [module for module in network.modules() if isinstance(module, SavedFadingActivation)]
+    for i, fade in enumerate(fades):
+        fade.slope = slopes[min(i, 1)]
+    path = saved({"model": network.state_dict(), "epoch": 3})
+    loaded = load_checkpoint("resnet_digits", path)
+    found = [module.slope for module in loaded.module.modules() if isinstance(module, SavedFadingActivation)]
+    assert found == [fade.slope for fade in fades]
+    assert loaded.info.slope == min(slopes)
+    told = [f"has slope {min(slopes):g} (saved in its state dict)" in warning for warning in loaded.info.warnings]
+    assert told == [True] * (min(slopes) < 1)
+    asked = load_checkpoint("resnet_digits", path, slope=1.0)
+    assert {module.slope for module in asked.module.modules() if isinstance(module, SavedFadingActivation)} == {1.0}
+    assert any("slope 1 overrides" in warning for warning in asked.info.warnings) == (min(slopes) < 1)

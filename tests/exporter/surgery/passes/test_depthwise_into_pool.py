@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import from_numpy
@@ -23,7 +24,7 @@ def test_depthwise_and_pool_become_one_depthwise_over_the_whole_map(check_pass, 
     assert conv.inputs[1].name == "w"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(
     size=st.tuples(st.integers(4, 8), st.integers(4, 8)),
     kernel=st.tuples(st.integers(1, 4), st.integers(1, 4)),

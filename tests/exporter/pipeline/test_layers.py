@@ -1,0 +1,249 @@
+"""Ten faults planted in sound bundles, each named by its module; none invented."""
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+
+from plainconv.exporter.cli.main import main
+from plainconv.exporter.pipeline import layers
+from plainconv.exporter.source.network import Request
+from plainconv.exporter.source.randomize import randomized
+
+NETWORK = """
+import torch
+from torch import nn
+
+
+def block(i, o, stride=1, eps=1e-5, pad=1):
+    return nn.Sequential(nn.Conv2d(i, o, 3, stride, pad, bias=False), nn.BatchNorm2d(o, eps=eps), nn.ReLU())
+
+
+class Fading(nn.Module):
+    def __init__(self, width, slope):
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(width, width, 1), nn.BatchNorm2d(width))
+        self.fade = nn.LeakyReLU(slope)
+        self.second = nn.Sequential(nn.Conv2d(width, width, 1), nn.BatchNorm2d(width))
+
+    def forward(self, x):
+        return torch.relu(self.second(self.fade(self.first(x))))
+
+
+class Flip(nn.Module):
+    def forward(self, x):
+        return x.flip(3)
+
+
+class Net(nn.Module):
+    def __init__(self, slope=1.0, eps=1e-5):
+        super().__init__()
+        self.stem = block(3, 8)
+        self.fading = Fading(8, slope)
+        self.flip = Flip()
+        self.middle = block(8, 8, eps=eps)
+        self.pad = nn.ZeroPad2d((0, 1, 0, 1))
+        self.down = block(8, 8, 2, pad=0)
+        self.left = nn.Sequential(block(8, 8, 2), block(8, 8), nn.AdaptiveAvgPool2d(1))
+        self.right = nn.Sequential(block(8, 8, 2), block(8, 8), nn.AdaptiveAvgPool2d(1))
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x):
+        x = self.middle(self.flip(self.fading(self.stem(x))))
+        x = self.down(self.pad(x))
+        return self.head(torch.cat([self.left(x), self.right(x)], 1).flatten(1))
+"""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A bundle in three precisions, split in two, and its SOURCE."""
+    folder = tmp_path_factory.mktemp("layers")
+    (folder / "net.py").write_text(NETWORK)
+    source, bundle = f"{folder / 'net.py'}:Net", folder / "bundle"
+    names: dict[str, Any] = {}
+    exec(NETWORK, names)
+    torch.manual_seed(0)
+    torch.save(randomized(names["Net"]().eval(), 0).state_dict(), folder / "net.pth")
+    shape = ["--input-shape", "1,3,16,16", "--checkpoint", str(folder / "net.pth")]
+    quiet = ["--quiet", "--json"]
+    assert main(["export", source, *shape, "-o", str(bundle), *quiet]) == 0
+    assert main(["build", str(bundle), "--precision", "fp16,int8", "--engine", "none", *quiet]) == 0
+    assert main(["split", str(bundle), "--devices", "2", "--force", *quiet]) == 0
+    return bundle, source
+
+
+@pytest.fixture(scope="module")
+def found_in(made: tuple[Path, str]) -> Callable[..., layers.Layers]:
+    """Compares a bundle with the network; what is made again of one network is made once."""
+    again = layers._made_again
+    kept: dict[str, Any] = {}
+
+    def once(bundle: Any, network: Any) -> Any:
+        key = json.dumps(network.provenance, default=str)
+        kept[key] = kept.get(key) or again(bundle, network)
+        return kept[key]
+
+    def compare(path: Path, **options: Any) -> layers.Layers:
+        request = Request(checkpoint=made[0].parent / "net.pth", options=options)
+        layers._made_again = once
+        try:
+            return layers.compare_bundle(path, made[1], request)
+        finally:
+            layers._made_again = again
+
+    return compare
+
+
+def planted(bundle: Path, target: Path, file: str, edit: Callable[[onnx.ModelProto], None]) -> Path:
+    """The bundle with one of its graphs edited, every hash as if it had been made so."""
+    shutil.copytree(bundle, target)
+    old = (target / file).read_bytes()
+    model = onnx.load_from_string(old)
+    edit(model)
+    new = model.SerializeToString()
+    assert new != old
+    (target / file).write_bytes(new)
+    manifest = json.loads((target / "manifest.json").read_text())
+    manifest["files"][file]["size"] = len(new)
+    text = json.dumps(manifest, sort_keys=True, indent=2, ensure_ascii=False) + "\n"
+    text = text.replace(hashlib.sha256(old).hexdigest(), hashlib.sha256(new).hexdigest())
+    text = re.sub(r'(?m)^(  "manifest_sha256": ")[0-9a-f]{64}', rf"\g<1>{'0' * 64}", text)
+    own = hashlib.sha256(text.encode()).hexdigest()
+    (target / "manifest.json").write_text(text.replace("0" * 64, own, 1))
+    return target
+
+
+def node_of(model: onnx.ModelProto, name: str) -> onnx.NodeProto:
+    return next(node for node in model.graph.node if name in node.name and node.op_type == "Conv")
+
+
+def change(model: onnx.ModelProto, name: str, edit: Callable[[np.ndarray], np.ndarray | None]) -> None:
+    """Edit an initializer in place."""
+    tensor = next(t for t in model.graph.initializer if t.name == name)
+    array = numpy_helper.to_array(tensor).copy()
+    result = edit(array)
+    tensor.CopyFrom(numpy_helper.from_array(array if result is None else result.astype(array.dtype), name))
+
+
+def attribute(node: onnx.NodeProto, name: str, values: list[int]) -> None:
+    for found in [a for a in node.attribute if a.name == name]:
+        node.attribute.remove(found)
+    node.attribute.append(onnx.helper.make_attribute(name, values))
+
+
+def one_weight_off(model: onnx.ModelProto) -> None:
+    def edit(w: np.ndarray) -> None:
+        w.flat[np.argmax(np.abs(w))] *= 1.01
+
+    change(model, node_of(model, "middle").input[1], edit)
+
+
+def swapped_channels(model: onnx.ModelProto) -> None:
+    for name in node_of(model, "left_1").input[1:]:
+        change(model, name, lambda w: w[[1, 0, *range(2, len(w))]])
+
+
+def dropped_slice(model: onnx.ModelProto) -> None:
+    slices = [node for node in model.graph.node if node.op_type == "Slice"]
+    assert len(slices) == 1
+    for node in model.graph.node:
+        for i, name in enumerate(node.input):
+            if name == slices[0].output[0]:
+                node.input[i] = slices[0].input[0]
+    model.graph.node.remove(slices[0])
+
+
+def moved_pad(model: onnx.ModelProto) -> None:
+    node = node_of(model, "down")
+    assert list(next(a for a in node.attribute if a.name == "pads").ints) == [0, 0, 1, 1]
+    attribute(node, "pads", [1, 1, 0, 0])
+
+
+def wrong_stride(model: onnx.ModelProto) -> None:
+    attribute(node_of(model, "right_0"), "strides", [1, 1])
+
+
+def overflowing(model: onnx.ModelProto) -> None:
+    for name in node_of(model, "right_1").input[1:]:
+        change(model, name, lambda w: np.clip(w.astype(np.float64) * 1e5, -6e4, 6e4))
+
+
+def doubled_scale(model: onnx.ModelProto) -> None:
+    quantize = next(n for n in model.graph.node if n.op_type == "QuantizeLinear" and _reads(model, n, "left_1"))
+    change(model, quantize.input[1], lambda scale: scale * 2)
+
+
+def _reads(model: onnx.ModelProto, quantize: onnx.NodeProto, name: str) -> bool:
+    dequantized = next(n for n in model.graph.node if quantize.output[0] in n.input).output[0]
+    return dequantized in node_of(model, name).input
+
+
+FAULTS: dict[str, tuple[str, Callable[[onnx.ModelProto], None], str, str]] = {
+    "one weight off by 1 %": ("model.onnx", one_weight_off, "middle", "ONNX (ONNX Runtime)"),
+    "a reversed Slice dropped": ("model.onnx", dropped_slice, "middle", "ONNX (ONNX Runtime)"),
+    "swapped channels": ("model.onnx", swapped_channels, "left.1", "ONNX (ONNX Runtime)"),
+    "an asymmetric pad moved": ("model.onnx", moved_pad, "down", "ONNX (ONNX Runtime)"),
+    "a wrong stride in one branch": ("model.onnx", wrong_stride, "right.0", "ONNX (ONNX Runtime)"),
+    "fp16 overflow in a block": ("model.fp16.onnx", overflowing, "right.1", "ONNX fp16"),
+    "one int8 scale ×2": ("model.int8.onnx", doubled_scale, "left.1", "ONNX int8"),
+}
+
+
+def test_nothing_is_invented_where_all_is_sound(made: tuple[Path, str], found_in: Callable[..., layers.Layers]) -> None:
+    found = found_in(made[0])
+    assert [step.step for step in found.steps][:5] == [
+        "plain network", "ONNX (ONNX Runtime)", layers.SERVED, "ONNX fp16", "ONNX int8",
+    ]  # fmt: skip
+    assert [(step.step, b) for step in found.steps for b in step.faults] == []
+    int8 = found.steps[4]
+    assert len(int8.ranked) == len(int8.boundaries)
+    assert int8.ranked[0].caused > int8.ranked[-1].caused
+    plain = {b.module for b in found.steps[0].boundaries}
+    assert {"middle.2", "left.1.2", "right.1.2", "head"} <= plain
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_in_a_graph_is_named(
+    made: tuple[Path, str], found_in: Callable[..., layers.Layers], tmp_path: Path, fault: str
+) -> None:
+    """Given a sound bundle with one graph edited → the first fault is in that form, in that module."""
+    file, edit, module, form = FAULTS[fault]
+    at = found_in(planted(made[0], tmp_path / "b", file, edit)).fault
+    assert at is not None
+    assert at[0].step == form
+    assert at[1].module.startswith(module), at[1]
+
+
+@pytest.mark.parametrize(("options", "module"), [({"slope": 0.9}, "fading"), ({"eps": 1e-3}, "middle")])
+def test_what_no_checkpoint_says_is_named(
+    made: tuple[Path, str], found_in: Callable[..., layers.Layers], options: dict[str, Any], module: str
+) -> None:
+    """Given a network whose slope, or whose norm's eps, is another than when the bundle was made → its module."""
+    at = found_in(made[0], **options).fault
+    assert at is not None
+    assert at[1].module.startswith(module), at[1]
+
+
+def test_a_stale_part_is_named(made: tuple[Path, str], found_in: Callable[..., layers.Layers], tmp_path: Path) -> None:
+    manifest = json.loads((made[0] / "manifest.json").read_text())
+    parts = manifest["splits"][0]["parts"]
+    name = "right_1"
+    file = next(p["file"] for p in parts if any(name in n.name for n in onnx.load(made[0] / p["file"]).graph.node))
+
+    def stale(model: onnx.ModelProto) -> None:
+        change(model, node_of(model, name).input[1], lambda w: w * 0.999)
+
+    at = found_in(planted(made[0], tmp_path / "b", file, stale)).fault
+    assert at is not None
+    assert at[0].step == "fp32 in parts"
+    assert at[1].module.startswith("right.1"), at[1]
