@@ -27,6 +27,7 @@ def source_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="replace the bundle that is there")
     weight_arguments(parser)
     graph = parser.add_argument_group("graph")
+    graph.add_argument("--name", type=_name, metavar="NAME", help="the bundle's (default: after its file or module)")
     graph.add_argument("--dynamic-batch", type=batch_range, metavar="MIN:OPT:MAX", help="keep the batch size open")
     graph.add_argument(
         "--dynamic-size", type=size_range, metavar="MIN:OPT:MAX", help="keep height and width open: 160x120:224x224:…"
@@ -40,6 +41,9 @@ def source_arguments(parser: argparse.ArgumentParser) -> None:
         "--postprocess",
         metavar="KIND",
         help="what the outputs mean: classify[:k], segment, detect[:score,iou,max], none",
+    )
+    images.add_argument(
+        "--fold-preprocessing", action="store_true", help="scale, mean, std, colour and layout in the graph: bytes in"
     )
     images.add_argument("--classes", metavar="FILE|a,b,c", help="their names: a list, or a file of one a line")
     parser.add_argument("--eval-data", type=Path, metavar="FILE.npz", help=EVAL_DATA)
@@ -91,6 +95,7 @@ def job_of(args: argparse.Namespace, build: "BuildJob | None" = None, split: "Sp
         preprocessing=args.preprocessing,
         postprocess=args.postprocess,
         classes=args.classes,
+        fold=args.fold_preprocessing,
         build=build,
         split=split,
     )
@@ -112,7 +117,7 @@ def request_of(args: argparse.Namespace) -> "Request":
         input_shape=args.input_shape,
         inputs=tuple(args.input),
         inputs_file=args.inputs,
-        name=args.name,
+        name=getattr(args, "name", None),
     )
 
 
