@@ -28,6 +28,7 @@ from ..onnx_file.file import check, write
 from ..parity import EvalData, Reference, read_eval_data, run_module
 from ..progress import track
 from ..reparam import reparameterize
+from ..source.folded import fold_preprocessing
 from ..source.network import Network, Request
 from ..source.resolve import is_onnx, load_network, weights_sha256
 from ..source.shapes import Batches, Sizes
@@ -64,7 +65,7 @@ from .steps import EAGER, ONNX, PLAIN, Clock, Steps, onnx_run
 class Job:
     """One export: what, from which weights, to where and how. `load` gives a network that is at hand, not `source`.
 
-    `preprocessing`, `postprocess` and `classes` are as the options of the command line have them.
+    `preprocessing`, `postprocess`, `classes` and `fold` are as the options of the command line have them.
     """
 
     source: str
@@ -79,6 +80,7 @@ class Job:
     preprocessing: str | Path | Mapping[str, Any] | Preprocessing | None = None
     postprocess: str | None = None
     classes: str | Path | Sequence[str] | None = None
+    fold: bool = False
     build: BuildJob | None = None
     split: SplitJob | None = None
     load: Callable[[Request], Network] | None = None
@@ -162,6 +164,8 @@ def _load(job: Job) -> Network:
         settle_batch(network, dynamic=job.dynamic_batch is not None)
     if job.preprocessing is not None:
         network.preprocessing = preprocessing_given(job.preprocessing)
+    if job.fold:
+        fold_preprocessing(network)
     if job.dynamic_batch is not None:
         refuse_batch(network)
     if job.dynamic_size is not None:

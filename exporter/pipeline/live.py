@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from ..bundle import Bundle
+from ..bundle import Bundle, Preprocessing
 from ..errors import SourceError
 from ..reparam import unwrapped
 from ..source.names import NAME, file_safe, snake_case
@@ -31,6 +31,10 @@ def export(
     dynamic_size: Sequence[int | tuple[int, int]] | None = None,
     opset: int | None = None,
     eval_data: Path | str | None = None,
+    preprocessing: str | Path | Mapping[str, Any] | Preprocessing | None = None,
+    postprocess: str | None = None,
+    classes: str | Path | Sequence[str] | None = None,
+    fold_preprocessing: bool = False,
     precision: str | Sequence[str] = ("fp32",),
     engine: str = "none",
     calibration: Path | str | None = None,
@@ -51,6 +55,10 @@ def export(
         dynamic_size: the smallest, usual and largest (height, width), or side of a square, which are then open.
         opset: of the ONNX file.
         eval_data: an .npz file with arrays `images` and `labels`: accuracy is counted at every step.
+        preprocessing: how an image becomes the input: a preset's name, a JSON file, its content, or the record.
+        postprocess: what the outputs mean: "classify[:k]", "segment", "detect[:score,iou,max]" or "none".
+        classes: their names, or a file of them.
+        fold_preprocessing: put scale, mean, std, colour and layout into the graph, which then takes bytes.
         precision: one or several of fp32, fp16, bf16, int8, fp8, …
         engine: "tensorrt_rtx", "tensorrt" or "auto" to build engines; "none" for ONNX graphs alone.
         calibration: an .npz file of images that lower precisions are calibrated and judged on.
@@ -95,6 +103,10 @@ def export(
         opset=opset,
         eval_data=_path(eval_data),
         end_to_end=check,
+        preprocessing=preprocessing,
+        postprocess=postprocess,
+        classes=classes,
+        fold=fold_preprocessing,
         build=None if engine == "none" and precisions == ("fp32",) else build,
         load=load,
     )

@@ -163,7 +163,7 @@ def network_from_module(
     """
     source = f"{type(module).__module__}:{type(module).__qualname__}"
     called = request.name or name
-    network = _network(source, called, module, request, DEFAULT_INPUT, {}, {}, (), example=lambda: example)
+    network = _network(source, called, module, request, DEFAULT_INPUT, None, {}, (), example=lambda: example)
     return replace(network, data=rows_like("data", rows or {}, network.inputs))
 
 
