@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,7 +79,8 @@ def postprocessing_of_json(data: Any) -> Postprocessing:
             raise ValueError(f"{key} is unknown, wanted {', '.join(known)}")
         if key in _TYPES and not _TYPES[key](value):
             raise ValueError(f"{key} is {value!r:.60}, wanted {_WANTED[key]}")
-    return Postprocessing(**{key: float(data[key]) if key in ("score", "iou") else data[key] for key in known[1:]})
+    members: dict[str, Any] = {key: float(data[key]) if key in ("score", "iou") else data[key] for key in known[1:]}
+    return Postprocessing(**members)
 
 
 def _is_share(value: Any) -> bool:
@@ -98,7 +99,7 @@ def _is_name_or_none(value: Any) -> bool:
     return value is None or _is_name(value)
 
 
-_TYPES = {
+_TYPES: Mapping[str, Callable[[Any], bool]] = {
     "output": _is_name, "boxes": _is_name, "scores": _is_name, "labels": _is_name_or_none, "count": _is_name_or_none,
     "top": _is_count, "max": _is_count, "score": _is_share, "iou": _is_share, "form": lambda value: value in FORMS,
 }  # fmt: skip
@@ -223,7 +224,7 @@ def _detector(outputs: Sequence[TensorSpec], numbers: Mapping[str, Any]) -> Post
     labels = next((s for s in others if len(s.shape) == 2 and s.dtype in INTEGERS and s.dtype != "bool"), None)
     if scores is not None and labels is not None:
         count = next((s.name for s in outputs if s.name == "count" and s.dtype in INTEGERS), None)
-        names = {"boxes": boxes.name, "scores": scores.name, "labels": labels.name, "count": count}
+        names: dict[str, Any] = {"boxes": boxes.name, "scores": scores.name, "labels": labels.name, "count": count}
         return Postprocessing("detect", form="final", **names, **numbers)
     if dense is None:
         return None
