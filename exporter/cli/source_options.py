@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ def source_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="replace the bundle that is there")
     weight_arguments(parser)
     graph = parser.add_argument_group("graph")
+    graph.add_argument("--name", type=_name, metavar="NAME", help="the bundle's (default: after its file or module)")
     graph.add_argument("--dynamic-batch", type=batch_range, metavar="MIN:OPT:MAX", help="keep the batch size open")
     graph.add_argument(
         "--dynamic-size", type=size_range, metavar="MIN:OPT:MAX", help="keep height and width open: 160x120:224x224:…"
@@ -80,7 +82,7 @@ def job_of(args: argparse.Namespace, build: "BuildJob | None" = None, split: "Sp
 
     return Job(
         source=args.source,
-        request=request_of(args),
+        request=replace(request_of(args), name=args.name),
         target=args.output,
         force=args.force,
         dynamic_batch=args.dynamic_batch,
@@ -112,7 +114,6 @@ def request_of(args: argparse.Namespace) -> "Request":
         input_shape=args.input_shape,
         inputs=tuple(args.input),
         inputs_file=args.inputs,
-        name=args.name,
     )
 
 
@@ -124,7 +125,19 @@ def refuse_weights(args: argparse.Namespace, wanted: str) -> None:
         raise SourceError(f"{used[0]} given without {wanted}; give both, or neither")
 
 
-_WEIGHTS = ("checkpoint", "ema", "key", "drop", "layout", "slope", "random_init", "set", "input_shape")
+_WEIGHTS = (
+    "checkpoint",
+    "ema",
+    "key",
+    "drop",
+    "layout",
+    "slope",
+    "random_init",
+    "set",
+    "input_shape",
+    "input",
+    "inputs",
+)
 
 
 def _shape(text: str, least: int = 2) -> tuple[int, ...]:
