@@ -85,6 +85,7 @@ ONE_FILE: Mapping[str, set[str]] = {
     "onnxscript": {"exporter.precision.typed", "exporter.to_onnx.custom_ops"},
     "orjson": {"engines.serving.rest.codec"},
     "prometheus_client": {"engines.serving.metrics"},
+    "pycocotools": {"exporter.pipeline.evaluate"},
     "ray": {"engines.serving.ray.backend"},
     "rich": {"exporter.cli.table", "exporter.progress"},
     "safetensors": {"models.checkpoints.files"},

@@ -60,6 +60,20 @@ def upright(image: Image.Image, color: str) -> tuple[Image.Image, list[str]]:
         raise ImageError(f"the {kind} file is damaged, or cut short; send the whole file") from None
 
 
+def numbers_of(path: Path) -> np.ndarray[Any, Any]:
+    """The numbers that a mask's file has for its pixels, [height, width]: a palette's indices, or shades of gray.
+
+    Raises ImageError where it is none.
+    """
+    image = opened(path)
+    if image.mode not in ("L", "P", "1") and not image.mode.startswith("I"):
+        raise ImageError(f"{path} has pixels of mode {image.mode}, wanted one number each: a palette, or gray")
+    try:
+        return np.asarray(image).astype(np.int64)
+    except Exception:  # whatever a decoder makes of damaged bytes
+        raise ImageError(f"{path} is damaged, or cut short; give the whole file") from None
+
+
 def _of_bytes(data: bytes | bytearray | memoryview, name: str) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data), formats=FORMATS)

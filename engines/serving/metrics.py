@@ -13,6 +13,7 @@ plainconv_batch_rows; plainconv_answers_total by protocol and status; plainconv_
 KServe's own are added by the server. A model has label values only once it is loaded: no request makes a new one.
 """
 
+import bisect
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -61,6 +62,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._lock = threading.Lock()
         self._counts: dict[str, Counts] = {}
+        self._largest: dict[str, list[float]] = {}
         self._request = self._histogram("plainconv_request_seconds", "Of a request with a result", _SECONDS)
         self._queue = self._histogram("plainconv_queue_seconds", "That a request waited", _SECONDS)
         self._compute = self._histogram("plainconv_compute_seconds", "Of a run of the model", _SECONDS)
@@ -89,12 +91,20 @@ class Metrics:
         with self._lock:
             counts = self._of(model)
             counts.succeeded += 1
+            largest = self._largest.setdefault(model, [0.0] * (len(_SECONDS) + 1))
+            bucket = bisect.bisect_left(_SECONDS, total_s)
+            largest[bucket] = max(largest[bucket], total_s)
             counts.success_ns += _ns(total_s)
             counts.last_ms = int(time.time() * 1e3)
             for name, seconds in zip(_TIMES, (queue_s, input_s, compute_s, output_s), strict=True):
                 counts.times_ns[name] += _ns(seconds)
         self._request.labels(model, "1").observe(total_s)
         self._queue.labels(model, "1").observe(queue_s)
+
+    def largest(self, model: str) -> list[float]:
+        """The longest request with a result in each bucket of plainconv_request_seconds; 0 where there was none."""
+        with self._lock:
+            return list(self._largest.get(model, ()))
 
     def failed(self, model: str, reason: str, seconds: float = 0.0) -> None:
         """Count a request without one."""

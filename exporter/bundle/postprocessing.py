@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import SourceError
+from .preprocessing import is_number
 from .tensor import TensorSpec
 
 VERSION = 1
@@ -17,6 +18,8 @@ MOST = 100_000
 TOP = 5
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 INTEGERS = ("bool", "int8", "uint8", "int32", "int64")
+_REAL, _WHOLE, _ANY = "real numbers", "whole numbers", "numbers"
+_NUMBERS: Mapping[str, tuple[str, ...]] = {_REAL: FLOATS, _WHOLE: INTEGERS, _ANY: (*FLOATS, *INTEGERS)}
 _KEYS: Mapping[str, tuple[str, ...]] = {
     "classify": ("output", "top"),
     "segment": ("output",),
@@ -62,7 +65,7 @@ class Postprocessing:
 def postprocessing_of_json(data: Any) -> Postprocessing:
     """The record that a JSON object says. Raises ValueError, in one line, with the first thing that is wrong."""
     version = data.get("version") if isinstance(data, dict) else None
-    if version != VERSION or isinstance(version, bool):
+    if type(version) is not int or version != VERSION:
         raise ValueError(f"version is {version!r:.60}, wanted {VERSION}")
     kind = data.get("kind")
     if not isinstance(kind, str) or kind not in KINDS:
@@ -80,7 +83,7 @@ def postprocessing_of_json(data: Any) -> Postprocessing:
 
 
 def _is_share(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value) and 0 <= value <= 1
+    return is_number(value) and 0 <= value <= 1
 
 
 def _is_count(value: Any) -> bool:
@@ -114,11 +117,11 @@ def misread(record: Postprocessing, outputs: Sequence[TensorSpec]) -> str | None
     for name in record.names:
         if name not in known:
             return f"postprocessing reads {name}, the network gives {', '.join(known)}"
-    for name, ranks, dtypes in _shapes(record):
+    for name, ranks, numbers in _shapes(record):
         spec = known[name]
-        if len(spec.shape) not in ranks or spec.dtype not in dtypes:
+        if len(spec.shape) not in ranks or spec.dtype not in _NUMBERS[numbers]:
             axes = " or ".join(map(str, ranks))
-            return f"postprocessing reads {spec} as {record.kind}, wanted {dtypes[0]} of {axes} axes"
+            return f"postprocessing reads {spec} as {record.kind}, wanted {numbers} of {axes} axes"
     if record.kind == "detect":
         box = known[record.boxes].shape
         if record.form != "rows" and box[2] != 4:
@@ -130,17 +133,17 @@ def misread(record: Postprocessing, outputs: Sequence[TensorSpec]) -> str | None
     return None
 
 
-def _shapes(record: Postprocessing) -> list[tuple[str, tuple[int, ...], tuple[str, ...]]]:
+def _shapes(record: Postprocessing) -> list[tuple[str, tuple[int, ...], str]]:
     if record.kind == "classify":
-        return [(record.output, (2,), FLOATS)]
+        return [(record.output, (2,), _REAL)]
     if record.kind == "segment":
-        return [(record.output, (3, 4), (*FLOATS, *INTEGERS))]
+        return [(record.output, (3, 4), _ANY)]
     if record.kind == "none":
         return []
     scores = 2 if record.form == "final" else 3
-    found = [(record.boxes, (3,), FLOATS), (record.scores, (scores,), FLOATS)]
-    found += [(record.labels, (2,), INTEGERS)] if record.labels is not None else []
-    return found + ([(record.count, (1, 2), INTEGERS)] if record.count is not None else [])
+    found = [(record.boxes, (3,), _REAL), (record.scores, (scores,), _REAL)]
+    found += [(record.labels, (2,), _WHOLE)] if record.labels is not None else []
+    return found + ([(record.count, (1, 2), _WHOLE)] if record.count is not None else [])
 
 
 def classes_of(record: Postprocessing, outputs: Sequence[TensorSpec]) -> int | None:

@@ -83,8 +83,9 @@ class Preprocessing:
             words.append(f"the middle {self.crop[1]}×{self.crop[0]}")
         if self.letterbox is not None:
             words.append("letterboxed")
+        shade = {1.0: "v", 1 / _BYTE: f"v/{_BYTE}"}.get(self.scale, f"v·{self.scale:.6g}")
         mean, std = (", ".join(f"{each:g}" for each in values) for values in (self.mean, self.std))
-        return ", ".join([*words, f"(v·{self.scale:.6g} − [{mean}]) / [{std}]"])
+        return ", ".join([*words, f"({shade} − [{mean}]) / [{std}]"])
 
     def as_json(self) -> dict[str, Any]:
         """As the manifest has it."""
@@ -97,7 +98,7 @@ def preprocessing_of_json(data: Any) -> Preprocessing:
     Raises ValueError, in one line, with the first thing that is.
     """
     version = data.get("version") if isinstance(data, dict) else None
-    if version != VERSION or isinstance(version, bool):
+    if type(version) is not int or version != VERSION:
         raise ValueError(f"version is {_shown(version)}, wanted {VERSION}")
     _keys(data, ("version", *(each.name for each in fields(Preprocessing))), "")
     color = _choice(data, "color", tuple(CHANNELS))
@@ -186,9 +187,14 @@ def _sizes(data: Mapping[str, Any], key: str, counts: tuple[int, ...], where: st
 
 def _numbers(value: Any, name: str, count: int) -> tuple[float, ...]:
     is_list = isinstance(value, list | tuple) and len(value) == count
-    if not is_list or not all(type(each) in (int, float) and math.isfinite(each) for each in value):
+    if not is_list or not all(is_number(each) for each in value):
         raise ValueError(f"{name} is {_shown(value)}, wanted {count} numbers, one a channel")
     return tuple(float(each) for each in value)
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a number that any reader takes for the same: an integer of 64 bits, or a finite float."""
+    return (type(value) is int and -(2**63) <= value < 2**63) or (type(value) is float and math.isfinite(value))
 
 
 def _shown(value: Any) -> str:

@@ -2,7 +2,6 @@
 
 import argparse
 import ast
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +42,9 @@ def source_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KIND",
         help="what the outputs mean: classify[:k], segment, detect[:score,iou,max], none",
     )
+    images.add_argument(
+        "--fold-preprocessing", action="store_true", help="scale, mean, std, colour and layout in the graph: bytes in"
+    )
     images.add_argument("--classes", metavar="FILE|a,b,c", help="their names: a list, or a file of one a line")
     parser.add_argument("--eval-data", type=Path, metavar="FILE.npz", help=EVAL_DATA)
     parser.add_argument(
@@ -82,7 +84,7 @@ def job_of(args: argparse.Namespace, build: "BuildJob | None" = None, split: "Sp
 
     return Job(
         source=args.source,
-        request=replace(request_of(args), name=args.name),
+        request=request_of(args),
         target=args.output,
         force=args.force,
         dynamic_batch=args.dynamic_batch,
@@ -93,6 +95,7 @@ def job_of(args: argparse.Namespace, build: "BuildJob | None" = None, split: "Sp
         preprocessing=args.preprocessing,
         postprocess=args.postprocess,
         classes=args.classes,
+        fold=args.fold_preprocessing,
         build=build,
         split=split,
     )
@@ -114,6 +117,7 @@ def request_of(args: argparse.Namespace) -> "Request":
         input_shape=args.input_shape,
         inputs=tuple(args.input),
         inputs_file=args.inputs,
+        name=getattr(args, "name", None),
     )
 
 

@@ -1,13 +1,16 @@
 """A bundle as tables that a person reads, or as JSON with the same content."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
 from ..bundle import Bundle, EngineRecord, GraphRecord, Manifest, ShapeRange, SplitRecord, default_of
 from ..bundle.codec import plain_json
+
+if TYPE_CHECKING:
+    from ..pipeline.evaluate import Evaluation
 
 NARROW = 100  # columns where the output is not a terminal
 _MEASURES = {"rms": "RMS ", "agreement": "differ "}
@@ -109,6 +112,20 @@ def _table(*columns: str) -> Table:
     for i, column in enumerate(columns):
         table.add_column(column, justify="left" if i == 0 else "right")
     return table
+
+
+def evaluation_table(found: "Sequence[Evaluation]", images: int) -> None:
+    """Print the scores of each graph and engine, and why others were not run."""
+    console = _console()
+    table = _table(f"of {images} images", *next((each.scores for each in found if each.scores), {}))
+    for each in found:
+        if each.scores:
+            label = f"{each.file} ({each.precision}, {each.backend})"
+            table.add_row(label, *(f"{score:.4f}" for score in each.scores.values()))
+    console.print(table)
+    for each in found:
+        if each.reason:
+            console.print(f"{each.file} was not run: {each.reason}", markup=False, soft_wrap=True)
 
 
 def _image_lines(manifest: Manifest) -> list[str]:

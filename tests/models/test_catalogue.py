@@ -8,6 +8,9 @@ import pytest
 import torch
 
 from plainconv import models
+from plainconv.exporter.bundle import TensorSpec
+from plainconv.exporter.bundle.preprocessing import misfit
+from plainconv.exporter.bundle.presets import fitted
 from plainconv.exporter.errors import SourceError
 from plainconv.models import create, entries
 from plainconv.models.parameters import PARAMETERS
@@ -144,7 +147,8 @@ CLASSIFIERS = [name for name, entry in models.entries().items() if entry.heads[0
 @pytest.mark.parametrize("name", models.entries())
 def test_preprocessing_is_of_the_input_s_channels(name: str) -> None:
     entry = entries()[name]
-    assert entry.preprocessing["layout"] == "NCHW"
+    made = fitted(entry.preprocessing, *entry.input_shape[2:])
+    assert misfit(made, (TensorSpec("input", "float32", entry.input_shape),)) is None
     assert len(entry.preprocessing["mean"]) == len(entry.preprocessing["std"]) == entry.input_shape[1]
 
 

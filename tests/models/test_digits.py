@@ -28,7 +28,9 @@ def test_split_is_fixed_and_disjoint() -> None:
 def test_images_are_enlarged_and_normalized() -> None:
     _, held_out = load_digits()
     preprocessing = entries()["parnet_digits"].preprocessing
-    low, high = ((shade - preprocessing["mean"][0]) / preprocessing["std"][0] for shade in preprocessing["range"])
+    low, high = (
+        (shade - preprocessing["mean"][0]) / preprocessing["std"][0] for shade in (0.0, 255 * preprocessing["scale"])
+    )
     assert held_out.images.min().item() == pytest.approx(low)
     assert held_out.images.max().item() == pytest.approx(high)
     corner = held_out.images[0, 0, :2, :2]

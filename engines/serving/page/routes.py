@@ -24,6 +24,7 @@ FILES: Mapping[str, tuple[str, str]] = {
     "/": ("index.html", "text/html; charset=utf-8"),
     "/ui/page.css": ("page.css", "text/css; charset=utf-8"),
     "/ui/page.js": ("page.js", "text/javascript; charset=utf-8"),
+    "/ui/answers.js": ("answers.js", "text/javascript; charset=utf-8"),
     "/ui/icon.svg": ("icon.svg", "image/svg+xml"),
 }
 """What a browser gets without the token, by path: it tells nothing of this server."""

@@ -89,6 +89,8 @@ def state(service: Service) -> JsonObject:
             continue
         about = described(model)
         counted = counts.get(row["name"], {"failures": {}})
+        if "request" in counted:
+            counted["request"]["largest"] = service.metrics.largest(row["name"])
         models.append({**about, "name": row["name"], "waiting": waiting.get(row["name"], 0), "counts": counted})
     return {
         "seconds": time.monotonic() - _START,

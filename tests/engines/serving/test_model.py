@@ -11,7 +11,7 @@ import pytest
 from plainconv.engines.serving.backend import Loaded, RunnerBackend, load_here
 from plainconv.engines.serving.model import Model, open_model
 from plainconv.engines.serving.options import ServeOptions
-from plainconv.exporter.bundle import Bundle, update_bundle
+from plainconv.exporter.bundle import Bundle
 from plainconv.exporter.errors import BundleError, EngineError
 
 LONG_S = 60.0
@@ -42,16 +42,13 @@ def answer(model: Model) -> Any:
 def test_a_bundle(make: Callable[..., Path], tmp_path: Path) -> None:
     """Given a bundle -> what it says, and what runs it."""
     folder = make(tmp_path / "b")
-    with update_bundle(folder) as draft:
-        draft.manifest.preprocessing = {"layout": "NCHW"}
-        draft.manifest.extra["classes"] = ["cat", "dog"]
     seen: list[int] = []
     model = open_model(folder, OPTIONS, lambda rows, seconds: seen.append(rows))
     bundle = Bundle.open(folder)
     assert answer(model) == [[3, 7]] and seen == [1]
     assert (model.sha256, model.inputs, model.outputs) == (bundle.sha256, bundle.inputs, bundle.outputs)
     assert (model.backend, model.precision, model.platform) == ("onnxruntime", "fp32", "onnxruntime_onnx")
-    assert model.preprocessing == {"layout": "NCHW"} and model.classes == ("cat", "dog")
+    assert model.predictor == "the bundle says not how an image becomes its input; export it with --preprocessing"
     assert model.covering is not None and model.covering.most == 8
     model.retire()
     assert model.closed.wait(LONG_S)

@@ -18,6 +18,7 @@ from plainconv.exporter.bundle import (
     GraphRecord,
     Link,
     Manifest,
+    Postprocessing,
     ShapeRange,
     TensorSpec,
     plain_json,
@@ -25,6 +26,7 @@ from plainconv.exporter.bundle import (
     sha256_of_files,
 )
 from plainconv.exporter.bundle.codec import bytes_of_manifest, manifest_of_bytes, sha256_in_manifest
+from plainconv.exporter.bundle.presets import preset
 from plainconv.exporter.bundle.rules import is_file_name, problems
 from plainconv.exporter.errors import BundleError
 
@@ -58,7 +60,9 @@ def a_manifest():
         name="vanillanet_6",
         inputs=(TensorSpec("input", "float32", ("batch", 3, 8, 8)),),
         outputs=(TensorSpec("logits", "float32", ("batch", 10)),),
-        preprocessing={"mean": [0.5], "layout": "NCHW"},
+        preprocessing=preset("imagenet-8"),
+        postprocessing=Postprocessing("classify", output="logits"),
+        classes=tuple("abcdefghij"),
         source={"kind": "models", "options": {"num_classes": 10}},
         counts={"plain": {"parameters": 7}},
         tools={"torch": "2.13.0"},

@@ -1,10 +1,13 @@
 // Asks the server for its state every second, and shows it. What the server says is set as text, never as HTML.
 
+import { codeOf, exampleOf, showAnswer, showTensors } from "./answers.js";
+
 const EVERY_MS = 1000;
 const PATIENCE_MS = 10_000; // for a state; an image has the server's own limit
 const WINDOW_S = 60;
 const TOKEN = "plainconv-token";
 const BACKENDS = { onnxruntime: "ONNX Runtime", tensorrt: "TensorRT", tensorrt_rtx: "TensorRT-RTX" };
+const VERBS = { classify: "Classify", segment: "Segment", detect: "Detect" };
 const FAILURES = { BACKEND: "failed", REJECTED: "refused: overload", CANCELED: "too late or left", OTHER: "not valid" };
 
 const byId = (id) => document.getElementById(id);
@@ -24,7 +27,7 @@ class Refusal extends Error {
 
 async function ask(path, options = {}) {
   const token = sessionStorage.getItem(TOKEN);
-  const headers = token ? { Authorization: `Bearer ${token}` } : {};
+  const headers = { ...options.headers, ...(token ? { Authorization: `Bearer ${token}` } : {}) };
   let response;
   try {
     response = await fetch(path, { ...options, headers, cache: "no-store", credentials: "omit" });
@@ -187,24 +190,28 @@ function showCounts(card, model, state) {
 
 // {edges, counts a bucket, total, sum} of what was counted after `before`, where that is given.
 function between(before, after) {
-  if (!after) return { edges: [], counts: [], total: 0, sum: 0 };
+  if (!after) return { edges: [], counts: [], largest: [], total: 0, sum: 0 };
   const upTo = after.counts.map((count, i) => count - (before?.counts[i] ?? 0));
   const counts = upTo.map((count, i) => count - (i ? upTo[i - 1] : 0));
-  return { edges: after.edges, counts, total: upTo.at(-1) ?? 0, sum: after.sum - (before?.sum ?? 0) };
+  const { edges, largest = [] } = after;
+  return { edges, counts, largest, total: upTo.at(-1) ?? 0, sum: after.sum - (before?.sum ?? 0) };
 }
 
-// Within a bucket what was counted is taken to be spread evenly, as Prometheus does it.
-function quantile({ edges, counts, total }, share) {
+// Within a bucket what was counted is taken to be spread evenly, as Prometheus does it, but only up to the largest
+// that there was in it, and no further above its lower edge than all that was counted is above theirs.
+function quantile({ edges, counts, largest, total, sum }, share) {
   if (!total) return null;
+  const above = sum - counts.reduce((least, count, i) => least + count * (i ? edges[i - 1] : 0), 0);
   let below = 0;
-  for (let i = 0; i < edges.length; i++) {
+  for (let i = 0; i < counts.length; i++) {
     if (counts[i] && below + counts[i] >= share * total) {
       const low = i ? edges[i - 1] : 0;
-      return low + ((edges[i] - low) * (share * total - below)) / counts[i];
+      const high = Math.min(edges[i] ?? Infinity, largest[i] ?? Infinity, low + Math.max(0, above));
+      return low + (Math.max(0, high - low) * (share * total - below)) / counts[i];
     }
     below += counts[i];
   }
-  return edges.at(-1);
+  return largest.at(-1) ?? edges.at(-1);
 }
 
 function chart(place, histogram, labelOf, words) {
@@ -248,16 +255,22 @@ function rowsLabel(low, high) {
   return high - low <= 1 ? String(high) : `${low + 1}–${high}`;
 }
 
-// ---------------------------------------------------------------- an image
+// ---------------------------------------------------------------- a request
 
 function makeForm(card, model) {
   const form = card.is("form");
+  makeCode(card, model);
   if (model.image.refused) {
-    card.is("takes").textContent = `Not for this model: ${model.image.refused}.`;
+    card.is("try").textContent = "Try a request";
     form.hidden = true;
+    const example = exampleOf(model);
+    const size = example === null ? " Its inputs are too large to write out here." : "";
+    card.is("takes").textContent = `No images: ${model.image.refused}.${size}`;
+    if (example !== null) makeJsonForm(card, model, example);
     return;
   }
-  card.is("takes").textContent = `It takes ${model.image.takes}; others are cut and scaled.`;
+  card.is("takes").textContent = `Images become ${model.image.takes}.`;
+  card.is("button").textContent = VERBS[model.image.kind] ?? "Send";
   const file = card.is("file");
   file.id = `file-of-${model.name}`;
   card.is("file-label").htmlFor = file.id;
@@ -281,42 +294,49 @@ function makeForm(card, model) {
   });
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    classify(card, model, file.files[0]);
+    send(card, model, file.files[0].type || "image/png", file.files[0], (answer) => showAnswer(card, answer, file.files[0]));
   });
 }
 
-async function classify(card, model, file) {
-  const button = card.is("button");
-  button.disabled = true;
+function makeJsonForm(card, model, example) {
+  const form = card.is("json-form");
+  const place = card.is("json");
+  place.id = `json-of-${model.name}`;
+  card.is("json-label").htmlFor = place.id;
+  place.value = example;
+  form.hidden = false;
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    send(card, model, "application/json", place.value, (answer) => showTensors(card, answer));
+  });
+}
+
+function makeCode(card, model) {
+  const code = codeOf(model, sessionStorage.getItem(TOKEN) !== null);
+  for (const kind of ["curl", "python"]) {
+    card.is(`copy-${kind}`).addEventListener("click", async () => {
+      card.is("code").textContent = code[kind];
+      card.is("code").hidden = false;
+      const isCopied = await navigator.clipboard?.writeText(code[kind]).then(() => true, () => false);
+      card.is("copied").textContent = isCopied ? "Copied." : "Select it to copy.";
+    });
+  }
+}
+
+async function send(card, model, type, body, show) {
+  const buttons = [card.is("button"), card.is("json-button")];
+  buttons.forEach((button) => (button.disabled = true));
   card.is("error").textContent = "";
   try {
-    const path = `ui/models/${encodeURIComponent(model.name)}/classify`;
-    const answer = await ask(path, { method: "POST", body: new Blob([file], { type: "application/octet-stream" }) });
-    showAnswer(card, answer);
+    const path = `v2/models/${encodeURIComponent(model.name)}/infer`;
+    await show(await ask(path, { method: "POST", headers: { "Content-Type": type }, body }));
   } catch (error) {
     card.is("answer").hidden = true;
     if (error.status === 401) signIn();
     else card.is("error").textContent = error.message;
   } finally {
-    button.disabled = false;
+    buttons.forEach((button) => (button.disabled = false));
   }
-}
-
-function showAnswer(card, answer) {
-  card.is("top").replaceChildren(...answer.top.map((row) => {
-    const name = row.name === null ? `Class ${row.class}` : `${row.name} (${row.class})`;
-    const full = make("div", {});
-    full.style.width = `${row.share * 100}%`;
-    const numbers = `${(row.share * 100).toFixed(1)} %`;
-    return make("li", { title: `${answer.output} ${row.score}` },
-      make("span", { textContent: name }), make("span", { className: "number", textContent: numbers }),
-      make("div", { className: "track" }, full));
-  }));
-  const best = answer.top[0].score.toPrecision(4);
-  const shares = answer.probabilities ? `shares are ${answer.output} itself` : `shares are softmax of ${answer.output}`;
-  const how = `${answer.prepared} · ${shares}, the first is ${best} · ${answer.milliseconds.toFixed(1)} ms`;
-  card.is("how").textContent = how;
-  card.is("answer").hidden = false;
 }
 
 async function preview(canvas, file) {

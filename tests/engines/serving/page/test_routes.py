@@ -10,20 +10,20 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import image_bundles
 import numpy as np
-import onnx
 import onnxruntime as ort
 import page_browser
 import pytest
-from onnx import helper, numpy_helper
 from PIL import Image
 from places import ASSETS
 
-from plainconv.exporter.bundle import TensorSpec, write_bundle
+from plainconv import engines
 from plainconv.exporter.cli.main import main
 
 WEIRD = "<img src=x onerror='window.harmed=1'>"
-CLASSIFY = "/ui/models/digits/classify"
+CLASSIFY = "/v2/models/digits/infer"
+PNG = {"Content-Type": "image/png"}
 TOKEN = "a-token-of-some-length"
 
 
@@ -32,36 +32,13 @@ in_a_browser = pytest.mark.skipif(page_browser.BROWSER is None, reason="no Chrom
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two bundles: `digits`, trained, and `named`, whose tensors are named like HTML and whose classes have names."""
+    """`digits`, trained; `named`, whose tensors are named like HTML and whose classes have names; `found`, of boxes."""
     folder = tmp_path_factory.mktemp("models")
     digits = ["vanillanet_digits", "--checkpoint", str(ASSETS / "vanillanet_digits.pth"), "-o", str(folder / "digits")]
     assert main(["export", *digits, "--dynamic-batch", "1:4:32", "--skip-end-to-end", "--quiet", "--json"]) == 0
-    make_named(folder / "named")
+    image_bundles.named(folder / "named", WEIRD)
+    image_bundles.found(folder / "found", ("all", WEIRD))
     return folder
-
-
-def make_named(target: Path) -> Path:
-    """A bundle whose scores of `dark` and `bright` images are 0 and their mean pixel."""
-    x = helper.make_tensor_value_info(WEIRD, onnx.TensorProto.FLOAT, [1, 1, 4, 4])
-    y = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 2])
-    nodes = [
-        helper.make_node("ReduceMean", [WEIRD, "axes"], ["mean"], keepdims=0),
-        helper.make_node("Mul", ["mean", "w"], ["y"]),
-    ]
-    arrays = {"axes": np.array([2, 3]), "w": np.array([[0, 1]], np.float32)}
-    tensors = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
-    graph = helper.make_graph(nodes, "g", [x], [y], tensors)
-    with write_bundle(target) as draft:
-        draft.manifest.name = target.name
-        draft.manifest.inputs = (TensorSpec(WEIRD, "float32", (1, 1, 4, 4)),)
-        draft.manifest.outputs = (TensorSpec("y", "float32", (1, 2)),)
-        draft.manifest.preprocessing = {"color": "gray", "range": [-1, 1]}
-        draft.manifest.extra["classes"] = ["dark", f"bright{WEIRD}"]
-        model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 20)])
-        onnx.save(model, draft.path("model.onnx"))
-        draft.link("checkpoint", sha256="c" * 64)
-        draft.link_onnx()
-    return target
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +80,7 @@ def infer(server: Any, x: Any) -> list[float]:
     return answer["outputs"][0]["data"]
 
 
-@pytest.mark.parametrize("path", ["/", "/ui/page.css", "/ui/page.js", "/ui/icon.svg", "/ui/state"])
+@pytest.mark.parametrize("path", ["/", "/ui/page.css", "/ui/page.js", "/ui/answers.js", "/ui/icon.svg", "/ui/state"])
 def test_what_a_browser_is_told_to_do_with_it(server: Any, path: str) -> None:
     """Given any part of the page -> it may load from this server alone, runs nothing inline, and is not kept."""
     status, headers, body = get(server, path)
@@ -130,7 +107,8 @@ def test_what_the_models_are(server: Any, store: Path) -> None:
     )
     assert digits["inputs"] == [{"name": "input", "datatype": "FP32", "shape": ["batch", 1, 32, 32]}]
     assert digits["outputs"] == [{"name": "logits", "datatype": "FP32", "shape": ["batch", 10]}]
-    assert digits["image"] == {"takes": "gray images of 32×32, (pixel − 0.3) / 0.4 with pixels 0 to 1"}
+    takes = "gray, shortest side to 32 (bilinear), the middle 32×32, (v/255 − [0.3]) / [0.4]"
+    assert digits["image"] == {"takes": takes, "kind": "classify"}
     status, state = server.ask("GET", "/ui/state")
     assert (status, state["ready"], state["draining"]) == (200, True, False)
     assert str(store) not in json.dumps(state) and digits.keys().isdisjoint({"sha256", "folder"})
@@ -143,28 +121,43 @@ def test_a_model_that_is_not_loaded(start: Callable[..., Any], make: Callable[..
     server = start(tmp_path / "models", "--repository-api", "--access-log", "none")
     assert server.ask("POST", "/v2/repository/models/a/unload")[0] == 200
     assert state_of(server, "a") == {"name": "a", "loaded": False, "reason": "unloaded"}
-    assert server.ask("POST", "/ui/models/a/classify", b"x")[0] == 503
-    assert state_of(server, "b")["image"]["refused"].startswith("the bundle has no preprocessing")
+    assert server.ask("POST", "/v2/models/a/infer", b"x", PNG)[0] == 503
+    assert state_of(server, "b")["image"]["refused"].startswith("the bundle says not how an image becomes its input")
 
 
-def test_classes_are_those_of_the_network(server: Any, digits: Any) -> None:
-    """Given digits as PNG files -> to the bit what the protocol answers to the inputs that they must become."""
-    for file, x, expected in zip(*digits, strict=True):
-        status, answer = server.ask("POST", CLASSIFY, file)
-        assert status == 200 and (answer["classes"], answer["output"], answer["probabilities"]) == (10, "logits", False)
-        assert answer["prepared"] == "PNG of 32×32, gray"
-        logits = np.float32(infer(server, x[None])).tolist()
-        found = {row["class"]: row["score"] for row in answer["top"]}
-        assert answer["top"][0]["class"] == int(expected.argmax()) and len(found) == 5
-        assert found == {number: logits[number] for number in np.argsort(-np.array(logits))[:5].tolist()}
-        assert answer["top"][0]["name"] is None and 0 < answer["top"][0]["share"] <= 1
+def test_classes_are_those_of_the_network(server: Any, store: Path, digits: Any) -> None:
+    """Given digits as PNG files -> what the protocol answers to the inputs that they become, and what predict says."""
+    with engines.load(store / "digits", "onnxruntime") as net:
+        for file, x, expected in zip(*digits, strict=True):
+            status, answer = server.ask("POST", CLASSIFY, file, PNG)
+            assert status == 200 and (answer["kind"], answer["image"]) == ("classify", {"width": 32, "height": 32})
+            assert answer["prepared"] == "PNG of 32×32, gray"
+            powers = np.exp(np.float64(np.float32(infer(server, x[None]))) - expected.max())
+            order = np.argsort(-powers)[:5].tolist()
+            assert [each["number"] for each in answer["predictions"]] == order and order[0] == expected.argmax()
+            shares = [each["score"] for each in answer["predictions"]]
+            assert np.allclose(shares, (powers / powers.sum())[order], rtol=1e-9)
+            assert answer["predictions"] == [each.as_json() for each in net.predict(file)]
 
 
 def test_classes_with_names(server: Any) -> None:
     for shade, first in ((255, f"bright{WEIRD}"), (0, "dark")):
-        _, answer = server.ask("POST", "/ui/models/named/classify", png(np.full((9, 9), shade, np.uint8)))
-        assert answer["top"][0]["name"] == first
-        assert answer["prepared"] == "PNG of 9×9, scaled to 4×4 (bilinear), gray"
+        _, answer = server.ask("POST", "/v2/models/named/infer", png(np.full((9, 9), shade, np.uint8)), PNG)
+        assert answer["predictions"][0]["label"] == first
+        assert answer["prepared"] == "PNG of 9×9, gray, resized to 4×4"
+
+
+def test_boxes(server: Any, store: Path) -> None:
+    """Given a wide image -> boxes in its own pixels, without the letterbox; the third box is suppressed."""
+    file = png(np.zeros((20, 40, 3), np.uint8))
+    _, answer = server.ask("POST", "/v2/models/found/infer", file, PNG)
+    assert answer["kind"] == "detect"
+    assert [(each["label"], each["xyxy"]) for each in answer["predictions"]] == [
+        ("all", [0.0, 0.0, 40.0, 20.0]),
+        (WEIRD, [10.0, 0.0, 30.0, 20.0]),
+    ]
+    with engines.load(store / "found", "onnxruntime") as net:
+        assert [each.as_json() for each in net.predict(file)] == answer["predictions"]
 
 
 def test_images_are_requests_like_others(server: Any, digits: Any) -> None:
@@ -173,14 +166,14 @@ def test_images_are_requests_like_others(server: Any, digits: Any) -> None:
     before = state_of(server)["counts"].get("request", {"counts": [0]})["counts"][-1]
     found: dict[int, Any] = {}
     threads = [
-        threading.Thread(target=lambda i=i: found.update({i: server.ask("POST", CLASSIFY, files[i])}))
+        threading.Thread(target=lambda i=i: found.update({i: server.ask("POST", CLASSIFY, files[i], PNG)}))
         for i in range(len(files))
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [found[i][1]["top"][0]["class"] for i in range(len(files))] == expected.argmax(1).tolist()
+    assert [found[i][1]["predictions"][0]["number"] for i in range(len(files))] == expected.argmax(1).tolist()
     counts = state_of(server)["counts"]
     assert counts["request"]["counts"][-1] == before + len(files)
     assert counts["rows"]["counts"][-1] <= counts["rows"]["sum"]
@@ -189,21 +182,21 @@ def test_images_are_requests_like_others(server: Any, digits: Any) -> None:
 @pytest.mark.parametrize(
     ("path", "sent", "status", "said"),
     [
-        (CLASSIFY, b"", 400, "the file is no image that can be read; send one of PNG, JPEG, WEBP, GIF, BMP"),
+        (CLASSIFY, b"", 400, "the file is no image that can be read; give one of PNG, JPEG, WEBP, GIF, BMP"),
         (CLASSIFY, b"no image at all", 400, "the file is no image that can be read"),
         (CLASSIFY, png(np.zeros((99, 99), np.uint8))[:60], 400, "the PNG file is damaged, or cut short"),
         (CLASSIFY, b"\0" * (2**20 + 1), 413, "the request's body is larger than the 1048576 bytes"),
-        (CLASSIFY, png(np.zeros((8000, 8000), bool)), 413, "the image has more than the 33554432 pixels"),
-        ("/ui/models/none/classify", b"x", 404, "there is no model 'none'"),
-        ("/ui/models/..%2f..%2fdigits/classify", b"x", 404, "there is nothing at this path"),
+        (CLASSIFY, png(np.zeros((8000, 8000), bool)), 413, "the image has more than 33554432 pixels"),
+        ("/v2/models/none/infer", b"x", 404, "there is no model 'none'"),
+        ("/v2/models/..%2f..%2fdigits/infer", b"x", 404, "there is nothing at this path"),
         ("/ui/nothing", b"x", 404, "there is nothing at this path"),
     ],
 )
 def test_a_bad_file(server: Any, digits: Any, path: str, sent: bytes, status: int, said: str) -> None:
     """Given what cannot be answered -> its status and one sentence; the next image is answered."""
-    found, answer = server.ask("POST", path, sent)
+    found, answer = server.ask("POST", path, sent, PNG)
     assert found == status and list(answer) == ["error"] and said in answer["error"]
-    assert server.ask("POST", CLASSIFY, digits[0][0])[1]["top"][0]["class"] == digits[2][0].argmax()
+    assert server.ask("POST", CLASSIFY, digits[0][0], PNG)[1]["predictions"][0]["number"] == digits[2][0].argmax()
 
 
 def test_the_page_needs_no_token_and_all_that_it_asks_does(
@@ -211,7 +204,7 @@ def test_the_page_needs_no_token_and_all_that_it_asks_does(
 ) -> None:
     server = start(store, "--token-file", token_file(tmp_path), "--access-log", "none")
     assert get(server, "/")[0] == get(server, "/ui/page.js")[0] == 200
-    assert server.ask("GET", "/ui/state")[0] == server.ask("POST", CLASSIFY, b"x")[0] == 401
+    assert server.ask("GET", "/ui/state")[0] == server.ask("POST", CLASSIFY, b"x", PNG)[0] == 401
     assert server.ask("GET", "/ui/state", headers={"Authorization": f"Bearer {TOKEN}"})[0] == 200
 
 
@@ -253,7 +246,7 @@ def test_people_see_the_models(server: Any, browser: Any) -> None:
     """Given the page -> each model, what it takes and gives, and that it is ready; any name is text."""
     browser.open(f"http://{server.http}/")
     assert browser.text("#health") == "live and ready"
-    browser.wait("document.querySelectorAll('article').length === 2")
+    browser.wait("document.querySelectorAll('article').length === 3")
     text = browser.js(f"{CARD}.innerText")
     for part in ("ONNX Runtime", "fp32", "batches of up to 8 rows", "input", "[batch, 1, 32, 32]", "[batch, 10]"):
         assert part in text
@@ -286,7 +279,12 @@ def test_people_see_the_load(server: Any, browser: Any, digits: Any) -> None:
         place = f"((place) => {bars})({in_card(f'[data-is={chart}]', 'closest(`div`)')})"
         assert browser.js(place) == 12
         assert "in the last minute: " in browser.js(in_card(f"[data-is={chart}]", "getAttribute('aria-label')"))
-    total = state_of(server)["counts"]["request"]["counts"][-1]
+    request = state_of(server)["counts"]["request"]
+    total = request["counts"][-1]
+    number, unit = re.fullmatch(
+        r"≈ ([\d.]+)(m?s)", browser.js(in_card("[data-is=latency] > div:nth-child(3) dd"))
+    ).groups()
+    assert float(number) <= max(request["largest"]) * (1005 if unit == "ms" else 1.005)
     browser.js("document.querySelector('input[value=start]').click()")
     browser.wait(f"{in_card('[data-is=counts] dd')} === '{total:,}'")
     assert total >= 12 and browser.console == []
@@ -302,6 +300,7 @@ def test_people_classify_an_image(server: Any, browser: Any, digits: Any, tmp_pa
         (tmp_path / f"{i}.png").write_bytes(files[i])
         choose(browser, tmp_path / f"{i}.png")
         first = f"Class {expected[i].argmax()}"
+        assert browser.js(in_card("button")) == "Classify"
         browser.wait(f"{in_card('[data-is=top]')}.startsWith('{first}')")
         assert "PNG of 32×32, gray" in browser.js(in_card("[data-is=how]"))
         assert not browser.js(in_card("canvas", "hidden")) and browser.console == []
@@ -309,12 +308,85 @@ def test_people_classify_an_image(server: Any, browser: Any, digits: Any, tmp_pa
             (tmp_path / "bad.png").write_text("no image")
             choose(browser, tmp_path / "bad.png")
             said = browser.wait(in_card("[data-is=error]"))
-            assert said == "The file is no image that can be read; send one of PNG, JPEG, WEBP, GIF, BMP."
+            assert said == "The file is no image that can be read; give one of PNG, JPEG, WEBP, GIF, BMP."
             assert browser.js(in_card("[data-is=answer]", "hidden")) and browser.js(in_card("canvas", "hidden"))
             assert [text for text in browser.console if "400" not in text] == []  # the browser notes the status itself
             browser.console.clear()
     assert browser.js(in_card("[data-is=error]")) == ""
     assert {urlsplit(address).netloc for address in browser.asked} == {server.http}
+
+
+@in_a_browser
+def test_people_see_boxes_and_copy_the_request(server: Any, browser: Any, tmp_path: Path) -> None:
+    """Given an image for a detector -> boxes on it in the colours of their classes, and the same request as code."""
+    browser.open(f"http://{server.http}/")
+    browser.wait("document.querySelectorAll('article').length === 3")
+    (tmp_path / "a.png").write_bytes(png(np.zeros((20, 40, 3), np.uint8)))
+    browser.choose("#file-of-found", tmp_path / "a.png")
+    card = CARD.replace("'digits'", "'found'")
+    browser.js(f"{card}.querySelector('button').click()")
+    browser.wait(f"{card}.querySelector('[data-is=top]').innerText.includes('all (0)')")
+    marked = f"{card}.querySelector('[data-is=marked]')"
+    browser.wait(f"{marked}.width === 160")
+    pixel = "[...{0}.getContext('2d').getImageData({1}, {2}, 1, 1).data]"
+    assert browser.js(f"[{marked}.width, {marked}.height, {marked}.hidden]") == [160, 80, False]
+    assert browser.js(pixel.format(marked, 20, 60)) == [0, 0, 0, 255]
+    red, green, blue, _ = browser.js(pixel.format(marked, 40, 60))
+    assert blue > 100 > red and (red, green, blue) != tuple(browser.js(pixel.format(marked, 1, 60))[:3])
+    assert WEIRD in browser.js(f"{marked}.ariaLabel") and browser.js("window.harmed ?? 0") == 0
+    for kind, part in (("curl", "--data-binary @image.jpg"), ("python", "urllib.request.urlopen(request)")):
+        browser.js(f"{card}.querySelector('[data-is=copy-{kind}]').click()")
+        browser.wait(f"{card}.querySelector('[data-is=code]').innerText.includes({json.dumps(part)})")
+    assert f"http://{server.http}/v2/models/found/infer" in browser.js(
+        f"{card}.querySelector('[data-is=code]').innerText"
+    )
+    assert [text for text in browser.console if "Canvas2D" not in text] == []  # the test reads pixels back
+
+
+@in_a_browser
+def test_people_send_tensors(
+    start: Callable[..., Any], make: Callable[..., Path], browser: Any, tmp_path: Path
+) -> None:
+    """Given a model without images -> a request of zeros to edit and send; what comes back is shown, or why not."""
+    make(tmp_path / "models" / "digits")
+    server = start(tmp_path / "models", "--access-log", "none")
+    browser.open(f"http://{server.http}/")
+    browser.wait(f"!!{CARD}")
+    assert browser.js(in_card("[data-is=try]", "textContent")) == "Try a request"
+    request = json.loads(browser.js(in_card("textarea", "value")))
+    assert request["inputs"][0]["shape"][0] == 1 and set(request["inputs"][0]["data"]) == {0}
+    browser.js(in_card("[data-is=json-button]", "click()"))
+    browser.wait(f"{in_card('[data-is=raw]')}.startsWith('y FP32 [1')")
+    browser.js(in_card("textarea", "value = '{'"))
+    browser.js(in_card("[data-is=json-button]", "click()"))
+    browser.wait(in_card("[data-is=error]"))
+    assert browser.js(in_card("[data-is=answer]", "hidden"))
+
+
+@in_a_browser
+def test_percentiles_are_of_what_was_measured(server: Any, browser: Any) -> None:
+    """Given one request of 2.0 s, and ten of which one is beyond every bucket -> no percentile is above the longest."""
+    browser.open(f"http://{server.http}/")
+    browser.wait(f"!!{CARD}")
+    for counts, largest, total, most in (({12: 1}, 2.0, 2.0, "2.00"), ({3: 9, 15: 1}, 40.0, 40.02, "40.0")):
+        bucket = max(counts)
+        browser.js(
+            "(async () => { const there = window.there ??= window.fetch;"
+            "const state = await (await there('ui/state')).json();"
+            "const request = {edges: [.0005,.001,.002,.005,.01,.02,.05,.1,.2,.5,1,2,5,10,30]};"
+            f"const counts = {json.dumps(counts)}; let below = 0;"
+            "request.counts = Array.from({length: 16}, (_, i) => (below += counts[i] ?? 0));"
+            f"request.largest = Array(16).fill(.004); request.largest[{bucket}] = {largest}; request.sum = {total};"
+            "state.models.find((each) => each.name === 'digits').counts.request = request;"
+            "window.fetch = async () => new Response(JSON.stringify(state)); })()"
+        )
+        browser.js("document.querySelector('input[value=start]').click()")
+        place = in_card("[data-is=latency]", "closest('dl').children")
+        shown = f"[...{place}].map((each) => each.querySelector('dd').innerText)"
+        browser.wait(f"{shown}[3] !== '–'")
+        browser.wait(f"parseFloat({shown}[2].slice(2)) <= {most} && {shown}[2].endsWith('s') && {shown}[2] > '≈ 1'")
+        assert float(re.fullmatch(r"≈ ([\d.]+)s", browser.js(f"{shown}[2]"))[1]) <= float(most)
+    browser.js("window.fetch = window.there")
 
 
 @in_a_browser
