@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <fstream>
 #include <iterator>
+#include <sstream>
 #include <vector>
 
 #include "bundle/reader.hpp"
@@ -70,11 +71,13 @@ void KernelFile::read(const std::function<bool(const std::string&)>& take,
   }
   std::string why;
   std::ifstream file(*path_, std::ios::binary);
-  held_.assign(std::istreambuf_iterator<char>(file), {});
-  if (fs::is_directory(*path_, none) || !file.is_open() || file.bad()) {
+  if (!fs::is_regular_file(*path_, none) || !file.is_open()) {
     why = "it is no file that can be opened";
-  } else if (!take(held_)) {
-    why = "the runtime does not take it";
+  } else {
+    std::ostringstream all;
+    all << file.rdbuf();
+    held_ = all.str();
+    why = take(held_) ? "" : "the runtime does not take it";
   }
   fs::last_write_time(*path_, fs::file_time_type::clock::now(), none);  // the last to be pruned
   if (!why.empty() && warn) {
