@@ -1,5 +1,6 @@
 """What a bundle is asked to hold: graphs and engines of each precision, held to float64, and not made twice."""
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -140,19 +141,23 @@ def build_bundle(path: Path, job: BuildJob) -> bool:
     return True
 
 
-def add_precision(draft: Draft, job: BuildJob, name: str, steps: Steps) -> PlainconvError | None:
+def add_precision(
+    draft: Draft, job: BuildJob, name: str, steps: Steps, *, must_build: bool = True
+) -> PlainconvError | None:
     """Add the graph and the engine of one precision to a draft that has its ONNX model, linked, and its reference.
 
-    A lower precision that cannot be is left out, and so noted in the draft; returns why, else None.
+    A lower precision that cannot be is left out, and so noted in the draft, and so is an engine in fp32 that cannot be
+    built, unless it `must_build`; returns why, else None.
     """
-    if name == "fp32":
-        if job.engine != "none":
-            add_engines(draft, job, name, steps)
-        return None
     try:
-        with undone_on_error(draft):
-            _add_lower(draft, job, name, replace(steps, failed=[]))
+        with contextlib.nullcontext() if name == "fp32" and must_build else undone_on_error(draft):
+            if name != "fp32":
+                _add_lower(draft, job, name, replace(steps, failed=[]))
+            elif job.engine != "none":
+                add_engines(draft, job, name, steps)
     except (CheckFailedError, EngineError, ExportError) as error:
+        if name == "fp32" and (must_build or not isinstance(error, EngineError)):
+            raise
         _note_left_out(draft, name, str(error))
         return error
     _note_left_out(draft, name, None)

@@ -116,7 +116,7 @@ def export_bundle(job: Job) -> Path:
             for precision in precisions:
                 assert job.build is not None
                 with clock.step("engine" if precision == "fp32" else precision):
-                    add_precision(draft, job.build, precision, steps)
+                    add_precision(draft, job.build, precision, steps, must_build=job.split is not None)
             if job.split is not None:
                 _split(draft, job, steps, clock)
             said = draft.manifest.extra.get("warnings", [])
