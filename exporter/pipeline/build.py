@@ -290,16 +290,20 @@ def _wanted(job: BuildJob, name: str, reference: Reference) -> Wanted:
     precision = precision_of_name(name)
     images = None
     if job.calibration is not None:
-        images = read_images(job.calibration, reference.inputs)
+        rows = {name: x for name, x in reference.inputs.items() if name not in reference.whole}
+        images = read_images(job.calibration, rows)
+        count = min(len(x) for x in images.values())
+        images |= {name: np.repeat(reference.inputs[name][:1], count, axis=0) for name in reference.whole}
+        images = {name: images[name] for name in reference.inputs}
     return Wanted(precision, images, job.method, job.tolerance, images_at_hand=job.eval_data is not None)
 
 
 def _eval_images(job: BuildJob, steps: Steps) -> dict[str, np.ndarray] | None:
     """What lower precisions are held to, and calibrated on, where nothing else is given."""
-    if steps.data is None or job.eval_data is None or len(steps.reference.inputs) > 1:
+    if steps.data is None or job.eval_data is None:
         return None
-    return dict.fromkeys(steps.reference.inputs, steps.data.images)
+    return steps.data.of_inputs(steps.reference.inputs)
 
 
 def _eval_data(job: BuildJob, reference: Reference) -> EvalData | None:
-    return None if job.eval_data is None else read_eval_data(job.eval_data, reference.image_shape)
+    return None if job.eval_data is None else read_eval_data(job.eval_data, reference.shapes, reference.whole)
