@@ -69,6 +69,11 @@ class Reference:
         """Of one image of the first input."""
         return self.arrays[0].shape[1:]
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of one image of each input that has a batch axis."""
+        return {name: x.shape[1:] for name, x in self.inputs.items() if name not in self.whole}
+
     def of_kinds(self, kinds: Sequence[str]) -> "Reference":
         """The same on the images of these kinds alone, with the same spreads and tolerances.
 
