@@ -17,10 +17,10 @@ from ..errors import PlainconvError
 from ..progress import be_quiet
 from ..version import __version__
 from ..wheels import collision, missing
-from . import bench, build, export, inspect, models, run, serve, simplify, split, triton, validate
+from . import bench, build, export, inspect, models, report, run, serve, simplify, split, triton, validate
 from .arguments import Parser
 
-COMMANDS = (run, export, build, validate, inspect, split, simplify, bench, triton, serve, models)
+COMMANDS = (run, export, build, validate, inspect, report, split, simplify, bench, triton, serve, models)
 INTERRUPTED = 130
 TERMINATED = 143
 CLOSED = 141  # as a program that SIGPIPE ends
