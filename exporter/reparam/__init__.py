@@ -128,7 +128,7 @@ def _ops(graph_module: fx.GraphModule) -> dict[str, int]:
             names[type(graph_module.get_submodule(str(node.target))).__name__.lower()] += 1
         elif isinstance(node.target, torch._ops.OpOverload):
             names[node.target.overloadpacket.__name__] += 1
-    return dict(names)
+    return {name: count for name, count in names.items() if not name.startswith("sym_")}  # sizes are no work
 
 
 def _counts(graph_module: fx.GraphModule) -> dict[str, int]:

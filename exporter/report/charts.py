@@ -77,7 +77,7 @@ def pairs(names: Sequence[str], before: Sequence[float], after: Sequence[float],
 def errors(rows: Sequence[tuple[str, float | None, float | None, float | None, str]], title: str) -> Markup:
     """A row for each parity (name, error, tolerance, eager's own error, color), on a logarithmic axis."""
     with matplotlib.rc_context(STYLE):
-        figure, axes = _figure(len(rows) + 1.6)
+        figure, axes = _figure(1.4 * len(rows) + 1.2)
         for r, (_, error, tolerance, own, color) in enumerate(rows):
             if error and tolerance:
                 axes.plot([error, tolerance], [r, r], color=_INK["line"], linewidth=2, zorder=1)
@@ -147,7 +147,7 @@ def _figure(rows: float) -> tuple[Figure, Axes]:
 
 
 def _rows(axes: Axes, names: Sequence[str]) -> None:
-    axes.set_yticks(range(len(names)), [_short(name) for name in names])
+    axes.set_yticks(range(len(names)), ["\n".join(map(_short, name.split("\n"))) for name in names])
     axes.set_ylim(len(names) - 0.4, -0.6)
 
 

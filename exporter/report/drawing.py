@@ -19,6 +19,8 @@ JOINED = {
 BOX, TALL, ACROSS, DOWN = 148, 36, 168, 58
 MOST = 1200
 """Boxes of a drawing; a larger network is said to be too large for one."""
+LEAST = 0.7
+"""How far a wide drawing shrinks to fit before it has to be scrolled."""
 MARGIN = 8
 
 
@@ -65,17 +67,14 @@ def boxes_of(model: ir.Model, wiring: Wiring) -> list[Box]:
 
 def drawn(boxes: Sequence[Box], links: Mapping[str, str], inputs: Iterable[str], outputs: Iterable[str]) -> Markup:
     """The boxes as SVG. `links` gives the anchor of each node that more is said of, and its badge behind a space."""
-    left = min((box.column for box in boxes), default=0.0)
-    width = (max((box.column for box in boxes), default=0.0) - left) * ACROSS + BOX + 2 * MARGIN
+    width = max((box.column for box in boxes), default=0.0) * ACROSS + BOX + 2 * MARGIN
     height = (max((box.row for box in boxes), default=0) + 3) * DOWN
-    middle = {-1: (width / 2, TALL / 2 + MARGIN)}
-    middle |= {
-        i: ((box.column - left) * ACROSS + BOX / 2 + MARGIN, (box.row + 1) * DOWN + TALL / 2 + MARGIN)
-        for i, box in enumerate(boxes)
-    }
+    edge = BOX / 2 + MARGIN
+    middle = {-1: (edge, TALL / 2 + MARGIN)}
+    middle |= {i: (box.column * ACROSS + edge, (box.row + 1) * DOWN + TALL / 2 + MARGIN) for i, box in enumerate(boxes)}
     parts = [_arrow(middle[source], middle[i], boxes[i].row - _row(boxes, source)) for i, source in _edges(boxes)]
     used = {source for box in boxes for source in box.reads}
-    end = (width / 2, height - DOWN + TALL / 2 + MARGIN)
+    end = ((boxes[-1].column if boxes else 0.0) * ACROSS + edge, height - DOWN + TALL / 2 + MARGIN)
     parts += [_arrow(middle[i], end, 1) for i in range(len(boxes)) if i not in used]
     parts.append(_box(middle[-1], ("input", ", ".join(inputs)), "end", ""))
     for i, box in enumerate(boxes):
@@ -84,10 +83,10 @@ def drawn(boxes: Sequence[Box], links: Mapping[str, str], inputs: Iterable[str],
     parts.append(_box(end, ("output", ", ".join(outputs)), "end", ""))
     return Markup(
         '<svg class="network" role="group" aria-label="the plain network" viewBox="0 0 {w:.0f} {h:.0f}" '
-        'width="{w:.0f}" height="{h:.0f}"><defs>'
+        'style="width:100%;min-width:{least:.0f}px;max-width:{w:.0f}px"><defs>'
         '<marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" '
         'orient="auto"><path d="M0 0 8 4 0 8z"/></marker></defs>{parts}</svg>'
-    ).format(w=width, h=height, parts=Markup("").join(parts))
+    ).format(w=width, h=height, least=min(LEAST * width, width), parts=Markup("").join(parts))
 
 
 def _label(node: ir.Node) -> str:
@@ -125,7 +124,7 @@ def _place(boxes: Sequence[Box]) -> None:
         columns: list[float] = []
         for i in ordered:
             columns.append(max(wanted[i], columns[-1] + 1) if columns else wanted[i])
-        shift = mean - sum(columns) / len(columns)
+        shift = max(mean - sum(columns) / len(columns), -columns[0])  # it grows to the right, away from the input
         for i, column in zip(ordered, columns, strict=True):
             boxes[i].column = column + shift
 

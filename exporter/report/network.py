@@ -31,7 +31,7 @@ def section(bundle: Bundle, extras: Any) -> dict[str, Any]:
         "worst": record.get("worst_region_error"),
         "end_to_end": record.get("end_to_end"),
         "tracer": record.get("tracer"),
-        "left_alone": [_reason(str(each)) for each in left],
+        "left_alone": _grouped([_reason(str(each)) for each in left]),
     }
 
 
@@ -49,6 +49,14 @@ def _region(i: int, record: Mapping[str, Any]) -> dict[str, Any]:
         "error": record.get("error"),
         "growth": record.get("growth"),
     }
+
+
+def _grouped(reasons: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
+    """Reasons of one code and one remedy together."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for each in reasons:
+        found.setdefault((each["code"], each["remedy"]), []).append(each["found"])
+    return [{"code": code, "remedy": remedy, "found": each} for (code, remedy), each in found.items()]
 
 
 def _reason(text: str) -> dict[str, str]:

@@ -21,7 +21,10 @@ def section(bundle: Bundle, extras: Any) -> dict[str, Any]:
     drawn = []
     for measure, some in kinds.items():
         title = f"{measure} of each step"
-        bars = [(r["name"], r["error"], r["tolerance"], r["own"], COLORS.get(r["state"], "soft")) for r in some[:MOST]]
+        bars = [
+            ("\n".join(r["names"]), r["error"], r["tolerance"], r["own"], COLORS.get(r["state"], "soft"))
+            for r in some[:MOST]
+        ]
         drawn.append({"title": title, "svg": charts.errors(bars, title), "cut": max(0, len(some) - MOST)})
     counted = [row for row in rows if row["accuracy"]]
     return {"rows": rows, "charts": drawn, "counted": bool(counted)}
@@ -37,8 +40,10 @@ def _row(p: Mapping[str, Any]) -> dict[str, Any]:
     output = f"{p.get('output') or ''}{place}"
     accuracy = p.get("accuracy") or {}
     images = accuracy.get("images")
+    names = [name for name in (str(p.get("step") or ""), output) if name]
     return {
-        "name": " · ".join(filter(None, [str(p.get("step") or ""), output])),
+        "names": names,
+        "name": " · ".join(names),
         "measure": MEASURES.get(str(p.get("measure")), "error"),
         "error": p.get("error"),
         "tolerance": p.get("tolerance"),
