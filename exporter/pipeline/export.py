@@ -216,7 +216,7 @@ def _plain_network(job: Job, network: Network, cost: Cost, steps: Steps, clock: 
         if job.dynamic_size is not None:
             refuse_guards(network.name, plain, network.inputs, job.dynamic_size)
     counts = {
-        "training": cost_json(cost, report.counts_before),
+        "training": {**cost_json(cost, report.counts_before), "ops": dict(sorted(report.ops_before.items()))},
         "plain": cost_json(count_module(plain, network.examples), report.counts_after),
     }
     first = "checkpoint" if "checkpoint" in network.provenance else "initialization"
