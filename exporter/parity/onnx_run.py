@@ -59,7 +59,7 @@ def _session(path: Path, *, optimized: bool) -> ort.InferenceSession:
 
 def _options(*, optimized: bool) -> ort.SessionOptions:
     options = ort.SessionOptions()
-    options.log_severity_level = 3  # errors alone
+    options.log_severity_level = 4  # an error is raised as well
     options.enable_cpu_mem_arena = False
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # Of its optimizations the last level lays every weight out anew: twice the memory and time for one pass each.
