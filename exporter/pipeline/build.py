@@ -25,8 +25,6 @@ from .steps import Steps, onnx_run, run_of_runner
 
 LEFT_OUT = "left_out"
 """The manifest's key for precisions that could not be, and why."""
-TELLING_SIZE = 1_000_000
-"""Bytes of an engine from which on its size is that of its weights."""
 
 
 @dataclass(frozen=True)
@@ -172,12 +170,13 @@ def _add_lower(draft: Draft, job: BuildJob, name: str, steps: Steps) -> None:
 
 
 def _warn_of_size(draft: Draft, name: str) -> None:
-    """Say it where an engine is no smaller than that of fp32 for the same GPUs."""
+    """Say it where an engine is no smaller than that of fp32 for the same GPUs, which is mostly weights."""
     engines = draft.manifest.engines
-    for engine in (each for each in engines if each.precision == name and each.size >= TELLING_SIZE):
+    weights = draft.manifest.counts.get("onnx", {}).get("bytes", 0)
+    for engine in (each for each in engines if each.precision == name):
         same = (engine.backend, engine.targets, engine.device)
         wide = [e.size for e in engines if e.precision == "fp32" and (e.backend, e.targets, e.device) == same]
-        if wide and engine.size >= min(wide):
+        if wide and engine.size >= min(wide) <= 2 * weights:
             warn(
                 draft,
                 f"{name} in name: its engine has {engine.size / 1e6:.1f} MB, that of fp32 {min(wide) / 1e6:.1f} MB; "
