@@ -164,6 +164,10 @@ def check_request(engine: str = "auto", options: BuildOptions = BuildOptions(), 
     targets_for(backend, targets, precision.split("+"), chosen=bool(options.targets))
 
 
+FOREIGN = ("uint8", "int16", "uint16")
+"""Types that an ONNX graph may round to and no kernel computes in."""
+
+
 def check_precision(wanted: Mapping[str, str], found: Mapping[str, str], file: str) -> None:
     """Raise EngineError where a layer computes in another type than its ONNX graph says: `wanted`, by node name.
 
@@ -171,6 +175,10 @@ def check_precision(wanted: Mapping[str, str], found: Mapping[str, str], file: s
     fewer layers of a type than the graph has.
     """
     for name, precision in wanted.items():
+        if precision in FOREIGN:
+            raise EngineError(
+                f"{file}: {name} reads {precision}, and TensorRT rounds to int8 alone; quantize with int8, zero point 0"
+            )
         if found.get(name, precision) != precision:
             raise EngineError(
                 f"{file}: {name} would compute in {found[name]}, the graph says {precision}; "

@@ -144,12 +144,18 @@ def create(name: str, *, deploy: bool = False, **options: Any) -> "nn.Module":
 
 
 _DETECTED = "heights and widths that are multiples of 32"
-_WIDE, _SQUARE = (1, 3, 800, 1280), (1, 3, 640, 640)
+_WIDE, _SQUARE, _SCENE = (1, 3, 800, 1280), (1, 3, 640, 640), (1, 1, 96, 96)
 _FAMILIES = {  # by how a name begins
     "retinanet": Entry("", "RetinaNet", "detection.retinanet", _DETECTED, ("", ""), _WIDE, COCO),
     "mask_rcnn": Entry("", "Mask R-CNN", "detection.mask_rcnn", _DETECTED, ("", ""), _WIDE, COCO),
     "parnet_xl_yolo": Entry("", "ParNet YOLO", "detection.parnet_yolo", _DETECTED, ("", ""), _SQUARE, YOLO),
     "parnet_xl_csp_yolo": Entry("", "ParNet YOLO", "detection.parnet_yolo", _DETECTED, ("", ""), _SQUARE, YOLO),
+    "digits_detector": Entry(
+        "", "Digits", "digits_detector", "heights and widths that are multiples of 16", ("", ""), _SCENE, DIGITS
+    ),
+    "digits_segmenter": Entry(
+        "", "Digits", "digits_segmenter", "heights and widths that are multiples of 8", ("", ""), _SCENE, DIGITS
+    ),
     "vanillanet": Entry(
         "", "VanillaNet", "vanillanet", "heights and widths from 32 on", ("cls2.0.weight", "cls.2.weight")
     ),

@@ -44,6 +44,8 @@ PARAMETERS: Mapping[str, tuple[int, int]] = {
     "resnet12_wide": (38_994_328, 38_986_056),
     "resnet12_wide_sse": (38_914_170, 38_906_180),
     "resnet_digits": (197_578, 183_706),
+    "digits_detector": (311_852, 281_052),
+    "digits_segmenter": (165_835, 150_459),
     "alexnet": (61_100_840, 61_100_840),
     "repvgg_a0": (9_108_968, 8_309_384),
     "repvgg_a1": (14_092_264, 12_789_864),

@@ -1,6 +1,6 @@
-"""Train a small VanillaNet, ParNet or ResNet on handwritten digits; the file has the published layout.
+"""Train a small network on handwritten digits: to name, find or cut them out; the file has the published layout.
 
-    python -m models.train vanillanet_digits -o digits.pth
+    python -m plainconv.models.train vanillanet_digits -o digits.pth
 
 The file is a whole checkpoint after every epoch: a training that was stopped goes on with --resume, and can be exported
 as it stands. Name, recipe and seed decide the weights, whether it was stopped or not.
@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from plainconv.exporter.errors import CheckpointError, PlainconvError
@@ -26,67 +25,33 @@ from plainconv.exporter.progress import track
 
 from . import create, entries, find
 from .checkpoints.files import read_content
-from .deep_training import Schedule, set_slope, slope_at
-from .digits import Digits, load_digits, save_digits, shifted
+from .deep_training import set_slope, slope_at
+from .training.recipe import Recipe
+from .training.tasks import task_of
 
-TRAINABLE = tuple(name for name in entries() if name.endswith("_digits"))
+TRAINABLE = tuple(name for name in entries() if "digits" in name)
 EMA_DECAY = 0.99
 INTERRUPTED = 130  # the shell's exit status for Ctrl-C
 
-# where each family keeps the weights, and their averages
-LAYOUTS: Mapping[str, tuple[str, str]] = {
-    "VanillaNet": ("model", "model_ema"),
-    "ParNet": ("state_dict", "state_dict_ema"),
-    "ResNet": ("state_dict", "state_dict_ema"),
-}
 
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to train; deep training's slope reaches 1 at `decay_epochs`, and `ema` is the averages' decay, 0 for none."""
-
-    epochs: int = 40
-    decay_epochs: int = 20
-    schedule: Schedule = "linear"
-    batch_size: int = 50
-    lr: float = 3e-3
-    weight_decay: float = 0.05
-    smoothing: float = 0.1
-    shift: int = 2
-    ema: float = 0.0
-    seed: int = 0
-
-    def args(self, name: str) -> dict[str, Any]:
-        """Name it all as the published training scripts do in the `args` of their checkpoints."""
-        return {
-            "model": name,
-            "epochs": self.epochs,
-            "decay_epochs": self.decay_epochs,
-            "decay_linear": self.schedule == "linear",
-            "batch_size": self.batch_size,
-            "lr": self.lr,
-            "weight_decay": self.weight_decay,
-            "smoothing": self.smoothing,
-            "shift": self.shift,
-            "model_ema": self.ema > 0,
-            "model_ema_decay": self.ema,
-            "seed": self.seed,
-        }
+def places_of(name: str) -> tuple[str, str]:
+    """Where a network's checkpoints keep the weights, and their averages."""
+    return ("model", "model_ema") if find(name).family == "VanillaNet" else ("state_dict", "state_dict_ema")
 
 
 @dataclass(frozen=True)
 class Trained:
-    """The share of the held-out digits that the weights, and their averages, get right."""
+    """What the weights, and their averages, are worth on what was held out, from 0 to 1."""
 
-    accuracy: float
-    accuracy_ema: float | None
+    score: float
+    score_ema: float | None
 
 
 class Training:
     """A network in training: weights, averages, optimizer, and how many epochs are done."""
 
     def __init__(self, name: str, recipe: Recipe) -> None:
-        self.name, self.recipe, self.epochs_done = name, recipe, 0
+        self.name, self.recipe, self.epochs_done, self.task = name, recipe, 0, task_of(name)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             self.network = create(name)
@@ -101,21 +66,20 @@ class Training:
         """Whether all epochs of the recipe are done."""
         return self.epochs_done >= self.recipe.epochs
 
-    def run_epoch(self, digits: Digits) -> float:
+    def run_epoch(self, data: Any) -> float:
         """Train one epoch, with the slope that belongs to it, and return its mean loss."""
         recipe, epoch = self.recipe, self.epochs_done
         for network in self._networks():
             set_slope(network, slope_at(epoch, recipe.decay_epochs, recipe.schedule))
         draw = torch.Generator().manual_seed(recipe.seed * 1_000_003 + epoch)
-        batches = torch.split(torch.randperm(len(digits.images), generator=draw), recipe.batch_size)
+        batches = torch.split(torch.randperm(len(data.images), generator=draw), recipe.batch_size)
         self.network.train()
         total = 0.0
         for step, batch in enumerate(batches):
             lr = recipe.lr * warmed_cosine((epoch + step / len(batches)) / recipe.epochs)
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
-            logits = self.network(shifted(digits.images[batch], recipe.shift, draw))
-            loss = functional.cross_entropy(logits, digits.labels[batch], label_smoothing=recipe.smoothing)
+            loss = self.task.loss(self.network, data, batch, recipe, draw)
             self.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
@@ -125,16 +89,16 @@ class Training:
         self.epochs_done += 1
         return total / len(batches)
 
-    def evaluate(self, held_out: Digits) -> Trained:
-        """Count what the networks get right of the held-out digits."""
-        shares = [accuracy(network, held_out) for network in self._networks()]
-        return Trained(shares[0], shares[1] if len(shares) > 1 else None)
+    def evaluate(self, held_out: Any) -> Trained:
+        """Score the networks on what was held out."""
+        scores = [self.task.score(network, held_out) for network in self._networks()]
+        return Trained(scores[0], scores[1] if len(scores) > 1 else None)
 
     def content(self) -> dict[str, Any]:
         """Return what the family's published checkpoints hold; the optimizer only while there is more to train."""
         args = argparse.Namespace(**self.recipe.args(self.name))
         content = {"epoch": self.epochs_done - 1, "args": args}
-        for key, network in zip(LAYOUTS[find(self.name).family], self._networks(), strict=False):
+        for key, network in zip(places_of(self.name), self._networks(), strict=False):
             content[key] = network.state_dict()
         return content if self.finished else {**content, "optimizer": self.optimizer.state_dict()}
 
@@ -155,7 +119,7 @@ class Training:
                 raise CheckpointError(
                     f"{file}: trained with {key} {found}, wanted {value}; give the recipe it began with"
                 )
-        for key, network in zip(LAYOUTS[find(self.name).family], self._networks(), strict=False):
+        for key, network in zip(places_of(self.name), self._networks(), strict=False):
             network.load_state_dict(content[key])
         if self.average is not None:
             self.average.n_averaged.fill_(1)
@@ -168,10 +132,10 @@ class Training:
 
 
 def train(name: str, path: Path, recipe: Recipe, *, resume: bool = False) -> Trained:
-    """Train `name` on the digits, and leave a checkpoint at `path` after every epoch.
+    """Train `name` on its task, and leave a checkpoint at `path` after every epoch.
 
     Args:
-        name: vanillanet_digits, parnet_digits or resnet_digits.
+        name: one of `TRAINABLE`.
         path: of the checkpoint; replaced as a whole, never written to in place.
         recipe: how to train.
         resume: go on from the checkpoint at `path`.
@@ -180,18 +144,18 @@ def train(name: str, path: Path, recipe: Recipe, *, resume: bool = False) -> Tra
         CheckpointError: the checkpoint to resume is missing, damaged or of another recipe.
         PlainconvError: scikit-learn is not installed.
     """
-    digits, held_out = load_digits()
     training = Training(name, recipe)
+    data, held_out = training.task.load()
     if resume:
         training.resume(read_content(path)[1], path.name)
     trained = training.evaluate(held_out)
     with one_thread(), track(f"training {name}", total=recipe.epochs, unit="epochs") as bar:
         bar.advance(training.epochs_done)
         while not training.finished:
-            loss = training.run_epoch(digits)
+            loss = training.run_epoch(data)
             save_atomically(training.content(), path)
             trained = training.evaluate(held_out)
-            bar.advance(1, note=f"loss {loss:.3f}, held out {trained.accuracy:.1%}")
+            bar.advance(1, note=f"loss {loss:.3f}, held out {trained.score:.1%}")
     return trained
 
 
@@ -204,13 +168,6 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def accuracy(network: nn.Module, digits: Digits) -> float:
-    """Return the share of `digits` that the network, in eval mode, gets right."""
-    with torch.inference_mode():
-        right = network.eval()(digits.images).argmax(1) == digits.labels
-    return int(right.sum()) / len(right)
 
 
 def warmed_cosine(progress: float, warmup: float = 0.05) -> float:
@@ -236,9 +193,11 @@ def save_atomically(content: Mapping[str, Any], path: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     given = _parser().parse_args(arguments)
+    task = task_of(given.name)
+    epochs = task.epochs if given.epochs is None else given.epochs
     recipe = Recipe(
-        epochs=given.epochs,
-        decay_epochs=given.epochs // 2 if given.decay_epochs is None else given.decay_epochs,
+        epochs=epochs,
+        decay_epochs=epochs // 2 if given.decay_epochs is None else given.decay_epochs,
         schedule=given.schedule,
         ema=EMA_DECAY if given.ema else 0.0,
         seed=given.seed,
@@ -247,7 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _check(recipe, given.output, resume=given.resume, force=given.force)
         trained = train(given.name, given.output, recipe, resume=given.resume)
         if given.held_out is not None:
-            save_digits(load_digits()[1], given.held_out)
+            task.save(task.load()[1], given.held_out)
     except PlainconvError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -259,8 +218,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         remedy = "--resume goes on with it" if given.output.exists() else "no epoch was done; begin again"
         print(f"stopped: {given.output}: {remedy}", file=sys.stderr)
         return INTERRUPTED
-    averaged = "" if trained.accuracy_ema is None else f", averaged weights {trained.accuracy_ema:.1%}"
-    print(f"{given.output}: {given.name}, {trained.accuracy:.1%} of the held-out digits right{averaged}")
+    averaged = "" if trained.score_ema is None else f", averaged weights {trained.score_ema:.1%}"
+    print(f"{given.output}: {given.name}, {trained.score:.1%} {task.counts}{averaged}")
     return 0
 
 
@@ -276,10 +235,12 @@ def _check(recipe: Recipe, output: Path, *, resume: bool, force: bool) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     standard = Recipe()
-    parser = argparse.ArgumentParser(prog="python -m models.train", description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m plainconv.models.train", description=(__doc__ or "").partition("\n")[0]
+    )
     parser.add_argument("name", choices=TRAINABLE, help="the network")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.pth", help="the checkpoint")
-    parser.add_argument("--epochs", type=int, default=standard.epochs, help="default %(default)s")
+    parser.add_argument("--epochs", type=int, help="default 40; 20 for the detector, 10 for the segmenter")
     parser.add_argument(
         "--decay-epochs", type=int, help="epochs until the slope of deep training is 1; default half of all"
     )
@@ -288,7 +249,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=standard.seed, help="default %(default)s")
     parser.add_argument("--resume", action="store_true", help="go on with the checkpoint at FILE.pth")
     parser.add_argument("--force", action="store_true", help="replace the checkpoint at FILE.pth")
-    parser.add_argument("--held-out", type=Path, metavar="FILE.npz", help="write the held-out images and labels too")
+    parser.add_argument("--held-out", type=Path, metavar="FILE.npz", help="write what was held out, too")
     return parser
 
 

@@ -14,7 +14,8 @@ GROUND = {"errors", "progress", "quiet", "version", "wheels"}
 """Of exporter/: what every room of it may use."""
 
 EXPORTER: Mapping[str, set[str]] = {
-    "cli": {"pipeline", "source", "surgery", "partition", "bundle"},
+    "cli": {"pipeline", "report", "source", "surgery", "partition", "bundle"},
+    "report": {"partition", "onnx_file", "bundle"},
     "pipeline": {
         "source", "to_onnx", "reparam", "onnx_file", "onnx_module", "surgery", "precision", "partition", "parity",
         "bundle", "count",
@@ -81,7 +82,9 @@ ONE_FILE: Mapping[str, set[str]] = {
     "cuda": {"engines.cuda.runtime", "engines.cuda.device_array"},
     "fastapi": {"engines.serving.rest.server"},
     "grpc": {"engines.serving.grpc.server"},
+    "jinja2": {"exporter.report.page"},
     "kserve": {"engines.serving.kserve_parts"},
+    "matplotlib": {"exporter.report.charts"},
     "onnxscript": {"exporter.precision.typed", "exporter.to_onnx.custom_ops"},
     "orjson": {"engines.serving.rest.codec"},
     "prometheus_client": {"engines.serving.metrics"},

@@ -58,5 +58,12 @@ class RunnerBackend:
 
 def load_here(bundle: Bundle, options: ServeOptions) -> Loaded:
     """The best engine of the bundle that this machine can run, in this process. Raises EngineError."""
-    runner = load(bundle, options.engine, precision=options.precision, threads=options.threads, devices=options.devices)
+    runner = load(
+        bundle,
+        options.engine,
+        precision=options.precision,
+        threads=options.threads,
+        devices=options.devices,
+        eager_kernels=options.eager_kernels,
+    )
     return Loaded(RunnerBackend(runner), runner.backend, runner.precision, runner.profiles, options.workers)

@@ -16,7 +16,7 @@ class ServeOptions:
     `timeout_s` is how long any request may take. Told to stop, the server says that it is not ready and goes on for
     `lame_duck_s`; then what was accepted has until `grace_s` are over. `watch_s` is how often a bundle and a
     certificate on disk are looked at (0: never). `access_log` is a file, "-" for stderr
-    or "" for none. `engine`, `precision`, `threads` and `devices` are `engines.load`'s.
+    or "" for none. `engine`, `precision`, `threads`, `devices` and `eager_kernels` are `engines.load`'s.
     """
 
     host: str = "127.0.0.1"
@@ -42,3 +42,4 @@ class ServeOptions:
     precision: str = "auto"
     threads: int = 0
     devices: tuple[int, ...] | None = None
+    eager_kernels: bool = False

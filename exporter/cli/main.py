@@ -17,11 +17,13 @@ from ..errors import PlainconvError
 from ..progress import be_quiet
 from ..version import __version__
 from ..wheels import collision, missing
-from . import bench, build, export, inspect, models, predict, run, serve, simplify, split, triton, validate
+from . import bench, build, export, inspect, models, predict, report, run, serve, simplify, split, triton, validate
 from . import eval as evaluate
 from .arguments import Parser
 
-COMMANDS = (run, export, build, validate, inspect, predict, evaluate, split, simplify, bench, triton, serve, models)
+COMMANDS = (
+    run, export, build, validate, inspect, report, predict, evaluate, split, simplify, bench, triton, serve, models,
+)  # fmt: skip
 INTERRUPTED = 130
 TERMINATED = 143
 CLOSED = 141  # as a program that SIGPIPE ends

@@ -56,6 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     life.add_argument("--engine", choices=_ENGINES, default="auto", help="what runs it")
     life.add_argument("--precision", default="auto", metavar="P", help="which of its precisions, such as fp16")
     life.add_argument("--devices", type=devices, metavar="0,1,2", help="run its split on these; or whole on one GPU")
+    eager = "TensorRT-RTX compiles its kernels for a new shape before the first call of it ends"
+    life.add_argument("--eager-kernels", action="store_true", help=eager)
     life.add_argument("--threads", type=count(0), default=0, metavar="N", help="of ONNX Runtime (0: one per core)")
 
 
@@ -121,6 +123,7 @@ def options_of(args: argparse.Namespace) -> "ServeOptions":
         precision=args.precision,
         threads=args.threads,
         devices=args.devices,
+        eager_kernels=args.eager_kernels,
     )
 
 

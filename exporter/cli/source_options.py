@@ -129,7 +129,19 @@ def refuse_weights(args: argparse.Namespace, wanted: str) -> None:
         raise SourceError(f"{used[0]} given without {wanted}; give both, or neither")
 
 
-_WEIGHTS = ("checkpoint", "ema", "key", "drop", "layout", "slope", "random_init", "set", "input_shape")
+_WEIGHTS = (
+    "checkpoint",
+    "ema",
+    "key",
+    "drop",
+    "layout",
+    "slope",
+    "random_init",
+    "set",
+    "input_shape",
+    "input",
+    "inputs",
+)
 
 
 def _shape(text: str, least: int = 2) -> tuple[int, ...]:

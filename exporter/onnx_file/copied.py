@@ -8,7 +8,7 @@ import onnx
 from onnx import TensorProto
 
 from ..errors import ExportError
-from .file import place
+from .external import place
 from .held import inner_tensors
 
 

@@ -10,7 +10,6 @@ array to the file.
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,8 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from ..errors import ExportError, one_line
 from . import wire
-from .held import Held, inner_tensors, put_back, remember_ends, restore, take_out, why_unfaithful
+from .external import mapped, place
+from .held import Held, graphs_of, inner_tensors, put_back, remember_ends, restore, take_out, why_unfaithful
 from .upgrade import UpgradeError, normalize, shapeless_ends, upgrade
 from .wire import is_stub, make_stub
 
@@ -124,19 +124,32 @@ def all_tensors(graph: gs.Graph) -> dict[str, Any]:
     return found
 
 
-def infer_shapes(graph: gs.Graph) -> None:
+def infer_shapes(graph: gs.Graph, *, within: bool = True) -> None:
     """Give every value of `graph` the type and shape that strict inference finds, open where inference finds less.
+
+    Those of graphs within it (branches, loop bodies) only if `within`.
 
     Raises:
         ExportError: types or shapes contradict one another.
 
     """
-    tensors = graph.tensors()
-    for info in _inferred(skeleton(graph, large=SMALL)).graph.value_info:
-        tensor, type_ = tensors.get(info.name), info.type.tensor_type
-        if isinstance(tensor, gs.Variable) and info.type.HasField("tensor_type") and type_.HasField("shape"):
-            tensor.dtype = onnx.helper.tensor_dtype_to_np_dtype(type_.elem_type)
-            tensor.shape = [d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in type_.shape.dim]
+    inferred = _inferred(skeleton(graph, large=SMALL)).graph
+    pairs = [(graph, inferred)]
+    while pairs:
+        graph, proto = pairs.pop()
+        tensors = graph.tensors()
+        for info in proto.value_info:
+            tensor, type_ = tensors.get(info.name), info.type.tensor_type
+            if not isinstance(tensor, gs.Variable) or not info.type.HasField("tensor_type"):
+                continue
+            if type_.elem_type:
+                tensor.dtype = onnx.helper.tensor_dtype_to_np_dtype(type_.elem_type)
+            if type_.HasField("shape"):
+                sizes = (d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in type_.shape.dim)
+                tensor.shape = list(sizes)
+        for node, written in zip(graph.nodes, proto.node, strict=True) if within else ():
+            named = {a.name: a.g for a in written.attribute if a.type == onnx.AttributeProto.GRAPH}
+            pairs += [(node.attrs[name], inner) for name, inner in named.items() if name in node.attrs]
 
 
 def refuse_unknown_types(graph: gs.Graph) -> None:
@@ -187,7 +200,7 @@ def write(
 def ops_of_file(path: Path) -> dict[str, int]:
     """How many nodes of each op the ONNX file at `path` has."""
     proto, _ = _mapped(path, SMALL)
-    return dict(sorted(Counter(node.op_type for node in proto.graph.node).items()))
+    return dict(sorted(Counter(node.op_type for graph in graphs_of(proto.graph) for node in graph.node).items()))
 
 
 def check(path: Path, *, full: bool = True) -> None:
@@ -274,54 +287,14 @@ def _mapped(path: Path, large: int = LARGE) -> tuple[onnx.ModelProto, dict[str, 
     weights = {}
     for tensor in proto.graph.initializer:
         if tensor.name in extents:
-            weights[tensor.name] = _map(tensor, path, extents[tensor.name])
+            weights[tensor.name] = mapped(tensor, path, extents[tensor.name])
         elif tensor.data_location == TensorProto.EXTERNAL:
-            weights[tensor.name] = _map(tensor, *place(tensor, path))
+            weights[tensor.name] = mapped(tensor, *place(tensor, path))
             tensor.CopyFrom(make_stub(tensor.name, tensor.data_type, list(tensor.dims)))
     for tensor in inner_tensors(proto):
         if tensor.data_location == TensorProto.EXTERNAL:
-            tensor.CopyFrom(onnx.numpy_helper.from_array(_map(tensor, *place(tensor, path)), tensor.name))
+            tensor.CopyFrom(onnx.numpy_helper.from_array(mapped(tensor, *place(tensor, path)), tensor.name))
     return proto, weights
-
-
-def place(tensor: TensorProto, path: Path) -> tuple[Path, wire.Extent]:
-    """The file in which a weight of the model at `path` lies, and where in it."""
-    entry = {e.key: e.value for e in tensor.external_data}
-    location = entry.get("location", "")
-    if not location or "\0" in location:
-        reason = f"says no file that {tensor.name} lies in ({location!r})"
-        raise ExportError(f"{path.name}: {reason}; export it again")
-    file = (path.parent / location).resolve()
-    if not file.is_relative_to(path.parent.resolve()):
-        where = f"outside its own folder ({location})"
-        raise ExportError(f"{path.name}: keeps {tensor.name} {where}; move that file beside it")
-    try:
-        extent = wire.Extent(int(entry.get("offset") or 0), int(entry.get("length") or 0))
-    except ValueError:
-        raise ExportError(f"{path.name}: offset or length of {tensor.name} is no number; export it again") from None
-    if extent.offset < 0 or extent.length < 0:
-        where = f"offset {extent.offset}, length {extent.length}"
-        raise ExportError(f"{path.name}: {tensor.name} lies at {where}, wanted no negative ones; export it again")
-    return file, extent
-
-
-def _map(tensor: TensorProto, file: Path, extent: wire.Extent) -> np.ndarray:
-    """The data of `tensor`, as a map of where it lies; a copy where they are not aligned to their type."""
-    try:
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
-        nbytes = prod(tensor.dims) * dtype.itemsize
-        if min(tensor.dims, default=0) < 0:
-            raise ValueError(f"a shape of {list(tensor.dims)}")
-        if extent.length not in (0, nbytes):
-            raise ValueError(f"{extent.length} bytes for a shape of {nbytes}")
-        if extent.offset + nbytes > file.stat().st_size:
-            raise ValueError(f"{file.stat().st_size} bytes, it ends at {extent.offset + nbytes}")
-        if not nbytes:
-            return np.zeros(tuple(tensor.dims), dtype)
-        mapped = np.memmap(file, dtype, "r", offset=extent.offset, shape=tuple(tensor.dims))
-        return mapped if extent.offset % dtype.itemsize == 0 else np.array(mapped)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ExportError(f"{file.name}: lacks the weight {tensor.name} ({one_line(error)}); copy it whole") from None
 
 
 def _bytes(tensor: Any) -> memoryview:

@@ -12,7 +12,7 @@ def type_name(tensor: Any) -> str:
     found = tensor.dtype
     if found is None:
         return "no tensor"
-    return TensorProto.DataType.Name(found).lower() if isinstance(found, int) else np.dtype(found).name
+    return str(TensorProto.DataType.Name(found).lower() if isinstance(found, int) else np.dtype(found).name)
 
 
 def dtype_of(name: str | np.dtype) -> np.dtype:

@@ -8,11 +8,17 @@ import onnx.version_converter
 from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto, helper
 
 from ..errors import one_line
-from .held import graphs_of
+from .held import FIRST_WITH_DEFAULTS, graphs_of
 
 OLDEST = 8
 """The opset from which an operand broadcasts by its shape alone; files before 7 are converted to it."""
 LAST_OLD = 6
+WITH_SHAPES = 5
+"""The opset from which Reshape takes its shape as an input."""
+ANY_CONSTANT = 9
+"""The opset from which a Constant may be of any type: before, inference fails on the integers that everybody wrote."""
+ALREADY = "plainconv.converted"
+"""The domain of a node that the converter has nothing left to do on: it would ask for sizes that it cannot infer."""
 ALIGNED = {"Add", "Sub", "Mul", "Div", "Pow", "And", "Or", "Xor", "Equal", "Greater", "Less"}
 """Ops that until opset 6 laid a second operand of fewer axes from `axis` on."""
 
@@ -67,7 +73,14 @@ def upgrade(proto: ModelProto) -> ModelProto:
     if proto.functions:
         proto = _inlined(proto)
     opset = opset_of(proto)
-    return _converted(proto, opset) if 0 < opset <= LAST_OLD else proto
+    if 0 < opset <= LAST_OLD:
+        proto = _converted(proto, opset)
+    if 0 < opset < ANY_CONSTANT:
+        for graph in graphs_of(proto.graph):
+            _constants_to_initializers(
+                graph, are_inputs=proto.ir_version < FIRST_WITH_DEFAULTS and graph is proto.graph
+            )
+    return proto
 
 
 def opset_of(proto: ModelProto) -> int:
@@ -92,7 +105,14 @@ def _inlined(proto: ModelProto) -> ModelProto:
 def _converted(proto: ModelProto, opset: int) -> ModelProto:
     """By onnx.version_converter, which loses the data of large weights and leaves types open that inference finds."""
     try:
-        converted = onnx.version_converter.convert_version(_with_own_axes(proto), OLDEST)
+        converted = proto
+        for step in (WITH_SHAPES, OLDEST):  # a shape must be an initializer before the next step asks for sizes
+            if opset_of(converted) < step:
+                converted = onnx.version_converter.convert_version(_with_own_axes(converted), step)
+                _welcome(converted)
+                _constants_to_initializers(converted.graph, are_inputs=converted.ir_version < FIRST_WITH_DEFAULTS)
+    except UpgradeError:
+        raise
     except Exception as error:  # ConvertError, RuntimeError
         reason = f"cannot be brought to {OLDEST} ({one_line(error, 100)})"
         raise UpgradeError(f"opset {opset}, which {reason}") from None
@@ -103,6 +123,33 @@ def _converted(proto: ModelProto, opset: int) -> ModelProto:
     del converted.graph.value_info[:]
     _restore_ends(proto.graph, converted.graph)
     return converted
+
+
+def _constants_to_initializers(graph: GraphProto, *, are_inputs: bool) -> None:
+    """Each tensor that a Constant of `graph` holds becomes an initializer; one that is an output stays.
+
+    In old files every initializer is an input as well: `are_inputs`.
+    """
+    ends = {value.name for value in graph.output}
+    for node in list(graph.node):
+        if node.op_type != "Constant" or node.domain not in ("", "ai.onnx") or node.output[0] in ends:
+            continue
+        held = [a.t for a in node.attribute if a.name == "value"]
+        if held:
+            graph.initializer.add().CopyFrom(held[0])
+            graph.initializer[-1].name = name = node.output[0]
+            graph.node.remove(node)
+            if are_inputs:
+                graph.input.append(helper.make_tensor_value_info(name, held[0].data_type, held[0].dims))
+
+
+def _welcome(proto: ModelProto) -> None:
+    """Bring the nodes that were kept from the converter back among the others."""
+    for node in proto.graph.node:
+        node.domain = "" if node.domain == ALREADY else node.domain
+    kept = [o for o in proto.opset_import if o.domain != ALREADY]
+    del proto.opset_import[:]
+    proto.opset_import.extend(kept)
 
 
 def _with_own_axes(proto: ModelProto) -> ModelProto:
@@ -121,6 +168,7 @@ def _with_own_axes(proto: ModelProto) -> ModelProto:
             ranks[value.name] = len(value.type.tensor_type.shape.dim)
     lowered = ModelProto()
     lowered.CopyFrom(proto)
+    lowered.opset_import.append(helper.make_opsetid(ALREADY, 1))
     nodes: list[NodeProto] = []
     for node in lowered.graph.node:
         attrs = {a.name: a for a in node.attribute}
@@ -140,6 +188,7 @@ def _with_own_axes(proto: ModelProto) -> ModelProto:
             kept = [a for name, a in attrs.items() if name not in ("axis", "broadcast")]
             del node.attribute[:]
             node.attribute.extend(kept)
+            node.domain = ALREADY
         nodes.append(node)
     nodes = [NodeProto.FromString(node.SerializeToString()) for node in nodes]  # of their own, not of the list cleared
     del lowered.graph.node[:]

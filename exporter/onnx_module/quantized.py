@@ -13,7 +13,7 @@ _TYPES = {2: torch.uint8, 3: torch.int8, 5: torch.int16, 6: torch.int32}
 def _quantize(step: Step, x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
     """clip(round(x / s) + z), halves to even."""
     dtype = _TYPES.get(step.get("output_dtype", 0) or 2) if zero is None else zero.dtype
-    if dtype not in _TYPES.values() or step.get("block_size", 0):
+    if dtype is None or dtype not in _TYPES.values() or step.get("block_size", 0):
         step.refuse(f"the type {str(dtype).removeprefix('torch.')}, or blocks")
     info = torch.iinfo(dtype)
     shift = 0 if zero is None else _along(step, x, zero).to(torch.int64)

@@ -1,6 +1,7 @@
 """Accuracy on labelled, held-out images, before and after every step."""
 
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,15 @@ from .batches import Run, in_batches
 
 @dataclass(frozen=True)
 class EvalData:
-    """Images [n, C, H, W] float32, as the network takes them, and labels [n]."""
+    """Images [n, C, H, W] float32, as the network takes them, and labels [n]; its further inputs by name, [n, …]."""
 
     images: np.ndarray
     labels: np.ndarray
+    others: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def of_inputs(self, names: Iterable[str]) -> dict[str, np.ndarray]:
+        """By the names of the network's inputs, of which `images` is the first."""
+        return {name: self.others.get(name, self.images) for name in names}
 
 
 @dataclass(frozen=True)
@@ -43,20 +49,39 @@ class Accuracy:
         return f"{share}; {self.changed} images differ from the network before"
 
 
-def read_eval_data(path: Path, image_shape: tuple[int, ...]) -> EvalData:
+def read_eval_data(
+    path: Path, image_shape: tuple[int, ...] | Mapping[str, tuple[int, ...]], whole: Collection[str] = ()
+) -> EvalData:
     """The arrays "images" and "labels" of the .npz file at `path`; `image_shape` is C, H, W.
 
+    Of a network with several inputs, whose shapes are by name, an array of each name takes the place of "images";
+    `whole` are those that have no batch axis.
+
     Raises:
-        SourceError: the file is missing or no .npz, lacks one of the two, or they do not fit the network or each other.
+        SourceError: the file is missing or no .npz, lacks one of the two, or they do not fit the network or each other;
+            an input has no batch axis.
 
     """
-    held = arrays_of_npz(path, ("images", "labels"))
-    images, labels = held["images"], held["labels"]
-    check_images(path, images, image_shape)
+    if whole:
+        raise SourceError(f"--eval-data counts images, and the input {min(whole)} has no batch axis; leave it out")
+    shapes = dict(image_shape) if isinstance(image_shape, Mapping) else {"images": image_shape}
+    if len(shapes) == 1:
+        shapes = {"images": next(iter(shapes.values()))}
+    held = arrays_of_npz(path, (*shapes, "labels"))
+    labels = held.pop("labels")
+    for name, shape in shapes.items():
+        check_images(path, held[name], shape, name)
+    first, *rest = shapes
+    images, others = held[first].astype(np.float32), {name: _single(held[name]) for name in rest}
+    other = next((name for name, x in others.items() if len(x) != len(images)), None)
+    if other is not None:
+        raise SourceError(
+            f"{path.name}: {first} has {len(images)} rows and {other} {len(others[other])}; wants one of each"
+        )
     if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
         kind = f"{labels.dtype} {list(labels.shape)}"
         raise SourceError(f"{path.name}: labels are {kind}, want one integer for each of {len(images)} images")
-    return EvalData(images.astype(np.float32), labels.astype(np.int64))
+    return EvalData(images, labels.astype(np.int64), others)
 
 
 def arrays_of_npz(path: Path, names: tuple[str, ...] | None) -> dict[str, np.ndarray]:
@@ -88,15 +113,19 @@ def arrays_of_npz(path: Path, names: tuple[str, ...] | None) -> dict[str, np.nda
         raise SourceError(f"{path}: {reason}; write it with numpy.savez") from None
 
 
-def check_images(path: Path, images: np.ndarray, image_shape: tuple[int, ...]) -> None:
+def _single(x: np.ndarray) -> np.ndarray:
+    return x.astype(np.float32) if x.dtype.kind == "f" else x
+
+
+def check_images(path: Path, images: np.ndarray, image_shape: tuple[int, ...], what: str = "images") -> None:
     """Raise SourceError unless `images` are [n, *image_shape], at least one, of finite numbers."""
     if images.shape[1:] != image_shape or not len(images):
         wanted = ", ".join(["n", *map(str, image_shape)])
-        raise SourceError(f"{path.name}: images are {list(images.shape)}, want [{wanted}] as the network takes them")
+        raise SourceError(f"{path.name}: {what} are {list(images.shape)}, want [{wanted}] as the network takes them")
     if images.dtype.kind not in "fiub" or not _finite(images):
         found = f"{images.dtype}" if images.dtype.kind not in "fiub" else "not all finite"
         raise SourceError(
-            f"{path.name}: images are {found}, want finite numbers, preprocessed as the network takes them"
+            f"{path.name}: {what} are {found}, want finite numbers, preprocessed as the network takes them"
         )
 
 
@@ -113,7 +142,7 @@ def correctness(run: Run, data: EvalData, batch: int) -> np.ndarray:
         SourceError: its first output is not a row of scores an image.
 
     """
-    scores = in_batches(run, (data.images,), batch)[0]
+    scores = in_batches(run, (data.images, *data.others.values()), batch)[0]
     if scores.ndim != 2 or len(scores) != len(data.images):
         raise SourceError(
             f"the network's output is {list(scores.shape)}, want [images, classes] to hold against labels"

@@ -26,7 +26,8 @@ def in_batches(
     parts = []
     for start in range(0, count, batch):
         index = np.minimum(np.arange(start, start + batch if fill else min(start + batch, count)), count - 1)
-        parts.append(list(run(*(x[index[0] if w else index] for x, w in zip(inputs, is_whole, strict=True)))))
+        rows = (np.asarray(x[index[0] if w else index]) for x, w in zip(inputs, is_whole, strict=True))
+        parts.append(list(run(*rows)))
     joined = []
     for outputs in zip(*parts, strict=True):
         if outputs[0].ndim and outputs[0].shape[0] == min(batch, count if not fill else batch):

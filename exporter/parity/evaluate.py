@@ -130,7 +130,7 @@ def _as_fed(arrays: Mapping[str, np.ndarray], types: Sequence[torch.dtype]) -> d
 
 
 def _tensors(arrays: Sequence[np.ndarray]) -> tuple[Tensor, ...]:
-    return tuple(torch.from_numpy(np.ascontiguousarray(a)) for a in arrays)
+    return tuple(torch.from_numpy(np.asarray(a, order="C")) for a in arrays)
 
 
 def _in_float64(module: nn.Module, inputs: Inputs, batch: int) -> tuple[list[np.ndarray], bool, bool]:

@@ -1,6 +1,7 @@
 """Two ONNX files that should compute the same, judged as any step is: the first in float64, and its own error."""
 
 from collections.abc import Iterator, Sequence
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ from .record import FAILED, Parity, unmeasured
 
 MOST_MACS = 100e9
 """Multiply-accumulates of one batch beyond which a file is not evaluated in float64."""
+MOST_ELEMENTS = 1 << 31
+"""Of an input that is tried."""
 BATCH = 2
 """Images at a time where the batch is open."""
 
@@ -83,6 +86,8 @@ def _examples(graph: gs.Graph, sizes: Sequence[int]) -> Iterator[dict[str, Tenso
             if tensor.shape is None or isinstance(tensor.dtype, int) or np.dtype(tensor.dtype).kind not in "biuf":
                 return
             axes = [n if isinstance(n, int) else (BATCH if axis == 0 else size) for axis, n in enumerate(tensor.shape)]
+            if not 0 < prod(axes) < MOST_ELEMENTS:
+                return
             examples[str(tensor.name)] = torch.zeros(axes, dtype=_torch_type(tensor.dtype))
         if not examples:
             return

@@ -45,8 +45,13 @@ Matches = Mapping[str, Match]
 class Form(Protocol):
     """A form of the network: `names` are its values that are compared, in order, `nodes` what computes each."""
 
-    names: Sequence[str]
-    nodes: Mapping[str, str]
+    @property
+    def names(self) -> Sequence[str]:
+        """Of the values, in order."""
+
+    @property
+    def nodes(self) -> Mapping[str, str]:
+        """The name of what computes each."""
 
     def free(self, inputs: Sequence[np.ndarray]) -> Mapping[str, np.ndarray]:
         """All values, computed from the input."""
@@ -305,7 +310,7 @@ def _not_alike(value: object, right: np.ndarray) -> str:
 
 def _off(y: np.ndarray, y0: np.ndarray) -> float:
     with np.errstate(all="ignore"):
-        off = _rms(y.astype(np.float64) - y0) / max(float(np.std(y0)), np.finfo(np.float32).tiny)
+        off = _rms(y.astype(np.float64) - y0) / max(float(np.std(y0)), float(np.finfo(np.float32).tiny))
     return off if math.isfinite(off) else math.inf
 
 

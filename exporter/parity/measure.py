@@ -2,12 +2,12 @@
 
 float32: the largest error of any element, in units of its part's scale. It may be at most `MULTIPLE` times what the
 network's own float32 is off by on the same images, and no less than `MULTIPLE` times the rounding of a perfect result,
-u·|y64|, u = 2⁻²⁴: where eager happens to be exact, a step need not be. Own errors are taken from all images but the
-chaotic ones, on which they are `CHAOTIC` times the usual; there they count for that image alone. A part is allowed what
-any other part is off by, in its own spread, up to where that would certify nothing. The images of zeros
-and of hot pixels have feature maps of equal values, and in a sum of n equal terms all roundings go the same way: added
-one after another they are off by up to n·u of the sum, where eager PyTorch, which adds in pairs, shows nothing of it.
-On these images n·u·max |y64| is allowed, n being the longest sum in the network.
+u·|y64|, u = 2⁻²⁴, or u for probabilities: where eager happens to be exact, a step need not be. Own errors are taken
+from all images but the chaotic ones, on which they are `CHAOTIC` times the usual; there they count for that image
+alone. A part is allowed what any other part is off by, in its own spread, up to where that would certify nothing. The
+images of zeros and of hot pixels have feature maps of equal values, and in a sum of n equal terms all roundings go the
+same way: added one after another they are off by up to n·u of the sum, where eager PyTorch, which adds in pairs, shows
+nothing of it. On these images n·u·max |y64| is allowed, n being the longest sum in the network.
 
 Lower precisions, and float32 where single elements are chaotic: the root mean square of these errors: of all elements,
 of each image, and at each index of each axis over the spread there. A slice of n elements is allowed 1 + 3/√n times the
@@ -72,10 +72,30 @@ def float32_tolerances(wanted: Wanted, flat: np.ndarray, longest_sum: int) -> np
     own = np.maximum(own, pooled[:, None])
     with np.errstate(all="ignore"):
         peaks = UNIT_ROUNDOFF["float32"] * wanted.peaks()
-        rounding, bias = peaks / wanted.scales, longest_sum * peaks.max(axis=0, initial=0.0) / wanted.scales[flat]
+        bias = longest_sum * peaks.max(axis=0, initial=0.0) / wanted.scales[flat]
+        rounding = np.where(wanted.are_shares(), UNIT_ROUNDOFF["float32"], peaks) / wanted.scales
     allowed: np.ndarray = MULTIPLE * np.maximum(own, np.maximum(typical, rounding.max(axis=0, initial=0.0)))
     allowed[flat] = np.fmax(allowed[flat], bias)
     return allowed
+
+
+def as_chaotic(wanted: Wanted, y: np.ndarray, allowed: np.ndarray) -> np.ndarray:
+    """`allowed` [images, K], more of it on as many further images as the network's own float32 is chaotic on.
+
+    Chance says on which images a sum that is rounded otherwise turns a decision over: the order of two detections, a
+    gate far out. A step may do so on others than eager does, but on no more of them and no farther, and not on most;
+    what is off by less than such a jump is no chance.
+    """
+    chaotic = allowed.max(axis=1, initial=0.0) > MAX_TOLERANCE
+    if not chaotic.any() or len(y) != len(allowed):
+        return allowed
+    with np.errstate(all="ignore"):
+        found = wanted.by_part(np.abs(y.astype(np.float64) - wanted.values), np.max) / wanted.scales
+        off = ~(found <= allowed).all(axis=1) & ~chaotic
+        worst, farthest = found.max(axis=1), MULTIPLE * wanted.own_errors[chaotic].max()
+        jumps = bool(((worst > MAX_TOLERANCE) & (worst <= farthest))[off].all())
+        few = off.sum() <= chaotic.sum() and 2 * (off | chaotic).sum() <= len(y)
+    return np.where(off[:, None], farthest, allowed) if jumps and few else allowed
 
 
 def largest_error(wanted: Wanted, y: np.ndarray, allowed: np.ndarray) -> Measured:

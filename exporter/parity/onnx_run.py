@@ -61,7 +61,7 @@ def _session(path: Path, *, optimized: bool) -> ort.InferenceSession:
 def session_options(*, optimized: bool) -> ort.SessionOptions:
     """One thread's worth of manners: no spinning, no arena that outlives a call, errors alone in the log."""
     options = ort.SessionOptions()
-    options.log_severity_level = 3  # errors alone
+    options.log_severity_level = 4  # an error is raised as well
     options.enable_cpu_mem_arena = False
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # Of its optimizations the last level lays every weight out anew: twice the memory and time for one pass each.

@@ -7,6 +7,10 @@ more, as boxes beside scores have, each index is a part with a spread of its own
 
 An edge may move a part further than that (twice the contrast moves a ReLU network's output by twice as much), and its
 rounding errors grow alike: its scale is the RMS of y64 − mean(y64) where that is larger.
+
+Probabilities, numbers from 0 to 1, come out of sums with numbers near 1: a runtime may compute σ(x) as ½ + r(x), and is
+off by the rounding of ½ however small σ is. On images that show a trained detector nothing all its scores are as small
+as that. So a part of them is measured as if it moved by `LEAST_SHARE` at least.
 """
 
 import dataclasses
@@ -22,6 +26,7 @@ ENOUGH_SAMPLES = 12
 """Independent deviations that the spread of one index needs to be told from chance."""
 CONSTANT, NOTHING = 1e-3, 1e-7
 """Of its own size, and of the largest part's: a part that moves by less is measured as if it moved by that."""
+LEAST_SHARE = 2.0**-14
 MOST_SLICES = 512
 """Indices along an axis up to which each of them is looked at, besides those of the parts."""
 
@@ -69,6 +74,14 @@ class Wanted:
         """max |y| of each image and part: [images, K]."""
         return self.by_part(np.abs(self.values), np.max)
 
+    def are_shares(self) -> np.ndarray:
+        """Which parts hold probabilities, of which at least one is not next to nothing: [K]."""
+        if not self.values.size:
+            return np.zeros(len(self.spreads), bool)
+        low, high = self.by_part(self.values, np.min).min(axis=0), self.by_part(self.values, np.max).max(axis=0)
+        shares: np.ndarray = (low >= 0) & (high <= 1)
+        return shares & (np.max(high[shares], initial=0.0) >= LEAST_SHARE)
+
     def by_part(self, y: np.ndarray, reduce: object) -> np.ndarray:
         """`reduce` (np.max, np.mean) of an array like `values` over all but images and parts: [images, K]."""
         moved = y if self.axis is None else np.moveaxis(y, self.axis, 1)
@@ -101,13 +114,15 @@ def wanted_output(y: np.ndarray, own: list[np.ndarray], kinds: tuple[str, ...], 
         y = y.astype(np.float64, copy=False)
         variance = np.var(y[rows], axis=0, ddof=1) if len(rows) > 1 else np.zeros(y.shape[1:])
         axis = _parts_axis(variance, len(rows))
-        one = Wanted(y, axis, np.zeros(1), np.zeros((len(y), 1)), np.zeros((len(y), 1)), 0.0, ())
+        parts = 1 if axis is None else y.shape[axis]
+        one = Wanted(y, axis, np.zeros(parts), np.zeros((len(y), parts)), np.zeros((len(y), parts)), 0.0, ())
         spreads = np.sqrt(one.by_part(variance[None], np.mean)[0])
         floors = np.sqrt(one.by_part(y**2, np.mean).max(axis=0)) if y.size else np.zeros_like(spreads)
         still = CONSTANT * floors
         if 0 < float(np.mean(spreads**2)) < float(np.mean(still**2)):  # the output as a whole: nothing hides that
             still = np.zeros_like(still)
         moving = np.maximum(spreads, np.maximum(still, NOTHING * np.max(floors, initial=0.0)))
+        moving[one.are_shares()] = np.maximum(moving[one.are_shares()], LEAST_SHARE)
         scales = np.tile(moving, (len(y), 1))
         edges = np.isin(kinds, EDGES) if keeps_apart else np.zeros(len(y), bool)
         mean = y[rows].mean(axis=0) if len(rows) else 0.0

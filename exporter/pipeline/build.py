@@ -1,5 +1,6 @@
 """What a bundle is asked to hold: graphs and engines of each precision, held to float64, and not made twice."""
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -24,8 +25,6 @@ from .steps import Steps, onnx_run, run_of_runner
 
 LEFT_OUT = "left_out"
 """The manifest's key for precisions that could not be, and why."""
-TELLING_SIZE = 1_000_000
-"""Bytes of an engine from which on its size is that of its weights."""
 
 
 @dataclass(frozen=True)
@@ -125,19 +124,23 @@ def build_bundle(path: Path, job: BuildJob) -> bool:
     return True
 
 
-def add_precision(draft: Draft, job: BuildJob, name: str, steps: Steps) -> PlainconvError | None:
+def add_precision(
+    draft: Draft, job: BuildJob, name: str, steps: Steps, *, must_build: bool = True
+) -> PlainconvError | None:
     """Add the graph and the engine of one precision to a draft that has its ONNX model, linked, and its reference.
 
-    A lower precision that cannot be is left out, and so noted in the draft; returns why, else None.
+    A lower precision that cannot be is left out, and so noted in the draft, and so is an engine in fp32 that cannot be
+    built, unless it `must_build`; returns why, else None.
     """
-    if name == "fp32":
-        if job.engine != "none":
-            add_engines(draft, job, name, steps)
-        return None
     try:
-        with undone_on_error(draft):
-            _add_lower(draft, job, name, replace(steps, failed=[]))
+        with contextlib.nullcontext() if name == "fp32" and must_build else undone_on_error(draft):
+            if name != "fp32":
+                _add_lower(draft, job, name, replace(steps, failed=[]))
+            elif job.engine != "none":
+                add_engines(draft, job, name, steps)
     except (CheckFailedError, EngineError, ExportError) as error:
+        if name == "fp32" and (must_build or not isinstance(error, EngineError)):
+            raise
         _note_left_out(draft, name, str(error))
         return error
     _note_left_out(draft, name, None)
@@ -167,12 +170,13 @@ def _add_lower(draft: Draft, job: BuildJob, name: str, steps: Steps) -> None:
 
 
 def _warn_of_size(draft: Draft, name: str) -> None:
-    """Say it where an engine is no smaller than that of fp32 for the same GPUs."""
+    """Say it where an engine is no smaller than that of fp32 for the same GPUs, which is mostly weights."""
     engines = draft.manifest.engines
-    for engine in (each for each in engines if each.precision == name and each.size >= TELLING_SIZE):
+    weights = draft.manifest.counts.get("onnx", {}).get("bytes", 0)
+    for engine in (each for each in engines if each.precision == name):
         same = (engine.backend, engine.targets, engine.device)
         wide = [e.size for e in engines if e.precision == "fp32" and (e.backend, e.targets, e.device) == same]
-        if wide and engine.size >= min(wide):
+        if wide and engine.size >= min(wide) <= 2 * weights:
             warn(
                 draft,
                 f"{name} in name: its engine has {engine.size / 1e6:.1f} MB, that of fp32 {min(wide) / 1e6:.1f} MB; "
@@ -270,16 +274,20 @@ def _wanted(job: BuildJob, name: str, reference: Reference) -> Wanted:
     precision = precision_of_name(name)
     images = None
     if job.calibration is not None:
-        images = read_images(job.calibration, reference.inputs)
+        rows = {name: x for name, x in reference.inputs.items() if name not in reference.whole}
+        images = read_images(job.calibration, rows)
+        count = min(len(x) for x in images.values())
+        images |= {name: np.repeat(reference.inputs[name][:1], count, axis=0) for name in reference.whole}
+        images = {name: images[name] for name in reference.inputs}
     return Wanted(precision, images, job.method, job.tolerance, images_at_hand=job.eval_data is not None)
 
 
 def _eval_images(job: BuildJob, steps: Steps) -> dict[str, np.ndarray] | None:
     """What lower precisions are held to, and calibrated on, where nothing else is given."""
-    if steps.data is None or job.eval_data is None or len(steps.reference.inputs) > 1:
+    if steps.data is None or job.eval_data is None:
         return None
-    return dict.fromkeys(steps.reference.inputs, steps.data.images)
+    return steps.data.of_inputs(steps.reference.inputs)
 
 
 def _eval_data(job: BuildJob, reference: Reference) -> EvalData | None:
-    return None if job.eval_data is None else read_eval_data(job.eval_data, reference.image_shape)
+    return None if job.eval_data is None else read_eval_data(job.eval_data, reference.shapes, reference.whole)

@@ -26,6 +26,7 @@ from ..count import Cost, count_module
 from ..errors import ExportError, PlainconvWarning, SourceError
 from ..onnx_file.file import check, write
 from ..parity import EvalData, Reference, read_eval_data, run_module
+from ..parity.inputs import batch_of, has_batch
 from ..progress import track
 from ..reparam import reparameterize
 from ..source.folded import fold_preprocessing
@@ -119,7 +120,7 @@ def export_bundle(job: Job) -> Path:
     with clock.running(f"exporting {job.source}"):
         with clock.step("load"):
             network = _load(job)
-            data = read_eval_data(job.eval_data, tuple(network.example.shape[1:])) if job.eval_data else None
+            data = _eval_data(job.eval_data, network) if job.eval_data else None
         for warning in network.warnings:
             warnings.warn(warning, PlainconvWarning, stacklevel=2)
         with write_bundle(target, job.force) as draft:
@@ -127,7 +128,7 @@ def export_bundle(job: Job) -> Path:
             for precision in precisions:
                 assert job.build is not None
                 with clock.step("engine" if precision == "fp32" else precision):
-                    add_precision(draft, job.build, precision, steps)
+                    add_precision(draft, job.build, precision, steps, must_build=job.split is not None)
             if job.split is not None:
                 _split(draft, job, steps, clock)
             said = draft.manifest.extra.get("warnings", [])
@@ -178,8 +179,7 @@ def _write_graph(draft: Draft, job: Job, network: Network, data: EvalData | None
     """Everything up to the verified ONNX file, into the draft."""
     cost = count_module(network.module, network.examples)
     with clock.step("reference"):
-        first = next(iter(network.inputs))
-        reference = reference_of(network, cost, data=None if data is None else {first: data.images})
+        reference = reference_of(network, cost, data=None if data is None else data.of_inputs(network.inputs))
         reference = at_batch(network, cost, reference, within(reference.batch, job.dynamic_batch))
         for line in said_of(reference, open_batch=job.dynamic_batch is not None):
             warnings.warn(line, PlainconvWarning, stacklevel=2)
@@ -220,7 +220,7 @@ def _plain_network(job: Job, network: Network, cost: Cost, steps: Steps, clock: 
         if job.dynamic_size is not None:
             refuse_guards(network.name, plain, network.inputs, job.dynamic_size)
     counts = {
-        "training": cost_json(cost, report.counts_before),
+        "training": {**cost_json(cost, report.counts_before), "ops": dict(sorted(report.ops_before.items()))},
         "plain": cost_json(count_module(plain, network.examples), report.counts_after),
     }
     first = "checkpoint" if "checkpoint" in network.provenance else "initialization"
@@ -239,6 +239,12 @@ def _plain_network(job: Job, network: Network, cost: Cost, steps: Steps, clock: 
         ((first, network.weights_sha256), ("plain", weights_sha256(plain))),
         {"reparameterization": report_json(report)},
     )
+
+
+def _eval_data(path: Path, network: Network) -> EvalData:
+    batch = batch_of(x.shape for x in network.examples)
+    whole = [name for name, x in network.inputs.items() if not has_batch(x.shape, batch)]
+    return read_eval_data(path, {name: tuple(x.shape[1:]) for name, x in network.inputs.items()}, whole)
 
 
 def _types(network: Network) -> list[torch.dtype]:
@@ -306,7 +312,7 @@ def validate_bundle(path: Path, *, eval_data: Path | None) -> list[str]:
     """
     bundle = Bundle.open(path)
     reference = Reference.load(bundle.file(REFERENCE))
-    data = read_eval_data(eval_data, reference.image_shape) if eval_data else None
+    data = read_eval_data(eval_data, reference.shapes, reference.whole) if eval_data else None
     total = 1 + len(bundle.manifest.graphs) + len(bundle.engines) + len(bundle.splits)
     with (
         track(f"validating {bundle.manifest.name}", total=total, unit="steps") as bar,

@@ -1,6 +1,7 @@
 """A module at hand to a bundle: what the command line does for SOURCE."""
 
 import copy
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,13 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from ..bundle import Bundle, Preprocessing
-from ..errors import SourceError
+from ..errors import PlainconvWarning, SourceError
 from ..reparam import unwrapped
 from ..source.names import NAME, file_safe, snake_case
 from ..source.network import Network, Request
 from ..source.resolve import network_from_module
 from ..source.shapes import MAX_SIZE, Batches
-from .build import BuildJob
+from .build import LEFT_OUT, BuildJob
 from .export import Job, export_bundle
 
 
@@ -83,7 +84,7 @@ def export(
     def load(request: Request) -> Network:
         return network_from_module(_copied(inner), request, example_inputs, called, data)
 
-    batch, size = _ascending("dynamic_batch", dynamic_batch), _ascending("dynamic_size", _sizes(dynamic_size))
+    batch, size = _ascending("dynamic_batch", dynamic_batch), _ascending("dynamic_size", dynamic_size, axes=2)
     precisions = (precision,) if isinstance(precision, str) else tuple(precision)
     build = BuildJob(
         precisions=precisions,
@@ -110,29 +111,31 @@ def export(
         build=None if engine == "none" and precisions == ("fp32",) else build,
         load=load,
     )
-    return Bundle.open(export_bundle(job))
+    bundle = Bundle.open(export_bundle(job))
+    for each in bundle.manifest.extra.get(LEFT_OUT) or ():
+        warnings.warn(f"{out} lacks {each['precision']}: {each['reason']}", PlainconvWarning, stacklevel=2)
+    return bundle
 
 
 def _path(given: Path | str | None) -> Path | None:
     return None if given is None else Path(given)
 
 
-def _sizes(given: Sequence[int | tuple[int, int]] | None) -> Any:
-    return None if given is None else tuple((n, n) if isinstance(n, int) else tuple(n) for n in given)
+def _ascending(what: str, given: Any, axes: int = 1) -> Any:
+    """Three numbers, or of several axes three tuples of them, a number for all of these; None stays.
 
-
-def _ascending(what: str, given: Any) -> Any:
-    """Raise SourceError unless `given` is None or three numbers, or pairs of them, 1 <= MIN <= OPT <= MAX."""
+    Raises SourceError unless 1 <= MIN <= OPT <= MAX.
+    """
     if given is None:
         return None
     try:
-        axes = list(zip(*((n,) if isinstance(n, int) else n for n in given), strict=True))
-        ascend = all(1 <= low <= usual <= high <= MAX_SIZE for low, usual, high in axes) and len(axes) in (1, 2)
+        found = tuple((n,) * axes if isinstance(n, int) else tuple(n) for n in given)
+        ascend = all(1 <= low <= usual <= high <= MAX_SIZE for low, usual, high in zip(*found, strict=True))
     except (TypeError, ValueError):
-        ascend = False
-    if not ascend:
+        found, ascend = (), False
+    if not ascend or not found or len(found[0]) != axes:
         raise SourceError(f"{what} is {given}; wanted three that ascend from 1, like (1, 8, 32)")
-    return tuple(given)
+    return found if axes > 1 else tuple(n for (n,) in found)
 
 
 def _copied(module: nn.Module) -> nn.Module:

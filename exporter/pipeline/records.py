@@ -1,5 +1,6 @@
 """What the manifest says of graphs, networks and tools."""
 
+import math
 import sys
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -10,7 +11,7 @@ import numpy as np
 from ..bundle import TensorSpec
 from ..count import Cost
 from ..onnx_file.type_names import type_name
-from ..reparam import Report
+from ..reparam import Region, Report
 from ..to_onnx.export import producer_version
 
 TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "onnx-graphsurgeon", "polygraphy", "numpy", "tensorrt-rtx")
@@ -36,7 +37,22 @@ def report_json(report: Report) -> dict[str, Any]:
         "largest_growth": max((r.growth for r in report.regions if r.growth == r.growth), default=1.0),
         "tracer": report.tracer,
         "end_to_end": _end_to_end_json(report),
-        "left_alone": sorted({f"{r.code}: {r.found}" for r in report.refusals}),
+        "left_alone": sorted({f"{r.code}: {r.found}; {r.remedy}" for r in report.refusals}),
+        "merged": [_region_json(region) for region in report.regions],
+    }
+
+
+def _region_json(region: Region) -> dict[str, Any]:
+    """One merged region, by the names of the modules that it was, where they are known, else of its ops."""
+    return {
+        "name": region.name,
+        "modules": list(region.modules or region.merged),
+        "ops": len(region.merged),
+        "kernel": list(region.kernel),
+        "macs_before": region.macs_before,
+        "macs_after": region.macs_after,
+        "error": region.error,
+        "growth": region.growth if math.isfinite(region.growth) else None,
     }
 
 

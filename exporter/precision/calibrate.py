@@ -56,17 +56,17 @@ def read_images(path: Path, inputs: Mapping[str, np.ndarray]) -> dict[str, np.nd
 
     """
     keys = {name: name for name in inputs}
-    if len(inputs) == 1:
+    if len(inputs) == 1 and next(iter(inputs)) not in arrays_of_npz(path, None):
         keys = dict.fromkeys(inputs, "images")
     held = arrays_of_npz(path, tuple(keys.values()))
     found = {}
     for name, wanted in inputs.items():
         images = held[keys[name]]
-        check_images(path, images, wanted.shape[1:])
+        check_images(path, images, wanted.shape[1:], keys[name])
         if images.dtype.kind != "f" and wanted.dtype.kind == "f":
             raise SourceError(
-                f"{path.name}: images are {images.dtype}, want floats, preprocessed as the network takes them; give "
-                "them .astype('float32') if they are"
+                f"{path.name}: {keys[name]} are {images.dtype}, want floats, preprocessed as the network takes them; "
+                "give them .astype('float32') if they are"
             )
         found[name] = images.astype(wanted.dtype)
     return found

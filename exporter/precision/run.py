@@ -52,7 +52,7 @@ def batches(
     count = min(len(x) for x in inputs.values())
     for start in range(0, count, batch):
         index = np.minimum(np.arange(start, start + batch), count - 1)
-        yield {name: x[index[0] if name in whole else index] for name, x in inputs.items()}
+        yield {name: np.asarray(x[index[0] if name in whole else index]) for name, x in inputs.items()}
 
 
 def _peak(graph: ir.Graph, value: ir.Value, names: Names) -> ir.Value:

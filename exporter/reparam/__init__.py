@@ -13,6 +13,7 @@ from .build import own_macs
 from .carry import carry_norms
 from .end_to_end import EndToEnd, check_end_to_end
 from .forms import Axis, Form, IllegalError
+from .graph import is_guard
 from .leaves import affine_leaf, leaves_replaced
 from .left import norms_left
 from .lift import rule
@@ -67,12 +68,13 @@ def reparameterize(
     with leaves_replaced(module, examples) as affine:
         traced = trace(affine, examples, tracer)
     graph_module = traced.graph_module
-    counts_before = _counts(graph_module)
+    counts_before, ops_before = _counts(graph_module), _ops(graph_module)
     if traced.tracer == "torch.export":  # it keeps sizes as symbols, so that what is carried is so at all of them
         carry_norms(graph_module)
     plan = planned(graph_module)
     report, ops = plan.report, plan.planner.ops
     report.tracer, report.guards, report.counts_before = traced.tracer, traced.guards, counts_before
+    report.ops_before = ops_before
     report.macs_before = sum(own_macs(node, op) for node, op in ops.items())
     rewritten = rewrite(graph_module, plan)
     report.regions = rewritten.regions
@@ -119,14 +121,20 @@ def _refuse_arguments(module: object, examples: tuple[object, ...], tracer: str)
         raise ReparamError(f"there is no tracer {tracer!r}; wanted one of {', '.join(get_args(Tracer))}")
 
 
-def _counts(graph_module: fx.GraphModule) -> dict[str, int]:
-    """How many convolutions, Linears and batch norms a graph has."""
+def _ops(graph_module: fx.GraphModule) -> dict[str, int]:
+    """How many ops of each name a graph has."""
     names = Counter[str]()
     for node in graph_module.graph.nodes:
-        if node.op == "call_module":
+        if node.op == "call_module" and not is_guard(node):
             names[type(graph_module.get_submodule(str(node.target))).__name__.lower()] += 1
         elif isinstance(node.target, torch._ops.OpOverload):
             names[node.target.overloadpacket.__name__] += 1
+    return {name: count for name, count in names.items() if not name.startswith("sym_")}  # sizes are no work
+
+
+def _counts(graph_module: fx.GraphModule) -> dict[str, int]:
+    """How many convolutions, Linears and batch norms a graph has."""
+    names = Counter(_ops(graph_module))
     convs = [name for name in names if name.startswith(("conv1d", "conv2d", "conv3d", "conv_transpose", "convolution"))]
     convs += [name for name in names if name.startswith("convtranspose")]
     return {

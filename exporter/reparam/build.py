@@ -130,6 +130,7 @@ class Builder:
                 max_weight=largest,
                 growth=largest / max([w for w in old if w > 0], default=math.nan),
                 least_size=self._least_size(nodes, geometry),
+                modules=tuple(dict.fromkeys(filter(None, map(_module_path, nodes)))),
             )
         )
 

@@ -14,6 +14,7 @@ class Region:
     max |new − old| / max |old| of the region alone, both in float64. `growth` is max |K| over the largest weight of the
     merged convolutions: fused kernels that grew are what hurts fp16 and int8 later. `least_size`, where it is not 0, is
     a size guard: smaller maps, which the merged ops took one after another, the convolution's padding refuses.
+    `modules` are those of the network that the merged ops were traced from.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Region:
     max_weight: float
     growth: float
     least_size: int = 0
+    modules: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         shape = "×".join(map(str, self.kernel))
@@ -55,6 +57,8 @@ class Refusal:
 class Report:
     """Regions in graph order, refusals, the convolution and batch norm counts of both graphs, and the final check.
 
+    `ops_before` counts every op that the network was traced to, by its name in PyTorch.
+
     `guards` are conditions on the input's sizes that the network's own code fixed while it was traced; the plain
     network raises where they do not hold. `end_to_end` is None where the check was left out.
     """
@@ -65,6 +69,7 @@ class Report:
     macs_after: int = 0
     counts_before: dict[str, int] = field(default_factory=dict)
     counts_after: dict[str, int] = field(default_factory=dict)
+    ops_before: dict[str, int] = field(default_factory=dict)
     tracer: str = ""
     guards: tuple[str, ...] = ()
     end_to_end: EndToEnd | None = None

@@ -12,7 +12,8 @@ from torch import Tensor
 from ..bundle.manifest import FileRecord, sha256_of_files
 from ..bundle.reader import sha256_of_file
 from ..errors import PlainconvError, SourceError, first_line
-from ..onnx_file.file import SMALL, check, infer_shapes, place, read, refuse_unknown_types
+from ..onnx_file.external import place
+from ..onnx_file.file import SMALL, check, infer_shapes, read, refuse_unknown_types
 from ..onnx_file.held import Held, inner_tensors
 from ..onnx_file.wire import is_stub, split
 from ..onnx_module import REMEDY, OnnxModule, module_from_onnx

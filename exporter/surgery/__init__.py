@@ -25,6 +25,7 @@ from ..onnx_file.file import (
 from .base import Pass
 from .cost import Work, forget_usual_sizes, suppose_usual_sizes
 from .edit import forget_exact, name_nodes, sort
+from .inner import settle
 from .judge import best_of
 from .mirror import sizes_of
 from .passes.channel_layout import ChannelLayout
@@ -34,6 +35,7 @@ from .passes.depthwise_into_pool import DepthwiseIntoPool
 from .passes.fold_constants import FoldConstants
 from .passes.gemm_head import GemmHead
 from .passes.global_average_pool import GlobalAveragePool
+from .passes.inline_branches import InlineBranches
 from .passes.kernel_algebra import KernelAlgebra
 from .passes.norm_before_conv import NormBeforeConv
 from .passes.norm_into_conv import NormIntoConv
@@ -56,6 +58,7 @@ __all__ = ["PASSES", "Pass", "PassCount", "SurgeryReport", "Work", "run_passes",
 
 PASSES: tuple[Pass, ...] = (
     FoldConstants(),  # first: what is constant, and which shapes are known, decides where the others fit
+    InlineBranches(),
     RemoveNoops(),
     KernelAlgebra(),  # before the passes that fold a norm or a scale where it refuses, or move one out of the way
     ReshapeChains(),
@@ -196,6 +199,7 @@ def _run(graph: gs.Graph, passes: Sequence[Pass], start: float) -> SurgeryReport
     """`run_passes` on a sorted graph with its shapes inferred."""
     before = _ops(graph)
     name_nodes(graph)
+    settled, fewer = settle(graph, passes)
     removed: Counter[str] = Counter()
     rounds = 0
 
@@ -223,9 +227,12 @@ def _run(graph: gs.Graph, passes: Sequence[Pass], start: float) -> SurgeryReport
         return rewrites
 
     rewrites, work_before, work_after = best_of(graph, passes, rewrite)
-    counts = tuple(PassCount(p.name, rewrites[p.name], removed[p.name]) for p in PASSES if rewrites[p.name])
+    settled.update(rewrites)
+    fewer.update(removed)
+    counts = tuple(PassCount(p.name, settled[p.name], fewer[p.name]) for p in PASSES if settled[p.name])
     return SurgeryReport(before, _ops(graph), counts, rounds, time.perf_counter() - start, work_before, work_after)
 
 
 def _ops(graph: gs.Graph) -> dict[str, int]:
-    return dict(sorted(Counter(node.op for node in graph.nodes).items()))
+    graphs = (graph, *graph.subgraphs(recursive=True))
+    return dict(sorted(Counter(node.op for each in graphs for node in each.nodes).items()))

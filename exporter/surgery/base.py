@@ -18,6 +18,8 @@ class Pass(ABC):
     name: str
     fixes_size = False
     """Whether what the pass leaves takes the spatial size that the graph was written for and no other."""
+    within = False
+    """Whether the pass also fits a graph within another: it looks at a node, its neighbours and known shapes alone."""
 
     def apply(self, graph: gs.Graph) -> int:
         """Rewrite `graph` in place until the pass fits nowhere; the number of rewrites made (0: nothing changed)."""

@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,9 @@ LAYOUT = ("Reshape", "Transpose", "Unsqueeze", "Squeeze", "Flatten", "Concat", "
 SYMBOL_SIZE = 3
 """What stands for a symbolic axis where an element is followed: the batch, which no reshape meddles with, and maps of
 an open size where only whole channels are moved."""
+
+MOST_ELEMENTS = 1 << 28
+"""Of a value whose elements are followed."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,8 @@ def channel_map(graph: Any, y: Any) -> ChannelMap | None:
     Only the last op may have other readers than its successor. The elements of each source are numbered, the numbers
     sent through the ops, and the outcome compared with what moving whole channels gives.
     """
+    if _layout_op(y) is None:
+        return None
     sources: list[Any] = []
     nodes: list[Any] = []
     numbers = _numbered(graph, y, sources, nodes, last=True)
@@ -69,10 +75,11 @@ def _first_elements(numbers: np.ndarray) -> np.ndarray:
 
 
 def _size(tensor: Any) -> tuple[int, ...] | None:
-    """The shape with a number in the place of each symbolic axis; None if the channels are not known."""
+    """The shape with a number in the place of each symbolic axis; None if the channels are not known, or too many."""
     if not tensor.shape or not all(isinstance(d, int) for d in tensor.shape[1:2]):
         return None
-    return tuple(d if isinstance(d, int) else SYMBOL_SIZE for d in tensor.shape)
+    size = tuple(d if isinstance(d, int) else SYMBOL_SIZE for d in tensor.shape)
+    return size if prod(size) < MOST_ELEMENTS else None
 
 
 def _layout_op(y: Any) -> Any:

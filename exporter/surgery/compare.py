@@ -8,6 +8,7 @@ differ by as much. The error of a float output is max |y − y₀| divided by th
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import onnx.version_converter
 
 from ..errors import one_line
 from ..onnx_file.upgrade import LAST_OLD, opset_of, upgrade
-from ..parity.files import judged_files
+from ..parity.files import MOST_ELEMENTS, judged_files
 from ..parity.record import Parity
 
 TOLERANCE = {"float16": 2e-2, "float32": 1e-4, "float64": 1e-10}
@@ -87,8 +88,8 @@ def _compare_in(engine: "type[OnnxRuntime | Reference]", runner: Any, source: Pa
     reason = ""
     for size in SIZES[engine.name]:
         feeds = _inputs(source, size)
-        if feeds is None:
-            return Check(NOT_COMPARED + "an input is no array of numbers")
+        if isinstance(feeds, str):
+            return Check(NOT_COMPARED + feeds)
         try:
             wanted = [runner.run(None, arrays) for arrays in feeds]
             break
@@ -175,8 +176,8 @@ def _compared(name: str, wanted: np.ndarray, found: np.ndarray, shaken: np.ndarr
     )
 
 
-def _inputs(path: Path, size: int) -> list[dict[str, np.ndarray]] | None:
-    """Arrays for each input that must be fed: normal ones `IMAGES` times, `size` for an open axis."""
+def _inputs(path: Path, size: int) -> list[dict[str, np.ndarray]] | str:
+    """Arrays for each input that must be fed: normal ones `IMAGES` times, `size` for an open axis; or why not."""
     proto = onnx.load(path, load_external_data=False)
     given = {t.name for t in proto.graph.initializer}
     specs: dict[str, Any] = {}
@@ -184,15 +185,17 @@ def _inputs(path: Path, size: int) -> list[dict[str, np.ndarray]] | None:
         if value.name in given:
             continue
         if not value.type.HasField("tensor_type"):
-            return None
+            return f"the input {value.name} is no array"
         dims = enumerate(value.type.tensor_type.shape.dim)
         shape = [d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else None for _, d in dims]
         dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
         if dtype.kind not in "biuf":
-            return None
+            return f"the input {value.name} holds no numbers"
         # the batch comes first; in the state of a recurrent op, layers × batch × width, second
         batch = 1 if len(shape) == 3 and shape[0] is not None else 0
-        specs[value.name] = (_filled(shape, batch, size), dtype)
+        specs[value.name] = (filled := _filled(shape, batch, size), dtype)
+        if not 0 < prod(filled) < MOST_ELEMENTS:
+            return f"the input {value.name} has {prod(filled)} elements"
     rng = np.random.default_rng(0)
     return [{name: _random(rng, *spec) for name, spec in specs.items()} for _ in range(IMAGES)]
 

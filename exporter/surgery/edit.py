@@ -32,13 +32,41 @@ def is_output(graph: gs.Graph, tensor: Any) -> bool:
     return id(tensor) in leaving
 
 
+def is_end(graph: gs.Graph, tensor: Any) -> bool:
+    """Whether `tensor` is an output of the graph or of a graph within; one that a graph within only reads is not."""
+    if "ends" not in vars(graph):
+        find_outputs(graph)
+    return id(tensor) in vars(graph)["ends"]
+
+
 def find_outputs(graph: gs.Graph) -> dict[int, Any]:
-    """What `is_output` answers from; to be called once before a pass, which leaves it as it is."""
+    """What `is_output` answers from; to be called once before a pass, which leaves it as it is.
+
+    A value that a graph within another (`within`) reads and does not make belongs to the one around it: it leaves, too.
+    """
     inner = [g for node in graph.nodes if node.attrs for g in node.subgraphs(recursive=True)]
     leaving = {id(t): t for g in (graph, *inner) for t in g.outputs}
+    vars(graph)["ends"] = set(leaving)
     leaving |= {id(t): t for g in inner for node in g.nodes for t in node.inputs}
+    if root_of(graph) is not graph:
+        made = {id(t) for node in graph.nodes for t in node.outputs} | {id(t) for t in graph.inputs}
+        read = [t for node in graph.nodes for t in node.inputs]
+        leaving |= {id(t): t for t in read if id(t) not in made and not is_constant(t)}
     vars(graph)["leaving"] = leaving
     return leaving
+
+
+def within(graph: gs.Graph) -> list[gs.Graph]:
+    """The graphs within `graph` (branches, loop bodies), each of which knows its outermost one from then on."""
+    inner = list(graph.subgraphs(recursive=True))
+    for each in inner:
+        vars(each)["root"] = graph
+    return inner
+
+
+def root_of(graph: gs.Graph) -> gs.Graph:
+    """The outermost graph around `graph`."""
+    return vars(graph).get("root", graph)
 
 
 def sole_user(graph: gs.Graph, tensor: Any, *ops: str) -> Any:
@@ -115,7 +143,7 @@ def spatial(tensor: Any) -> tuple[int, ...] | None:
 
 def fresh(graph: gs.Graph, stem: str) -> str:
     """A name that no value of `graph` has, or of a graph within: `stem`, or `stem` and the first free number."""
-    return _first_free(stem, set(all_tensors(graph)))
+    return _first_free(stem, set(all_tensors(root_of(graph))))
 
 
 def fresh_node(graph: gs.Graph, stem: str) -> str:

@@ -13,6 +13,7 @@ from .mirror import sizes_of
 ALWAYS = frozenset(
     {
         "fold-constants",
+        "inline-branches",
         "remove-noops",
         "reshape-chains",
         "slice-chains",

@@ -35,7 +35,7 @@ def sizes_of(graph: gs.Graph) -> dict[str, list[int]]:
                 shape = tensor.shape if name in inputs else None
                 tensor.shape = shape and [n if isinstance(n, int) else _hint(d) for d, n in enumerate(shape)]
             graph.outputs.clear()  # inference leaves the shapes of outputs as they are declared
-            infer_shapes(graph)
+            infer_shapes(graph, within=False)
             found = {name: t.shape for name, t in tensors.items()}
         except ExportError:  # the network does not take those sizes
             pass

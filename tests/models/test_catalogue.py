@@ -77,7 +77,9 @@ COUNTS = {
 
 
 def test_catalogue_holds_the_published_networks_and_the_digits() -> None:
-    assert entries().keys() == COUNTS.keys() | {"vanillanet_digits", "parnet_digits", "resnet_digits"}
+    assert entries().keys() == COUNTS.keys() | {
+        "vanillanet_digits", "parnet_digits", "resnet_digits", "digits_detector", "digits_segmenter",
+    }  # fmt: skip
 
 
 # millions of parameters as the papers print them, which are the plain form's
@@ -152,7 +154,9 @@ def test_preprocessing_is_of_the_input_s_channels(name: str) -> None:
     assert len(entry.preprocessing["mean"]) == len(entry.preprocessing["std"]) == entry.input_shape[1]
 
 
-@pytest.mark.parametrize("name", [name for name in models.entries() if name not in CLASSIFIERS])
+@pytest.mark.parametrize(
+    "name", [name for name, entry in models.entries().items() if entry.module.startswith("detection.")]
+)
 def test_detectors_give_a_fixed_number_of_detections(name: str) -> None:
     entry = entries()[name]
     for deploy in (False, True):
@@ -184,7 +188,7 @@ def test_unknown_name_gives_the_closest(name: str, close: str) -> None:
 
 
 def test_name_like_no_other_points_to_the_list() -> None:
-    with pytest.raises(SourceError, match=r"'xyz' is none of the 59 networks.*`exporter models` lists them"):
+    with pytest.raises(SourceError, match=r"'xyz' is none of the 61 networks.*`exporter models` lists them"):
         create("xyz")
 
 

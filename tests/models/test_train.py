@@ -17,15 +17,23 @@ from plainconv.models.checkpoints.files import read_content
 from plainconv.models.checkpoints.published import load_checkpoint
 from plainconv.models.digits import Digits
 from plainconv.models.series_activation import SeriesActivation
-from plainconv.models.train import INTERRUPTED, Recipe, Training, main, save_atomically, train, warmed_cosine
+from plainconv.models.train import INTERRUPTED, Training, main, save_atomically, train, warmed_cosine
+from plainconv.models.training import tasks
+from plainconv.models.training.recipe import Recipe
+from plainconv.models.training.scenes import Scenes
 
 
 @pytest.fixture(autouse=True)
 def few_digits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """60 random images in place of the digits, so that an epoch takes milliseconds."""
+    """60 random images in place of the digits, 20 in place of the scenes, so that an epoch takes milliseconds."""
     draw = torch.Generator().manual_seed(0)
     digits = Digits(torch.randn(60, 1, 32, 32, generator=draw), torch.arange(60) % 10)
-    monkeypatch.setattr(train_module, "load_digits", lambda: (digits, digits))
+    monkeypatch.setattr(tasks, "load_digits", lambda: (digits, digits))
+    boxes, labels = torch.zeros(20, 5, 4), torch.full((20, 5), -1)
+    boxes[:, 0], labels[:, 0] = torch.tensor([3.0, 4.0, 20.0, 25.0]), torch.arange(20) % 10
+    masks = torch.randint(0, 11, (20, 32, 32), generator=draw, dtype=torch.uint8)
+    scenes = Scenes(torch.randn(20, 1, 32, 32, generator=draw), boxes, labels, masks)
+    monkeypatch.setattr(tasks, "load_scenes", lambda: (scenes, scenes))
 
 
 def stop_after(epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,7 +48,9 @@ def stop_after(epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train_module.Training, "run_epoch", run_or_stop)
 
 
-@pytest.mark.parametrize("name", ["vanillanet_digits", "parnet_digits", "resnet_digits"])
+@pytest.mark.parametrize(
+    "name", ["vanillanet_digits", "parnet_digits", "resnet_digits", "digits_detector", "digits_segmenter"]
+)
 def test_stopped_and_resumed_training_ends_with_the_same_file(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -90,6 +100,8 @@ def test_file_of_a_stopped_training_is_a_checkpoint_with_its_slope(
         ("vanillanet_digits", "model", "model_ema"),
         ("parnet_digits", "state_dict", "state_dict_ema"),
         ("resnet_digits", "state_dict", "state_dict_ema"),
+        ("digits_detector", "state_dict", "state_dict_ema"),
+        ("digits_segmenter", "state_dict", "state_dict_ema"),
     ],
 )
 @pytest.mark.parametrize("ema", [0.0, 0.9])
@@ -100,7 +112,7 @@ def test_files_have_the_published_layout(name: str, plain: str, averaged: str, e
     assert content.keys() == {"epoch", "args", plain} | ({averaged} if ema else set())
     assert content["epoch"] == 1
     assert (content["args"].model, content["args"].decay_epochs, content["args"].decay_linear) == (name, 1, True)
-    assert (trained.accuracy_ema is None) == (ema == 0.0)
+    assert (trained.score_ema is None) == (ema == 0.0)
     info = load_checkpoint(name, path, ema=bool(ema)).info
     assert info.warnings == ()
     assert info.weights == (averaged if ema else plain)

@@ -5,6 +5,7 @@ target_sources(
   PRIVATE src/cuda/cuda_driver.cpp
           src/tensorrt/choice.cpp
           src/tensorrt/context.cpp
+          src/tensorrt/kernel_cache.cpp
           src/tensorrt/lane.cpp
           src/tensorrt/loading.cpp
           src/tensorrt/log.cpp
@@ -36,15 +37,54 @@ if(TARGET plainconv-tests)
     plainconv-tests
     PRIVATE tests/cuda/test_cuda_driver.cpp
             tests/tensorrt/test_choice.cpp
-            tests/tensorrt/test_lane.cpp
-            tests/tensorrt/test_loading.cpp
+            tests/tensorrt/test_kernel_cache.cpp
             tests/tensorrt/test_log.cpp
-            tests/tensorrt/test_program.cpp
-            tests/tensorrt/test_replay.cpp
-            tests/tensorrt/test_runner.cpp
-            tests/tensorrt/test_validity.cpp
-            tests/tensorrt/test_waits.cpp)
+            tests/tensorrt/test_validity.cpp)
   if(TensorRT_FOUND)
-    target_sources(plainconv-tests PRIVATE tests/tensorrt/test_runtime.cpp)
+    add_executable(plainconv-tests-nvidia tests/main.cpp tests/tensorrt/test_runtime.cpp) # on NVIDIA's own libraries
+    target_include_directories(plainconv-tests-nvidia PRIVATE src tests)
+    target_link_libraries(plainconv-tests-nvidia PRIVATE plainconv plainconv_options doctest::doctest)
+    add_test(NAME plainconv-tests-nvidia COMMAND plainconv-tests-nvidia)
   endif()
+endif()
+
+# Tests of all that meets TensorRT and CUDA, on stand-ins for both libraries: by headers of the tests' own, or NVIDIA's.
+set(PLAINCONV_STANDIN_HEADERS ${CMAKE_CURRENT_SOURCE_DIR}/tests/standin/include
+    CACHE STRING "Folders of NvInferRuntime.h and cuda_runtime_api.h for the tests on stand-ins")
+function(plainconv_on_standins target)
+  target_include_directories(${target} PRIVATE src tests)
+  target_include_directories(${target} SYSTEM BEFORE PRIVATE ${PLAINCONV_STANDIN_HEADERS})
+  target_link_libraries(${target} PRIVATE plainconv plainconv_options doctest::doctest nlohmann_json::nlohmann_json
+                                          OnnxRuntime::OnnxRuntime)
+  target_precompile_headers(${target} PRIVATE <doctest/doctest.h> <nlohmann/json.hpp> <onnxruntime_cxx_api.h>)
+endfunction()
+function(plainconv_tests_on_standins target)
+  add_executable(${target} ${ARGN} $<TARGET_OBJECTS:plainconv-standins> src/cuda/cuda_runtime.cpp
+                           src/tensorrt/runtime.cpp tests/main.cpp tests/tensorrt/test_bundles.cpp)
+  plainconv_on_standins(${target})
+  add_test(NAME ${target} COMMAND ${target})
+  set_tests_properties(${target} PROPERTIES ENVIRONMENT
+                                            TSAN_OPTIONS=suppressions=${CMAKE_CURRENT_SOURCE_DIR}/tests/tsan.supp)
+endfunction()
+set(standin_library ${CMAKE_CURRENT_SOURCE_DIR}/../../tests/helpers/standin_library/standin.cpp)
+if(TARGET plainconv-tests AND OnnxRuntime_FOUND AND EXISTS ${standin_library}) # in a checkout, that is
+  add_library(
+    plainconv-standins OBJECT
+    tests/standin/cudart.cpp
+    tests/standin/gpus.cpp
+    tests/standin/library.cpp
+    tests/tensorrt/test_threads.cpp
+    ${standin_library})
+  plainconv_on_standins(plainconv-standins)
+  plainconv_tests_on_standins(
+    plainconv-tests-tensorrt
+    tests/cuda/test_cuda_runtime.cpp
+    tests/tensorrt/test_lane.cpp
+    tests/tensorrt/test_loading.cpp
+    tests/tensorrt/test_program.cpp
+    tests/tensorrt/test_replay.cpp
+    tests/tensorrt/test_runner.cpp
+    tests/tensorrt/test_waits.cpp)
+  plainconv_tests_on_standins(plainconv-tests-rtx tests/tensorrt/test_rtx.cpp)
+  target_compile_definitions(plainconv-tests-rtx PRIVATE PLAINCONV_TENSORRT_RTX)
 endif()

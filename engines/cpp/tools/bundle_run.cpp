@@ -157,6 +157,7 @@ void run(const Arguments& arguments) {
     return;
   }
   plainconv::Options options = arguments.options;
+  options.eager_kernels = arguments.bench;  // others would be measured before those that will serve are there
   options.warn = [](const std::string& line) { tools::say(text("bundle-run: warning: ", line)); };
   const Network net = plainconv::open(arguments.bundle, options);
   const auto output_files = tools::files_of("--output", arguments.outputs, net.outputs());

@@ -49,6 +49,7 @@ Serves a bundle until SIGTERM or SIGINT: /v2, /v2/health/live, /v2/health/ready,
   --threads N          of ONNX Runtime (default 0: one per core)
   --devices 0,1,...    run the parts that the bundle is split into, one device for each of the split's
   --device N           the GPU that runs it whole (default 0)
+  --eager-kernels      TensorRT-RTX compiles its kernels for a new shape before the first call of it ends
   --help
 
 Exit codes: 0 stopped, 1 requests were given up, 2 bad input (one line: found, wanted, remedy).
@@ -138,7 +139,9 @@ Arguments arguments_of(std::span<const std::string> given) {
       arguments.help = true;
       return arguments;
     }
-    if (option.starts_with('-')) {
+    if (option == "--eager-kernels") {
+      arguments.options.network.eager_kernels = true;
+    } else if (option.starts_with('-')) {
       const bool has_value = i + 1 < given.size();
       Arguments probe;
       if (!take(has_value ? arguments : probe, option, has_value ? given[i + 1] : "")) {

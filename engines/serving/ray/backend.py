@@ -154,6 +154,7 @@ class RayCluster:
             "precision": options.precision,
             "threads": options.threads or max(1, int(self._options.cpus)),
             "devices": options.devices,
+            "eager_kernels": options.eager_kernels,
         }
 
     def _wait(self, name: str, folder: Path) -> None:

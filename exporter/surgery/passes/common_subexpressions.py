@@ -28,6 +28,7 @@ class CommonSubexpressions(Pass):
     """
 
     name = "common-subexpressions"
+    within = True
 
     def sweep(self, graph: gs.Graph) -> int:  # noqa: D102
         graph.toposort()

@@ -8,7 +8,7 @@ from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
 from ...onnx_file.file import LARGE
 from ..base import Pass
-from ..edit import detach, ints, is_constant, is_output, redirect
+from ..edit import detach, fresh, ints, is_constant, is_end, is_output, redirect, root_of
 
 _VIEWS: dict[str, Callable[[np.ndarray, Any], np.ndarray]] = {
     "Transpose": lambda w, node: np.transpose(w, node.attrs.get("perm")),
@@ -40,6 +40,7 @@ class FoldConstants(Pass):
     """
 
     name = "fold-constants"
+    within = True
 
     def apply(self, graph: gs.Graph) -> int:  # noqa: D102
         graph.toposort()
@@ -52,7 +53,7 @@ class FoldConstants(Pass):
     def rewrite(self, graph: gs.Graph, node: Any) -> bool:
         """Fold a Constant, the shape of a value, or a change of layout of a large weight that has no other reader."""
         output = node.outputs[0]
-        if (node.domain or "") not in ("", "ai.onnx") or is_output(graph, output):
+        if (node.domain or "") not in ("", "ai.onnx") or is_end(graph, output):
             return False
         if node.op == "Constant":
             values = _constant_values(node)
@@ -62,15 +63,24 @@ class FoldConstants(Pass):
             return _fold_view(graph, node)
         if values is None:
             return False
-        _replace(graph, node, gs.Constant(output.name, values))
+        _replace(graph, node, [values])
         return True
 
 
-def _replace(graph: gs.Graph, node: Any, folded: gs.Constant) -> None:
-    """Let `folded` stand for the one output of `node`."""
-    output = node.outputs[0]
+def _replace(graph: gs.Graph, node: Any, values: Sequence[Any]) -> None:
+    """Let constants of `values` stand for the outputs of `node`.
+
+    One that a graph within reads belongs to the outermost graph, under a name that nothing else has.
+    """
+    outputs = [t for t in node.outputs if not t.is_empty()]
     detach(graph, node)
-    redirect(output, folded)
+    for output, value in zip(outputs, values, strict=True):
+        name = output.name
+        if is_output(graph, output):
+            name, held = fresh(graph, name), vars(root_of(graph)).get("held")
+            if held is not None:
+                held.outer |= {name}
+        redirect(output, gs.Constant(name, value))
 
 
 def _constant_values(node: Any) -> Any:
@@ -117,9 +127,9 @@ def _fold_view(graph: gs.Graph, node: Any) -> bool:
         return False
     if weight._values.nbytes < LARGE or len(weight.outputs) > 1 or is_output(graph, weight):
         return False
-    if not all(isinstance(d, int) for d in output.shape or [None]):
+    if is_output(graph, output) or not all(isinstance(d, int) for d in output.shape or [None]):
         return False
-    _replace(graph, node, gs.Constant(output.name, view(weight.values, node)))
+    _replace(graph, node, [view(weight.values, node)])
     return True
 
 
@@ -143,10 +153,7 @@ def _fold_small(graph: gs.Graph) -> int:
     for node in chosen:
         values = [found.get(t.name) for t in node.outputs if not t.is_empty()]
         if all(isinstance(v, np.ndarray) and v.nbytes < LARGE and v.dtype.kind in PLAIN for v in values):
-            outputs = [t for t in node.outputs if not t.is_empty()]
-            detach(graph, node)
-            for output, value in zip(outputs, values, strict=True):
-                redirect(output, gs.Constant(output.name, value))
+            _replace(graph, node, values)
             count += 1
     return count
 
@@ -154,7 +161,7 @@ def _fold_small(graph: gs.Graph) -> int:
 def _is_foldable(graph: gs.Graph, node: Any) -> bool:
     if (node.domain or "") not in ("", "ai.onnx") or node.op in KEPT or not node.inputs:
         return False
-    return not any(is_output(graph, t) for t in node.outputs) and not any(True for _ in node.subgraphs())
+    return not any(is_end(graph, t) for t in node.outputs) and not any(True for _ in node.subgraphs())
 
 
 def _is_small(tensor: Any) -> bool:

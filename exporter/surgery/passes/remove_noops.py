@@ -37,6 +37,7 @@ class RemoveNoops(Pass):
     """
 
     name = "remove-noops"
+    within = True
 
     def rewrite(self, graph: gs.Graph, node: Any) -> bool:  # noqa: D102
         source = _source(graph, node)

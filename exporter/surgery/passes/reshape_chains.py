@@ -22,6 +22,7 @@ class ReshapeChains(Pass):
     """
 
     name = "reshape-chains"
+    within = True
 
     def rewrite(self, graph: gs.Graph, node: Any) -> bool:  # noqa: D102
         if node.op == "Transpose":

@@ -4,7 +4,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from ..base import Pass
-from ..edit import fresh, ints, producer, sole_user
+from ..cost import elements
+from ..edit import fresh, ints, is_output, producer
 
 BY_INPUT = 10
 """The opset from which a Slice takes its limits as inputs."""
@@ -13,21 +14,21 @@ BY_INPUT = 10
 class SliceChains(Pass):
     """x[a:b, :][:, c:d] = x[a:b, c:d]: slices of different axes are one, as a space-to-depth by strides has them.
 
-    Given  Slice of a Slice that nothing else reads, all limits known, no axis in both
-    Result one Slice
+    Given  Slice of a Slice that nothing but such a Slice reads, all limits known, no axis in both
+    Result one Slice, where several of them read no more of x than they did of its slice
     """
 
     name = "slice-chains"
+    within = True
 
     def rewrite(self, graph: gs.Graph, node: Any) -> bool:  # noqa: D102
         inner = producer(node.inputs[0], "Slice") if node.op == "Slice" and graph.opset >= BY_INPUT else None
-        if inner is None or node.domain or sole_user(graph, node.inputs[0]) is not node:
+        if inner is None or node.domain or is_output(graph, node.inputs[0]) or not _pays(inner):
             return False
-        rank = len(inner.inputs[0].shape or ())
-        first, second = _limits(inner, rank), _limits(node, rank)
-        if not rank or first is None or second is None or set(first) & set(second):
+        found = [_both(inner, reader) for reader in (node, *node.inputs[0].outputs)]
+        axes = found[0]
+        if axes is None or None in found:
             return False
-        axes = first | second
         parts = [[limit[i] for limit in axes.values()] for i in range(2)] + [list(axes)]
         parts.append([limit[2] for limit in axes.values()])
         names = [f"{node.name}_{part}" for part in ("starts", "ends", "axes", "steps")]
@@ -35,6 +36,22 @@ class SliceChains(Pass):
         for name, values in zip(names, parts, strict=True):
             node.inputs.append(gs.Constant(fresh(graph, name), np.array(values, np.int64)))
         return True
+
+
+def _pays(inner: Any) -> bool:
+    """Whether the readers of the slice may read all of x instead: k·|x| ≤ |x| + |slice| + k·|slice|."""
+    readers = len(inner.outputs[0].outputs)
+    whole, part = elements(inner.inputs[0]), elements(inner.outputs[0])
+    return readers == 1 or whole is None or part is None or (readers - 1) * whole <= (readers + 1) * part
+
+
+def _both(inner: Any, outer: Any) -> dict[int, tuple[int, int, int]] | None:
+    """The limits of a Slice and of one that reads it; None where they are not one Slice."""
+    if outer.op != "Slice" or outer.domain or outer.inputs[0] is not inner.outputs[0]:
+        return None
+    rank = len(inner.inputs[0].shape or ())
+    first, second = _limits(inner, rank), _limits(outer, rank)
+    return first | second if first and second and not set(first) & set(second) else None
 
 
 def _limits(node: Any, rank: int) -> dict[int, tuple[int, int, int]] | None:

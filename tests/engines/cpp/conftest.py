@@ -15,7 +15,9 @@ from places import ASSETS, ROOT
 from plainconv.exporter.cli.main import main
 
 SOURCE = ROOT / "engines" / "cpp"
-PROGRAMS = {"bundle-serve": "libcpp-httplib-dev", "plainconv-tests": "doctest-dev", "serve-tests": "doctest-dev"}
+PROGRAMS = {"bundle-serve": "libcpp-httplib-dev"} | dict.fromkeys(
+    ("plainconv-tests", "plainconv-tests-tensorrt", "plainconv-tests-rtx", "serve-tests"), "doctest-dev"
+)
 """What is built only where a package is there, besides what all needs."""
 
 

@@ -116,14 +116,24 @@ def test_vanillanet_5(tool, tmp_path):
     assert found.tobytes() == wanted.tobytes()
 
 
-def test_the_tests_of_the_library_pass(program, digits):
-    """Given the digits bundles -> the tests in C++ pass."""
-    environment = os.environ | {"PLAINCONV_TEST_BUNDLES": str(digits)}
-    done = subprocess.run(
-        [program("plainconv-tests")], env=environment, capture_output=True, text=True, check=False, timeout=300
-    )
-    assert done.returncode == 0, done.stdout[-4000:]
+def run_tests(program, digits, **environment):
+    environment = os.environ | {"PLAINCONV_TEST_BUNDLES": str(digits)} | environment
+    done = subprocess.run([program], env=environment, capture_output=True, text=True, check=False, timeout=900)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     assert "0 failed" in done.stdout and "test cases: 0" not in done.stdout
+
+
+@pytest.mark.parametrize("name", ["plainconv-tests", "plainconv-tests-tensorrt", "plainconv-tests-rtx"])
+def test_the_tests_of_the_library_pass(program, digits, name):
+    """Given the digits bundles -> the tests in C++ pass."""
+    run_tests(program(name), digits)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["plainconv-tests-tensorrt", "plainconv-tests-rtx"])
+def test_ten_thousand_calls(program, digits, name):
+    """Given 8 threads, engines whole and in parts, of open and fixed shapes -> each result of 10,000 calls is right."""
+    run_tests(program(name), digits, PLAINCONV_TEST_CALLS="10000")
 
 
 def test_bench(tool, digits):

@@ -242,7 +242,9 @@ def test_the_bits_of_python(program, digits, images, name, in_parts):
 def test_32_clients_share_runs(program, digits, images, wanted):
     """Given 32 clients at once -> each gets what belongs to its image, runs are shared, idle ones starve none."""
     wrong = []
-    with running(program, digits / "whole", "--name", "d", "--max-batch", 8, "--max-delay-us", 50_000) as server:
+    with running(
+        program, digits / "whole", "--name", "d", "--eager-kernels", "--max-batch", 8, "--max-delay-us", 50_000
+    ) as server:
         idle = [socket.create_connection(("127.0.0.1", server.port), timeout=LONG_S) for _ in range(64)]
 
         def client(own):

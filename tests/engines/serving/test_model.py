@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,3 +108,18 @@ def test_one_that_is_replaced_again_and_again(make: Callable[..., Path], tmp_pat
     with pytest.raises(BundleError, match="is replaced again and again while it is loaded"):
         open_model(folder, OPTIONS, loader=loader)
     assert [backend.closed for backend in backends] == [1] * len(backends) and len(backends) > 1
+
+
+def test_what_loads_it_is_told(make: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given options of a server that are `load`'s -> it gets them."""
+    told: dict[str, object] = {}
+
+    def load(*arguments: object, **options: object) -> None:
+        told.update(options)
+        raise EngineError("enough")
+
+    monkeypatch.setattr("plainconv.engines.serving.backend.load", load)
+    options = replace(OPTIONS, precision="fp16", threads=3, devices=(1,), eager_kernels=True)
+    with pytest.raises(EngineError, match="enough"):
+        load_here(Bundle.open(make(tmp_path / "b")), options)
+    assert told == {"precision": "fp16", "threads": 3, "devices": (1,), "eager_kernels": True}

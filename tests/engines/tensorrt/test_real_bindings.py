@@ -68,6 +68,26 @@ def test_cache_that_the_bindings_do_not_keep(library, tmp_path):
     assert ran.returncode == 70 and "the runtime cache is gone" in ran.stderr, ran.stderr
 
 
+NUMBERS = """
+import re, tensorrt_rtx as trt
+from pathlib import Path
+header = Path("engines/cpp/tests/standin/include/NvInferRuntime.h").read_text()
+for name, values in re.findall(r"enum class (\\w+) : std::int32_t {([^}]*)}", header):
+    if hasattr(trt, name):
+        found = {"k" + each: value.value for each, value in getattr(trt, name).__members__.items()}
+        assert list(enumerate(re.findall(r"\\w+", values))) == [(n, each) for each, n in found.items()], (name, found)
+        print(name)
+"""
+
+
+def test_numbers_of_the_headers_that_c_plus_plus_is_tested_with(library):
+    """Given TensorRT-RTX's real bindings -> each enumeration of our own headers has their names and numbers."""
+    ran = run(library, "-c", NUMBERS)
+    assert ran.returncode == 0, ran.stderr
+    wanted = {"CudaGraphStrategy", "DynamicShapesKernelSpecializationStrategy", "EngineValidity"}
+    assert wanted <= set(ran.stdout.split())
+
+
 def bindings_of_tensorrt():
     """The `tensorrt.so` of each of TensorRT's own bindings at hand: installed, or below the folders named."""
     installed = importlib.util.find_spec("tensorrt_bindings")

@@ -78,7 +78,7 @@ def test_all_options(tmp_path: Path) -> None:
             *("--tls-cert", tmp_path / "cert", "--tls-key", tmp_path / "key", "--max-batch", 2, "--max-delay-us", 0),
             *("--workers", 3, "--max-queue", 4, "--max-body", 5, "--max-pending", 6, "--max-connections", 7),
             *("--timeout", 0.5, "--grace", 8, "--repository-api", "--watch", 0, "--access-log", "none"),
-            *("--engine", "onnxruntime", "--precision", "fp16", "--devices", "0,1", "--threads", 2),
+            *("--engine", "onnxruntime", "--precision", "fp16", "--devices", "0,1", "--threads", 2, "--eager-kernels"),
         )
     )
     assert options == ServeOptions(
@@ -103,6 +103,7 @@ def test_all_options(tmp_path: Path) -> None:
         engine="onnxruntime",
         precision="fp16",
         devices=(0, 1),
+        eager_kernels=True,
         threads=2,
     )
     assert options_of(parse("b", "--no-grpc")).grpc_port is None

@@ -112,3 +112,19 @@ def test_a_lower_precision_may_lose_a_share_of_the_images(flips: dict[int, bool]
     assert record.lost == int(before.sum()) - int(after.sum()) and record.changed == len(flips)
     if not holds and allowed:
         assert str(record).endswith("3 fewer than the network before; at most 1% may be lost")
+
+
+def test_several_inputs_by_name(tmp_path: Path) -> None:
+    """Given an array for each input -> each in its type, and scores of all of them; labels as ever."""
+    rng = np.random.default_rng(0)
+    arrays = {"a": rng.normal(size=(5, 3)), "i": rng.integers(0, 3, (5, 1)), "labels": np.array([0, 1, 2, 0, 1])}
+    shapes = {"a": (3,), "i": (1,)}
+    held = read_eval_data(write(tmp_path / "two.npz", **arrays), shapes)
+    assert {name: x.dtype for name, x in held.of_inputs(("a", "i")).items()} == {"a": np.float32, "i": np.int64}
+    right = correctness(lambda a, i: [np.eye(3)[(i[:, 0]) % 3] + 0 * a], held, 2)
+    assert right.tolist() == (arrays["i"][:, 0] == arrays["labels"]).tolist()
+    arrays["i"] = arrays["i"][:4]
+    with pytest.raises(SourceError, match="a has 5 rows and i 4"):
+        read_eval_data(write(tmp_path / "two.npz", **arrays), shapes)
+    with pytest.raises(SourceError, match="the input gain has no batch axis"):
+        read_eval_data(tmp_path / "two.npz", shapes, {"gain"})

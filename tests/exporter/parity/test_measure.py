@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 
-from plainconv.exporter.parity.measure import agreement, class_axis, rms_error, same_largest
+from plainconv.exporter.parity.measure import (
+    agreement,
+    as_chaotic,
+    class_axis,
+    float32_tolerances,
+    largest_error,
+    rms_error,
+    same_largest,
+)
 from plainconv.exporter.parity.wanted import Wanted, wanted_output
 
 RNG = np.random.default_rng(0)
@@ -55,3 +63,28 @@ def test_a_few_elements_far_off_are_refused() -> None:
     off[:, :8] += np.sign(RNG.standard_normal((13, 8))) * 1.5
     found = rms_error(wanted(y), off, 0.3)
     assert found.far == pytest.approx(0.02) and "2.0% of the elements are off by over 1.2 spreads" in found.why
+
+
+@pytest.mark.parametrize(("images", "by", "excused"), [
+    ((4,), 1.0, True), ((4, 5), 1.0, True), ((4, 5, 6), 1.0, False), ((4,), 9.0, False), ((4,), np.nan, False),
+    ((4,), 1e-3, False),
+    ((1, 4, 5), 1.0, True),
+])  # fmt: skip
+def test_a_step_may_be_chaotic_on_as_many_images_as_eager_is(images: tuple[int, ...], by: float, excused: bool) -> None:
+    """Given eager off by a spread on two images -> a step may be on two others, no farther than four times that."""
+    y = RNG.standard_normal((13, 400))
+    own = y + 1e-6 * RNG.standard_normal(y.shape)
+    own[[1, 2], 7] = y[[1, 2], 7] + y.std()
+    facts = wanted_output(y, [own], KINDS, np.arange(13))
+    step = y + 1e-6 * RNG.standard_normal(y.shape)
+    step[list(images), 3] += by * y.std()
+    allowed = float32_tolerances(facts, np.zeros(13, bool), 1)
+    found = largest_error(facts, step, as_chaotic(facts, step, allowed))
+    assert (found.error <= found.tolerance) == excused
+
+
+def test_where_eager_is_not_chaotic_nothing_is_excused() -> None:
+    y = RNG.standard_normal((13, 400))
+    facts = wanted_output(y, [y + 1e-6], KINDS, np.arange(13))
+    allowed = float32_tolerances(facts, np.zeros(13, bool), 1)
+    assert as_chaotic(facts, y + np.eye(13, 400), allowed) is allowed

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from plainconv.exporter.parity.wanted import Wanted, wanted_output
+from plainconv.exporter.parity.measure import MAX_TOLERANCE, float32_tolerances, largest_error
+from plainconv.exporter.parity.wanted import LEAST_SHARE, Wanted, wanted_output
 
 KINDS = ("normal",) * 12 + ("zeros",)
 RNG = np.random.default_rng(0)
@@ -52,3 +53,31 @@ def test_rows_and_columns_of_a_map_are_no_parts() -> None:
     assert wanted(y).axis is None
     channels_last = RNG.standard_normal((13, 20, 20, 6)) * np.array([1, 1, 1, 1, 1, 1000.0])
     assert wanted(channels_last).axis == 3
+
+
+def test_small_probabilities_are_measured_as_if_they_moved() -> None:
+    """Given scores of which one class is next to nothing -> its scale is 2^-14, that of others their own spread."""
+    rng = np.random.default_rng(0)
+    y = rng.uniform(0, 1, (13, 3, 40)) * np.array([1e-6, 1e-2, 1.0])[:, None]
+    found = wanted(y)
+    assert found.axis == 1 and found.are_shares().all()
+    assert found.scales[0, 0] == LEAST_SHARE and found.spreads[0] < 1e-6
+    assert found.scales[0, 1] == pytest.approx(found.spreads[1])
+    assert not wanted(y - 0.5).are_shares().any() and not wanted(100 * y).are_shares()[2]
+    assert not wanted(y[:, :1]).are_shares().any(), "nothing but such numbers: they are the output's own scale"
+
+
+def test_probabilities_may_be_off_by_the_rounding_of_one() -> None:
+    """Given sigmoids computed as 1/2 + r in float32 -> allowed; a class that is 0, halved or another's -> not."""
+    rng = np.random.default_rng(1)
+    y = 1 / (1 + np.exp(-(rng.standard_normal((13, 3, 40)) + np.array([-9.0, -5.0, 0.0])[:, None])))
+    found = wanted(y)
+    allowed = float32_tolerances(found, np.zeros(13, bool), 100)
+    assert allowed.max() <= MAX_TOLERANCE
+    rounded = (np.float32(0.5) + (y - 0.5).astype(np.float32)).astype(np.float32)
+    assert largest_error(found, rounded, allowed).error <= largest_error(found, rounded, allowed).tolerance
+    for fault in (lambda c: 0 * c, lambda c: c / 2, lambda c: c[::-1], lambda c: c + 1e-5):
+        wrong = y.copy()
+        wrong[:, 0] = fault(y[:, 0])
+        measured = largest_error(found, wrong, allowed)
+        assert measured.error > measured.tolerance

@@ -773,20 +773,22 @@ def test_a_precision_in_name_is_said_and_kept(net, bundle):
     assert Bundle.open(bundle).manifest.extra["warnings"] == []
 
 
-@pytest.mark.parametrize(("size", "targets", "says"), [
-    (4_000_000, ("sm89",), "fp16 in name: its engine has 4.0 MB, that of fp32 3.0 MB; see which layers stay wider"),
-    (3_000_000, ("sm89",), "fp16 in name: its engine has 3.0 MB"),
-    (1_500_000, ("sm89",), None),
-    (4_000_000, ("sm80",), None),
+@pytest.mark.parametrize(("size", "targets", "weights", "says"), [
+    (4_000_000, "sm89", 2_000_000, "fp16 in name: its engine has 4.0 MB, that of fp32 3.0 MB; see which layers stay"),
+    (3_000_000, "sm89", 2_000_000, "fp16 in name: its engine has 3.0 MB"),
+    (1_500_000, "sm89", 2_000_000, None),
+    (4_000_000, "sm80", 2_000_000, None),
+    (4_000_000, "sm89", 1_000_000, None),
 ])  # fmt: skip
-def test_an_engine_no_smaller_than_fp32s_is_said(size, targets, says, recwarn):
-    """Given an engine of the same GPUs as fp32's and no smaller -> one line, kept in the bundle."""
+def test_an_engine_no_smaller_than_fp32s_is_said(size, targets, weights, says, recwarn):
+    """Given an engine of the same GPUs as fp32's and no smaller -> one line, kept; not where kernels are most of it."""
 
     def engine(precision, size, targets):
         return SimpleNamespace(precision=precision, size=size, targets=targets, backend="tensorrt_rtx", device=None)
 
-    engines = (engine("fp32", 3_000_000, ("sm89",)), engine("fp16", size, targets))
-    draft = SimpleNamespace(manifest=SimpleNamespace(engines=engines, extra={}))
+    engines = (engine("fp32", 3_000_000, ("sm89",)), engine("fp16", size, (targets,)))
+    counts = {"onnx": {"bytes": weights}}
+    draft = SimpleNamespace(manifest=SimpleNamespace(engines=engines, extra={}, counts=counts))
     _warn_of_size(draft, "fp16")
     kept = draft.manifest.extra.get("warnings", [])
     assert [str(each.message) for each in recwarn] == kept

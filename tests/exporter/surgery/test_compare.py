@@ -5,6 +5,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from plainconv.exporter.surgery import simplify
 from plainconv.exporter.surgery.compare import compare
 
 
@@ -100,3 +101,14 @@ def test_a_network_that_magnifies_rounding_is_allowed_what_its_input_s_own_round
     assert check.error is not None
     assert check.error > 1e-4
     assert compare(a, c).failed
+
+
+@pytest.mark.parametrize("batch", [0, 1 << 40, 1 << 62])
+def test_an_input_that_holds_nothing_or_too_much_is_said_not_to_be_compared(tmp_path: Path, batch: int) -> None:
+    text = f"(float[{batch},3,8,8] x) => (float[{batch},3,8,8] y) {{ c = Conv(x, w) y = Identity(c) }}"
+    source = save(tmp_path / "given.onnx", text, {"w": np.ones((3, 3, 1, 1), np.float32)})
+    report = simplify(source, tmp_path / "plain.onnx")
+    assert report.after == {"Conv": 1}
+    check = compare(source, tmp_path / "plain.onnx")
+    assert check.is_open
+    assert "the input x has" in check.status

@@ -109,4 +109,8 @@ ABSENT(createNvOnnxParserRefitter_INTERNAL)
 void* getPluginRegistry() noexcept { return nullptr; }
 void* getBuilderPluginRegistry(std::int32_t) noexcept { return nullptr; }
 std::int32_t getNvOnnxParserVersion() noexcept { return 0; }
+std::int32_t getInferLibMajorVersion() noexcept { return 1; }
+std::int32_t getInferLibMinorVersion() noexcept { return 7; }
+std::int32_t getInferLibPatchVersion() noexcept { return 1; }
+std::int32_t getInferLibBuildVersion() noexcept { return 0; }
 }

@@ -1,4 +1,5 @@
-// Opens a bundle, the folder that `exporter` writes (exporter/BUNDLE.md), and runs its network. No vendor's type is here.
+// Opens a bundle, the folder that `exporter` writes (exporter/BUNDLE.md), and runs its network. No vendor's type is
+// here.
 //
 //     plainconv::Network net = plainconv::open("out/v6");
 //     std::vector<float> image(1 * 3 * 224 * 224), logits(1 * 1000);
@@ -160,6 +161,9 @@ struct Options {
   int threads = 0;
   /// What a call may take: of a split network, the wait for earlier calls included, and by TensorRT of any.
   std::chrono::duration<double> timeout = std::chrono::seconds(60);
+  /// TensorRT-RTX compiles its kernels for a new shape before the first call of it ends, and not beside calls that run
+  /// on slower ones meanwhile: what is measured then is what serves later.
+  bool eager_kernels = false;
   /// Is told by `open`, in a line each, why what would be faster does not run here and what runs in its place, and what
   /// could be better about an engine. Empty: nobody is.
   std::function<void(const std::string& line)> warn = {};

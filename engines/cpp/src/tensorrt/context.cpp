@@ -10,10 +10,10 @@ EngineError PartEngine::named(const EngineError& error) const {
   return name.empty() ? error : EngineError(text("part ", name, " on GPU ", device, ": ", error.what()));
 }
 
-Context::Context(Cuda& cuda, const PartEngine& part, std::mutex& one_at_a_time)
+Context::Context(Cuda& cuda, const PartEngine& part, std::mutex& one_at_a_time, bool repeats)
     : part_(&part), shapes_(part.tensors.size()), addresses_(part.tensors.size()) {
   const std::scoped_lock lock(one_at_a_time);
-  context_ = OnDevice<ExecutionContext>(part.engine->new_context().release(), {&cuda, part.device});
+  context_ = OnDevice<ExecutionContext>(part.engine->new_context(repeats).release(), {&cuda, part.device});
   if (context_ == nullptr) {
     throw EngineError("the engine gives no execution context, likely for want of GPU memory; free some");
   }
@@ -60,6 +60,12 @@ Shape Context::shape_of(std::size_t tensor) const {
         text("the shape of ", name, " depends on the data (", shown(shape), "), which this runner cannot run"));
   }
   return shape;
+}
+
+void Context::check_capturable(Address stream) const {
+  if (!context_->is_capturable(stream)) {
+    throw EngineError("the engine cannot be captured as a CUDA graph, says the runtime");
+  }
 }
 
 void Context::enqueue(Address stream) {

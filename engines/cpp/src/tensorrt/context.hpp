@@ -32,8 +32,9 @@ struct PartEngine {
 /// its part is in use.
 class Context {
  public:
-  /// `one_at_a_time`: of the threads that ask engines for contexts. Throws EngineError where there is none to have.
-  Context(Cuda& cuda, const PartEngine& part, std::mutex& one_at_a_time);
+  /// For a call that `repeats` or for any. `one_at_a_time`: of the threads that ask engines for contexts. Throws
+  /// EngineError where there is none to have.
+  Context(Cuda& cuda, const PartEngine& part, std::mutex& one_at_a_time, bool repeats);
 
   void use_profile(int profile, Address stream);
   void use_scratch(Address address, std::size_t size);
@@ -41,6 +42,8 @@ class Context {
   void set_shape(std::size_t tensor, const Shape& shape);
   void set_address(std::size_t tensor, Address address);
   [[nodiscard]] Shape shape_of(std::size_t tensor) const;
+  /// Throws EngineError where the runtime says that a capture of the stream would fail now.
+  void check_capturable(Address stream) const;
   void enqueue(Address stream);
 
  private:

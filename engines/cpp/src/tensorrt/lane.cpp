@@ -59,7 +59,7 @@ void Lane::acquire() {
     }
   }
   for (std::size_t profile = 0; profile < std::max<std::size_t>(shared_.profiles.size(), 1); ++profile) {
-    contexts_.push_back(new_contexts(profile));
+    contexts_.push_back(new_contexts(profile, false));
   }
   const std::size_t ends = shared_.inputs.size() + shared_.outputs.size();
   const Program program = program_of(layout_, std::vector<bool>(ends));
@@ -72,7 +72,8 @@ void Lane::acquire() {
   }
   call_.addresses.resize(ends);
   Sequencer& self = *this;
-  replay_ = std::make_unique<Replay>(cuda_, layout_.home(), home_stream_, self, why_no_captures());
+  const bool repeats = std::ranges::any_of(parts, [](const auto& part) { return part.engine->has_own_graphs(); });
+  replay_ = std::make_unique<Replay>(cuda_, layout_.home(), home_stream_, self, why_no_captures(), repeats);
 }
 
 std::string Lane::why_no_captures() const {
@@ -113,7 +114,7 @@ void Lane::run(std::span<const ConstTensor> inputs, std::span<const Tensor> outp
     }
     enqueue(inputs, outputs, shapes);
     held_.use(layout_.home());
-    wait({&home_stream_, 1});
+    wait_for_end();
   } catch (const LostError&) {
     throw;
   } catch (const std::exception& error) {
@@ -234,6 +235,19 @@ void Lane::sequence(Contexts& contexts, const Call& call, const ShapesOfCall& sh
   }
 }
 
+void Lane::check_capturable(const Contexts& contexts) {
+  for (std::size_t at = 0; at < shared_.parts.size(); ++at) {
+    const PartEngine& part = shared_.parts[at];
+    held_.use(part.device);
+    try {
+      contexts[at].check_capturable(held_.stream(layout_.track(at)));
+    } catch (const EngineError& error) {
+      throw part.named(error);
+    }
+  }
+  held_.use(layout_.home());
+}
+
 void Lane::bind(Contexts& contexts, const Call& call, const ShapesOfCall& shapes) {
   const Ready& ready = programs_.ready_for(call);
   for (std::size_t at = 0; at < shared_.parts.size(); ++at) {
@@ -256,7 +270,7 @@ void Lane::bind(Contexts& contexts, const Call& call, const ShapesOfCall& shapes
 Contexts Lane::fresh(const Call& call, const ShapesOfCall& shapes) {
   held_.forget_device();  // contexts may just have gone, each while its own device was in use
   try {
-    Contexts contexts = new_contexts(shapes.profile);
+    Contexts contexts = new_contexts(shapes.profile, true);
     bind(contexts, call, shapes);
     return contexts;
   } catch (...) {
@@ -266,7 +280,7 @@ Contexts Lane::fresh(const Call& call, const ShapesOfCall& shapes) {
 }
 
 /// A context of each part, none of which has work under way.
-Contexts Lane::new_contexts(std::size_t profile) {
+Contexts Lane::new_contexts(std::size_t profile, bool repeats) {
   auto made = std::make_shared<Contexts>();
   try {
     for (std::size_t at = 0; at < shared_.parts.size(); ++at) {
@@ -275,7 +289,7 @@ Contexts Lane::new_contexts(std::size_t profile) {
       const auto& [address, size] = scratch_.at(track);
       held_.use(part.device);
       try {
-        Context& context = made->emplace_back(cuda_, part, shared_.one_at_a_time);
+        Context& context = made->emplace_back(cuda_, part, shared_.one_at_a_time, repeats);
         if (part.profiles != 0) {
           context.use_profile(static_cast<int>(profile), held_.stream(track));
         }

@@ -100,11 +100,13 @@ class Lane : private Sequencer {
   void enqueue(std::span<const ConstTensor> inputs, std::span<const Tensor> outputs, const ShapesOfCall& shapes);
   [[nodiscard]] Contexts fresh(const Call& call, const ShapesOfCall& shapes) override;
   void sequence(Contexts& contexts, const Call& call, const ShapesOfCall& shapes, bool captured) override;
+  void check_capturable(const Contexts& contexts) override;
   void bind(Contexts& contexts, const Call& call, const ShapesOfCall& shapes);
-  [[nodiscard]] Contexts new_contexts(std::size_t profile);
+  [[nodiscard]] Contexts new_contexts(std::size_t profile, bool repeats);
 
+  void wait_for_end();
   void wait_for_all();
-  void wait(std::span<const Address> streams);
+  Clock::duration wait(std::span<const Address> streams, Clock::duration spin);
   void clear_up(const std::string& error);
   [[nodiscard]] std::string overdue() const;
   [[nodiscard]] std::vector<std::string> late() const;
@@ -125,6 +127,7 @@ class Lane : private Sequencer {
   Call call_;                        // of the last `run`, as are those that follow
   const Ready* enqueued_ = nullptr;  // how much of which program, where it is no graph
   std::size_t count_ = 0;
+  Clock::duration took_{};  // the last wait for a request
   std::unique_ptr<Replay> replay_;
 };
 

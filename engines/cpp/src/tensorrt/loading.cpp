@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "split_choice.hpp"
+#include "tensorrt/kernel_cache.hpp"
 #include "text.hpp"
 
 namespace plainconv {
@@ -14,19 +15,29 @@ namespace {
 /// Engines on their devices, one after the other, and what could be better about them.
 class Loading {
  public:
-  Loading(const Bundle& bundle, const Options& options, const EngineRuntime& runtime, int home)
-      : bundle_(bundle), options_(options), runtime_(runtime), cuda_(runtime.cuda()), back_(*cuda_, home) {}
+  Loading(const Bundle& bundle, const Options& options, const Here& here, const EngineRuntime& runtime, int home)
+      : bundle_(bundle),
+        options_(options),
+        here_(here),
+        runtime_(runtime),
+        cuda_(runtime.cuda()),
+        back_(*cuda_, home) {}
 
   /// Reads and loads an engine while its device is in use.
   void add(const EngineRecord& record, const std::string& part, int device) {
     const std::string bytes = bundle_.read(record.file);
+    const Gpu gpu = here_.gpu(device);
+    const EngineUse use{.name = record.file,
+                        .fixed = record.profiles.empty(),
+                        .eager = options_.eager_kernels,
+                        .kernels = kernel_file(record.sha256, text(gpu.name, " ", gpu.target), here_.version),
+                        .warn = options_.warn};
     cuda_->use_device(device);
-    parts_.push_back(
-        {.name = part,
-         .device = device,
-         .profiles = record.profiles.size(),
-         .tensors = {},
-         .engine = OnDevice<Engine>(runtime_.engine(bytes, record.file).release(), {cuda_.get(), device})});
+    parts_.push_back({.name = part,
+                      .device = device,
+                      .profiles = record.profiles.size(),
+                      .tensors = {},
+                      .engine = OnDevice<Engine>(runtime_.engine(bytes, use).release(), {cuda_.get(), device})});
     if (const auto note = parts_.back().engine->note(); !note.empty()) {
       notes_.push_back(text(record.file, ": ", note));
     }
@@ -48,6 +59,7 @@ class Loading {
  private:
   const Bundle& bundle_;
   const Options& options_;
+  const Here& here_;
   const EngineRuntime& runtime_;
   std::shared_ptr<Cuda> cuda_;
   UsingDevice back_;
@@ -73,7 +85,7 @@ std::optional<Loaded> load_whole(const Bundle& bundle, const Options& options, c
       continue;
     }
     try {
-      Loading loading(bundle, options, runtime, options.device);
+      Loading loading(bundle, options, here, runtime, options.device);
       loading.add(*record, "", options.device);
       Loaded loaded = loading.runner(whole_of(bundle.manifest, record->precision), {options.device}, record->profiles);
       reasons.say(options.warn, record->file);
@@ -105,7 +117,7 @@ std::optional<Loaded> load_parts(const Bundle& bundle, const Options& options, c
     auto reason = why_not_run(set, devices, here);
     if (!reason) {
       try {
-        Loading loading(bundle, options, runtime, devices[0]);
+        Loading loading(bundle, options, here, runtime, devices[0]);
         for (std::size_t at = 0; at < set.split->parts.size(); ++at) {
           const PartRecord& part = set.split->parts[at];
           loading.add(*set.engines[at], part.name, devices[static_cast<std::size_t>(part.device)]);

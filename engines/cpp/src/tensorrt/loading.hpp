@@ -14,8 +14,8 @@ namespace plainconv {
 /// What engines are loaded with.
 struct EngineRuntime {
   std::function<std::shared_ptr<Cuda>()> cuda;
-  /// The engine of these bytes, on the device that this thread uses; see `engine_of_bytes`.
-  std::function<std::unique_ptr<Engine>(std::string_view bytes, std::string_view name)> engine;
+  /// See `engine_of_bytes`.
+  std::function<std::unique_ptr<Engine>(std::string_view bytes, const EngineUse& use)> engine;
 };
 
 /// See Backend::load. Of engines that run equally fast, those for another GPU are not spoken of where one runs.

@@ -9,15 +9,20 @@ constexpr int most_failures = 3;
 
 }  // namespace
 
-Replay::Replay(Cuda& cuda, int device, Address stream, Sequencer& sequencer, std::string why_not)
-    : cuda_(cuda), device_(device), stream_(stream), sequencer_(sequencer), why_not_(std::move(why_not)) {}
+Replay::Replay(Cuda& cuda, int device, Address stream, Sequencer& sequencer, std::string why_not, bool repeats)
+    : cuda_(cuda),
+      device_(device),
+      stream_(stream),
+      sequencer_(sequencer),
+      why_not_(std::move(why_not)),
+      repeats_(repeats) {}
 
 bool Replay::enqueue(const Call& call, const ShapesOfCall& shapes) {
   launched_ = false;
   const auto found = std::ranges::find(plans_, call, &Plan::call);
   if (found != plans_.end()) {
     plans_.splice(plans_.begin(), plans_, found);
-  } else if (!why_not_.empty() || !was_seen(call) || !add_plan(call, shapes)) {
+  } else if ((!why_not_.empty() && !repeats_) || !was_seen(call) || !add_plan(call, shapes)) {
     return false;
   }
   Plan& plan = plans_.front();
@@ -53,6 +58,7 @@ bool Replay::add_plan(const Call& call, const ShapesOfCall& shapes) {
     throw;
   } catch (const EngineError& error) {  // above all for want of memory, without which calls run too
     why_not_ = error.what();
+    repeats_ = false;
     return false;
   }
   return true;
@@ -60,6 +66,7 @@ bool Replay::add_plan(const Call& call, const ShapesOfCall& shapes) {
 
 Handle Replay::captured(Plan& plan, const ShapesOfCall& shapes) {
   try {
+    sequencer_.check_capturable(plan.contexts);
     cuda_.begin_capture(stream_);
     try {
       sequencer_.sequence(plan.contexts, plan.call, shapes, true);

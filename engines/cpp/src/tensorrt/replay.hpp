@@ -43,6 +43,8 @@ class Sequencer {
   [[nodiscard]] virtual Contexts fresh(const Call& call, const ShapesOfCall& shapes) = 0;
   /// Enqueue a call on contexts that are bound to it. What is captured begins on the stream, and has ended there.
   virtual void sequence(Contexts& contexts, const Call& call, const ShapesOfCall& shapes, bool captured) = 0;
+  /// Throws EngineError where one of the contexts cannot be captured now.
+  virtual void check_capturable(const Contexts& contexts) = 0;
 };
 
 /// Enqueues calls by the fastest way there is. For one thread at a time.
@@ -52,8 +54,9 @@ class Sequencer {
 /// graph are never touched again, as TensorRT asks. The plans not used for longest make room for new ones.
 class Replay {
  public:
-  /// `why_not` says why nothing is to be captured, empty where all may; `device` is that of the stream.
-  Replay(Cuda& cuda, int device, Address stream, Sequencer& sequencer, std::string why_not);
+  /// `why_not` says why nothing is to be captured, empty where all may; with `repeats` calls that come again have
+  /// contexts of their own all the same. `device` is that of the stream.
+  Replay(Cuda& cuda, int device, Address stream, Sequencer& sequencer, std::string why_not, bool repeats);
 
   /// Enqueue a call by its plan. False where it has none, and is to run on any contexts.
   [[nodiscard]] bool enqueue(const Call& call, const ShapesOfCall& shapes);
@@ -81,6 +84,7 @@ class Replay {
   Address stream_;
   Sequencer& sequencer_;
   std::string why_not_;
+  bool repeats_;
   bool launched_ = false;
   int failures_ = 0;
   std::list<Plan> plans_;  // the one used last first

@@ -81,7 +81,7 @@ TensorRTRunner::TensorRTRunner(std::shared_ptr<Cuda> cuda, const Manifest& manif
                                std::chrono::duration<double> timeout)
     : shared_(std::make_shared<LaneShared>()), home_(devices.at(0)) {
   const UsingDevice back(*cuda, home_);
-  shared_->cuda = std::move(cuda);
+  shared_->cuda = cuda;
   shared_->parts = std::move(parts);
   shared_->split = std::move(split);
   shared_->timeout = timeout;
@@ -130,7 +130,8 @@ void TensorRTRunner::prepare(const Manifest& manifest, std::vector<int> devices,
 
 TensorRTRunner::~TensorRTRunner() {
   try {
-    const UsingDevice back(*shared_->cuda, home_);
+    const auto cuda = shared_->cuda;  // it may be the last to hold it
+    const UsingDevice back(*cuda, home_);
     const auto patience = lost_.empty() ? shared_->timeout : std::chrono::duration<double>(0);
     std::ranges::move(shared_->given_up, std::back_inserter(idle_));
     shared_->given_up.clear();
@@ -141,6 +142,12 @@ TensorRTRunner::~TensorRTRunner() {
       }
     }
     idle_.clear();
+    for (const PartEngine& part : shared_->parts) {
+      if (lost_.empty()) {
+        cuda->use_device(part.device);
+        part.engine->save();
+      }
+    }
     shared_.reset();
   } catch (const std::exception&) {  // NOLINT(bugprone-empty-catch): nobody is there to hear it
   }

@@ -12,6 +12,7 @@
 
 #include "tensorrt/backend.hpp"
 #include "tensorrt/engine.hpp"
+#include "tensorrt/kernel_cache.hpp"
 #include "tensorrt/log.hpp"
 #include "tensorrt/validity.hpp"
 #include "text.hpp"
@@ -88,68 +89,107 @@ std::pair<Validity, std::uint64_t> validity_of(Runtime& runtime, std::string_vie
   return {Validity::valid, 0};
 }
 
-/// What TensorRT-RTX makes contexts with: CUDA graphs of its own, as only it knows when a kernel that it compiles for a
-/// new shape replaces the one that runs meanwhile; and a cache, by which contexts share what they have compiled.
+/// Makes the contexts of TensorRT's engines; of TensorRT-RTX's where the headers are not those of its own SDK.
 template <class Engine>
-class ContextMaker {
-  using Config = std::remove_pointer_t<decltype(std::declval<Engine&>().createRuntimeConfig())>;
-  static constexpr bool has_cache = requires(Config & config) { config.createRuntimeCache(); };
-
+class PlainContexts {
  public:
-  static constexpr bool has_graphs = has_cache;
+  static constexpr bool has_graphs = false;
 
-  explicit ContextMaker(Engine& engine) : engine_(engine) {
-    if constexpr (has_cache) {
-      config_.reset(engine.createRuntimeConfig());
-      if (config_ == nullptr) {
-        return;
-      }
-      using Strategy = std::remove_const_t<decltype(config_->getCudaGraphStrategy())>;
-      (void)config_->setCudaGraphStrategy(Strategy::kWHOLE_GRAPH_CAPTURE);  // else it runs without
-      cache_ = config_->createRuntimeCache();
-      if (cache_ != nullptr) {
-        (void)config_->setRuntimeCache(*cache_);
-      }
-    }
-  }
-  ContextMaker(const ContextMaker&) = delete;
-  ContextMaker& operator=(const ContextMaker&) = delete;
-  ContextMaker(ContextMaker&&) = delete;
-  ContextMaker& operator=(ContextMaker&&) = delete;
-  ~ContextMaker() {
-    if constexpr (has_cache) {
-      delete cache_;  // NOLINT(cppcoreguidelines-owning-memory): the type has a name in one kind of header only
-    }
-  }
+  PlainContexts(Engine& engine, const EngineUse& /*use*/) : engine_(engine) {}
 
   /// In memory that it is given where it needs some of TensorRT; TensorRT-RTX has its own.
-  [[nodiscard]] nvinfer1::IExecutionContext* make() {
-    if constexpr (has_cache) {
-      if (config_ != nullptr) {
-        return engine_.createExecutionContext(config_.get());
-      }
-    }
+  [[nodiscard]] nvinfer1::IExecutionContext* make(bool /*repeats*/) {
     using Where = nvinfer1::ExecutionContextAllocationStrategy;
     return engine_.createExecutionContext(scratch() == 0 ? Where::kSTATIC : Where::kUSER_MANAGED);
   }
-
   [[nodiscard]] std::size_t scratch() const {
     return is_rtx ? 0 : static_cast<std::size_t>(std::max<std::int64_t>(engine_.getDeviceMemorySizeV2(), 0));
   }
+  void save() noexcept {}
 
  private:
-  static auto no_cache() {
-    if constexpr (has_cache) {
-      return decltype(std::declval<Config&>().createRuntimeCache()){nullptr};
-    } else {
-      return nullptr;
+  Engine& engine_;
+};
+
+/// Makes the contexts of TensorRT-RTX's engines. It can make CUDA graphs of its own, of the last call that each context
+/// ran: a new address or shape is a new capture. So engines of fixed shapes have graphs captured, as TensorRT's do.
+/// Those of dynamic shapes, of which only the runtime knows when a kernel compiled for a new shape replaces the one
+/// that runs meanwhile, make their own, with a context for each call that comes again. All share what they compile, by
+/// a cache that must outlive them.
+template <class Engine>
+class ConfiguredContexts {
+  using Config = std::remove_pointer_t<decltype(std::declval<Engine&>().createRuntimeConfig())>;
+  using Cache = std::remove_pointer_t<decltype(std::declval<Config&>().createRuntimeCache())>;
+  using Graphs = std::remove_const_t<decltype(std::declval<Config&>().getCudaGraphStrategy())>;
+  using Kernels = std::remove_const_t<decltype(std::declval<Config&>().getDynamicShapesKernelSpecializationStrategy())>;
+
+ public:
+  static constexpr bool has_graphs = true;
+
+  ConfiguredContexts(Engine& engine, const EngineUse& use) : engine_(engine), file_(use.kernels) {
+    plain_ = configured(use, Graphs::kDISABLED);
+    if (!use.fixed) {
+      own_ = configured(use, Graphs::kWHOLE_GRAPH_CAPTURE);
     }
   }
 
+  [[nodiscard]] nvinfer1::IExecutionContext* make(bool repeats) {
+    return engine_.createExecutionContext(repeats && own_ ? own_.get() : plain_.get());
+  }
+  [[nodiscard]] std::size_t scratch() const { return 0; }
+  void save() noexcept {
+    if (cache_ != nullptr) {
+      const std::unique_ptr<nvinfer1::IHostMemory> data(cache_->serialize());
+      if (data != nullptr) {
+        file_.write({static_cast<const char*>(data->data()), data->size()});
+      }
+    }
+  }
+
+ private:
+  std::unique_ptr<Config> configured(const EngineUse& use, Graphs graphs) {
+    std::unique_ptr<Config> config(engine_.createRuntimeConfig());
+    if (config == nullptr || !config->setCudaGraphStrategy(graphs)) {
+      throw EngineError("the engine takes no runtime configuration; build it again");
+    }
+    if (use.eager) {
+      (void)config->setDynamicShapesKernelSpecializationStrategy(Kernels::kEAGER);
+    }
+    if (cache_ == nullptr) {
+      cache_.reset(config->createRuntimeCache());
+      file_.read(
+          [&](const std::string& data) { return cache_ != nullptr && cache_->deserialize(data.data(), data.size()); },
+          use.warn);
+    }
+    if (cache_ != nullptr) {
+      (void)config->setRuntimeCache(*cache_);  // which keeps nothing alive
+    }
+    return config;
+  }
+
   Engine& engine_;
-  std::unique_ptr<Config> config_;
-  decltype(no_cache()) cache_ = no_cache();
+  KernelFile file_;
+  std::unique_ptr<Cache> cache_;
+  std::unique_ptr<Config> plain_;
+  std::unique_ptr<Config> own_;  // where shapes are open
 };
+
+template <class Engine>
+constexpr bool has_graphs = requires(Engine& engine) {
+  engine.createRuntimeConfig()->createRuntimeCache();
+};
+
+template <class Engine>
+using ContextMaker = std::conditional_t<has_graphs<Engine>, ConfiguredContexts<Engine>, PlainContexts<Engine>>;
+
+/// Whether the runtime says that work may be captured; true where it says no such thing.
+template <class Made>
+bool is_capturable_now(const Made& context, cudaStream_t stream) {
+  if constexpr (requires { context.isStreamCapturable(stream); }) {
+    return context.isStreamCapturable(stream);
+  }
+  return true;
+}
 
 class TensorRTContext : public ExecutionContext {
  public:
@@ -178,6 +218,9 @@ class TensorRTContext : public ExecutionContext {
     const std::span sizes(dims.d);
     return dims.nbDims < 0 ? Shape{-1} : Shape(sizes.begin(), sizes.begin() + dims.nbDims);
   }
+  bool is_capturable(Address stream) const override {
+    return is_capturable_now(*context_, std::bit_cast<cudaStream_t>(stream));
+  }
   bool enqueue(Address stream) override { return context_->enqueueV3(std::bit_cast<cudaStream_t>(stream)); }
 
  private:
@@ -187,8 +230,12 @@ class TensorRTContext : public ExecutionContext {
 class TensorRTEngine : public Engine {
  public:
   TensorRTEngine(std::unique_ptr<nvinfer1::IRuntime> runtime, std::unique_ptr<nvinfer1::ICudaEngine> engine,
-                 std::string note)
-      : runtime_(std::move(runtime)), engine_(std::move(engine)), maker_(*engine_), note_(std::move(note)) {}
+                 const EngineUse& use, std::string note)
+      : runtime_(std::move(runtime)),
+        engine_(std::move(engine)),
+        maker_(*engine_, use),
+        is_fixed_(use.fixed),
+        note_(std::move(note)) {}
 
   std::vector<std::string> tensors() const override {
     std::vector<std::string> names;
@@ -198,25 +245,29 @@ class TensorRTEngine : public Engine {
     }
     return names;
   }
-  std::unique_ptr<ExecutionContext> new_context() override {
-    std::unique_ptr<nvinfer1::IExecutionContext> made(maker_.make());
+  std::unique_ptr<ExecutionContext> new_context(bool repeats) override {
+    std::unique_ptr<nvinfer1::IExecutionContext> made(maker_.make(repeats));
     return made == nullptr ? nullptr : std::make_unique<TensorRTContext>(std::move(made));
   }
   std::size_t scratch() const override { return maker_.scratch(); }
   std::string_view note() const override { return note_; }
   std::string_view why_not_captured() const override {
-    if (!is_rtx) {
+    if (!is_rtx || (Maker::has_graphs && is_fixed_)) {
       return "";
     }
-    return ContextMaker<nvinfer1::ICudaEngine>::has_graphs
-               ? "the runtime has CUDA graphs of its own"
-               : "only TensorRT-RTX can make CUDA graphs of its engines; build with its SDK's headers";
+    return Maker::has_graphs ? "the runtime makes CUDA graphs of its own, of engines of dynamic shapes"
+                             : "only TensorRT-RTX can make CUDA graphs of its engines; build with its SDK's headers";
   }
+  bool has_own_graphs() const override { return Maker::has_graphs && !is_fixed_; }
+  void save() noexcept override { maker_.save(); }
 
  private:
+  using Maker = ContextMaker<nvinfer1::ICudaEngine>;
+
   std::unique_ptr<nvinfer1::IRuntime> runtime_;  // outlives the engine, and that what makes its contexts
   std::unique_ptr<nvinfer1::ICudaEngine> engine_;
-  ContextMaker<nvinfer1::ICudaEngine> maker_;
+  Maker maker_;
+  bool is_fixed_;
   std::string note_;
 };
 
@@ -227,7 +278,7 @@ std::string runtime_version() {
               getInferLibBuildVersion());
 }
 
-std::unique_ptr<Engine> engine_of_bytes(std::string_view bytes, std::string_view name) {
+std::unique_ptr<Engine> engine_of_bytes(std::string_view bytes, const EngineUse& use) {
   Log& log = the_log();
   const auto turn = log.turn();
   log.begin();
@@ -239,14 +290,14 @@ std::unique_ptr<Engine> engine_of_bytes(std::string_view bytes, std::string_view
   std::string note = words_of(validity, causes, library(), [&] { return first_error(log.so_far()); });
   if (validity == Validity::invalid) {
     (void)log.end();
-    throw EngineError(text(name, " cannot run here: ", note));
+    throw EngineError(text(use.name, " cannot run here: ", note));
   }
   std::unique_ptr<nvinfer1::ICudaEngine> engine(runtime->deserializeCudaEngine(bytes.data(), bytes.size()));
   const auto errors = log.end();
   if (engine == nullptr) {
     throw EngineError(text(library(), " cannot load the engine: ", why_not_loaded(errors)));
   }
-  return std::make_unique<TensorRTEngine>(std::move(runtime), std::move(engine), std::move(note));
+  return std::make_unique<TensorRTEngine>(std::move(runtime), std::move(engine), use, std::move(note));
 }
 
 }  // namespace plainconv

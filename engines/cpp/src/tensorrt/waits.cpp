@@ -12,8 +12,9 @@ namespace {
 using std::chrono::microseconds;
 using std::chrono::milliseconds;
 
-constexpr auto spin = milliseconds(1);      // of asking without a pause
-constexpr auto shortest = microseconds(5);  // of the pauses after that
+constexpr auto least_spin = microseconds(100);  // of asking without a pause
+constexpr auto most_spin = milliseconds(10);
+constexpr auto shortest = microseconds(5);  // of the pauses after that, each at least as long again as the system likes
 constexpr auto longest = microseconds(50);
 constexpr auto look = milliseconds(10);  // after which every stream is asked: one may wait for a GPU that is lost
 constexpr std::chrono::duration<double> most_patience = std::chrono::hours(24 * 365);  // what a clock can add
@@ -51,10 +52,18 @@ bool Lane::ended(std::chrono::duration<double> patience) noexcept {
   return true;
 }
 
-void Lane::wait_for_all() { wait(held_.streams()); }
+/// Wait for a request, without a pause for as long as the last one lets expect: a sleep of microseconds takes fifty and
+/// more; where calls take longer than `most_spin` that is nothing.
+void Lane::wait_for_end() {
+  const auto expected = took_ + took_ / 2 + least_spin;
+  took_ = wait({&home_stream_, 1}, expected < most_spin ? expected : Clock::duration(least_spin));
+}
 
-/// Wait until streams have nothing left. Throws LostError where that takes too long, and where CUDA fails.
-void Lane::wait(std::span<const Address> streams) {
+void Lane::wait_for_all() { (void)wait(held_.streams(), least_spin); }
+
+/// Wait until streams have nothing left, and say how long that took. Throws LostError where that is too long, and where
+/// CUDA fails.
+Lane::Clock::duration Lane::wait(std::span<const Address> streams, Clock::duration spin) {
   try {
     std::optional<Clock::time_point> begun;  // no clock is asked where all has ended
     Clock::time_point next_look;
@@ -81,6 +90,7 @@ void Lane::wait(std::span<const Address> streams) {
         }
       }
     }
+    return begun ? Clock::now() - *begun : Clock::duration(0);
   } catch (const LostError&) {
     throw;
   } catch (const EngineError& error) {

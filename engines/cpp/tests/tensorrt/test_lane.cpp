@@ -1,22 +1,21 @@
-// How a call runs, on doubles: what waits for what, and parts and calls of CUDA that fail.
+// How a call runs, on stand-ins: what waits for what, and parts and calls of CUDA that fail.
 #include <doctest/doctest.h>
 
 #include <thread>
 
-#include "recording_calls.hpp"
+#include "calls.hpp"
 
 using plainconv::EngineError;
 
 TEST_CASE("between input and output nothing waits: parts are enqueued, and streams wait by events") {
   const auto cuda = a_cuda();
   auto net = diamond();
-  net.why_not_captured = "no";
   {
-    const auto runner = net.runner(cuda, {0, 1});
+    const auto runner = net.runner({0, 1});
     CHECK(right(*runner, net, cuda, 1));
     cuda->calls.clear();
     cuda->hold = true;
-    std::thread caller([&] { CHECK(right(*runner, net, cuda, 2)); });
+    std::thread caller([&] { CHECK(right(*runner, net, cuda, 2, 3)); });
     for (;;) {  // all of it is enqueued while nothing has run
       const std::scoped_lock lock(cuda->mutex);
       if (cuda->count("to host") == 1) {
@@ -37,7 +36,6 @@ TEST_CASE("between input and output nothing waits: parts are enqueued, and strea
 
 TEST_CASE("every wait is needed: without it two pieces of work meet on the same memory, or the host reads too early") {
   auto net = diamond();
-  net.why_not_captured = "no";
   const auto schedule = schedule_of(net.split, net.manifest);
   const auto program = program_of(plainconv::Layout(schedule, {0, 1}, 2), {false, false, false});
   std::set<std::size_t> last;
@@ -52,7 +50,7 @@ TEST_CASE("every wait is needed: without it two pieces of work meet on the same 
         const auto cuda = a_cuda();
         cuda->forgotten = {wait};
         ++needed;
-        const auto runner = net.runner(cuda, {0, 1});
+        const auto runner = net.runner({0, 1});
         (void)right(*runner, net, cuda, 1);
         CHECK(contains(cuda->broken(), "neither waits for the other"));
       }
@@ -63,7 +61,7 @@ TEST_CASE("every wait is needed: without it two pieces of work meet on the same 
   for (unsigned seed = 0; seed < 20; ++seed) {
     const auto cuda = a_cuda(seed);
     cuda->forgotten = last;
-    const auto runner = net.runner(cuda, {0, 1});
+    const auto runner = net.runner({0, 1});
     wrong += right(*runner, net, cuda, 1) && cuda->astray.empty() ? 0 : 1;
     cuda->drain();
   }
@@ -75,7 +73,7 @@ TEST_CASE("shapes that no profile covers are refused before anything is enqueued
   net.batches = {{1, 1}, {3, 4}};
   const auto cuda = a_cuda();
   {
-    const auto runner = net.runner(cuda, {0, 1});
+    const auto runner = net.runner({0, 1});
     cuda->calls.clear();
     CHECK(refused(*runner, net, cuda, 2) ==
           "a [2, 4], b [2, 4] is in no optimization profile of the engine (profile 0: a [1, 4] to [1, 4], b [1, 4] to "
@@ -92,14 +90,14 @@ TEST_CASE("whichever call of CUDA fails, opening or running: one line, nothing l
   for (const auto& [make, devices] : {std::pair{&whole, std::vector{0}}, std::pair{&diamond, std::vector{0, 1}}}) {
     std::size_t failed = 0;
     for (std::size_t at = 1;; ++at) {
-      auto net = make();
+      auto net = make({{1, 4}});
       net.scratch = 300;
       const auto cuda = a_cuda(static_cast<unsigned>(at));
       std::unique_ptr<plainconv::TensorRTRunner> runner;
       cuda->fail_at = at;
       bool all_right = true;
       const auto error = thrown_by<EngineError>([&] {
-        runner = net.runner(cuda, devices);
+        runner = net.runner(devices);
         for (int seed = 0; seed < 4; ++seed) {
           all_right = right(*runner, net, cuda, seed) && all_right;
         }
@@ -132,7 +130,7 @@ TEST_CASE("a part that refuses is named, and the next request runs") {
       auto net = diamond();
       const auto cuda = a_cuda();
       {
-        const auto runner = net.runner(cuda, {0, 1});
+        const auto runner = net.runner({0, 1});
         for (int seed = 0; seed < calls; ++seed) {
           CHECK(right(*runner, net, cuda, seed));
         }
@@ -160,10 +158,9 @@ TEST_CASE("a part that does not suit from the start is named, and nothing stays"
         std::pair{"data", "part p1 on GPU 1: the shape of v2 depends on the data"},
         std::pair{"shape", "part p1 on GPU 1: the engine does not take v0 of shape [4, 4]"}}) {
     auto net = diamond();
-    net.engines = {std::make_shared<EngineFacts>(), std::make_shared<EngineFacts>(), std::make_shared<EngineFacts>()};
-    net.engines[1]->refuses = {refuses};
+    net.refuses[1] = {refuses};
     const auto cuda = a_cuda();
-    CHECK(contains(thrown_by<EngineError>([&] { (void)net.runner(cuda, {0, 1}); }), message));
+    CHECK(contains(thrown_by<EngineError>([&] { (void)net.runner({0, 1}); }), message));
     CHECK(cuda->device() == 0);
     check_clean(*cuda);
   }
@@ -173,7 +170,7 @@ TEST_CASE("a part that refuses its buffers is named, and the next request runs")
   auto net = diamond();
   const auto cuda = a_cuda();
   {
-    const auto runner = net.runner(cuda, {0, 1});
+    const auto runner = net.runner({0, 1});
     net.engines[1]->refuses = {"address"};
     CHECK(refused(*runner, net, cuda) == "part p1 on GPU 1: the engine takes no buffer for v0; build it again");
     net.engines[1]->refuses = {};

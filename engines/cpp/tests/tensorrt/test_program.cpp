@@ -2,7 +2,7 @@
 #include <doctest/doctest.h>
 
 #include "doubles.hpp"
-#include "recording_tensorrt.hpp"
+#include "network.hpp"
 #include "tensorrt/program.hpp"
 
 namespace {
@@ -32,9 +32,9 @@ std::vector<std::string> shown(const plainconv::Program& program) {
 }
 
 struct Planned {
-  explicit Planned(RecordedNetwork of, std::vector<int> devices)
+  explicit Planned(SplitNetwork of, std::vector<int> devices)
       : net(std::move(of)), schedule(schedule_of(net.split, net.manifest)), layout(schedule, std::move(devices), 2) {}
-  RecordedNetwork net;
+  SplitNetwork net;
   plainconv::Schedule schedule;
   plainconv::Layout layout;
 };
@@ -89,7 +89,7 @@ TEST_CASE("of parts: each value goes where it is wanted as soon as it is made") 
 }
 
 TEST_CASE("an output that is an input is copied for the caller") {
-  RecordedNetwork net;
+  SplitNetwork net;
   net.add_input("a");
   net.add_input("b");
   net.add_part("p0", 0, 0, {{std::nullopt, "a"}}, {"v0"});

@@ -1,20 +1,19 @@
-// Calls that come again, on doubles: graphs.
+// Calls that come again, on stand-ins: graphs.
 #include <doctest/doctest.h>
 
-#include "recording_calls.hpp"
+#include "calls.hpp"
 
 TEST_CASE("graphs are bounded: those not used for longest go") {
-  auto net = whole();
-  net.batches = {{1, 40}};
+  auto net = whole({{1, 40}});
   const auto cuda = a_cuda();
   {
-    const auto runner = net.runner(cuda, {0});
+    const auto runner = net.runner({0});
     for (int batch = 1; batch <= 20; ++batch) {
       for (int again = 0; again < 4; ++again) {
         CHECK(right(*runner, net, cuda, again, batch));
       }
     }
-    CHECK(cuda->graphs() == 16);
+    CHECK(cuda->graphs.size() == 16);
     CHECK(net.engines[0]->contexts == 17);
   }
   check_clean(*cuda);
@@ -25,7 +24,7 @@ TEST_CASE("a capture that fails leaves the call right, and after three there are
     auto net = diamond();
     const auto cuda = a_cuda();
     {
-      const auto runner = net.runner(cuda, {0, 1});
+      const auto runner = net.runner({0, 1});
       if (std::string(step) == "capture") {
         net.engines[1]->refuses = {"capture"};
       } else {

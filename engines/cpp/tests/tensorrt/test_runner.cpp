@@ -1,4 +1,4 @@
-// Networks whole and in parts, on doubles: callers' memory, threads, and any schedule.
+// Networks whole and in parts, on stand-ins: callers' memory, threads, and any schedule.
 #include <doctest/doctest.h>
 
 #include <algorithm>
@@ -7,7 +7,7 @@
 #include <random>
 #include <thread>
 
-#include "recording_calls.hpp"
+#include "calls.hpp"
 
 using plainconv::EngineError;
 using plainconv::Memory;
@@ -16,7 +16,7 @@ TEST_CASE("a whole network runs on one stream without an event, then as a graph"
   const auto cuda = a_cuda();
   auto net = whole();
   {
-    const auto runner = net.runner(cuda, {0});
+    const auto runner = net.runner({0});
     cuda->calls.clear();
     CHECK(right(*runner, net, cuda, 1));
     const std::vector<std::string> wanted = {"to device", "to device", "execute", "to host", "to host"};
@@ -27,7 +27,7 @@ TEST_CASE("a whole network runs on one stream without an event, then as a graph"
     CHECK(found == wanted);
     CHECK(right(*runner, net, cuda, 2));  // on contexts of its own
     CHECK(right(*runner, net, cuda, 3));  // captured
-    CHECK(cuda->graphs() == 1);
+    CHECK(cuda->graphs.size() == 1);
     for (int seed = 4; seed < 8; ++seed) {
       cuda->calls.clear();
       CHECK(right(*runner, net, cuda, seed));
@@ -41,10 +41,10 @@ TEST_CASE("a whole network runs on one stream without an event, then as a graph"
 TEST_CASE("tensors in GPU memory are read and written in place") {
   for (const auto& [make, devices] : {std::pair{&whole, std::vector{0}}, std::pair{&diamond, std::vector{0, 1}}}) {
     const auto cuda = a_cuda(3);
-    auto net = make();
+    auto net = make({{1, 4}});
     const unsigned all = (1U << (net.manifest.inputs.size() + net.manifest.outputs.size())) - 1U;
     {
-      const auto runner = net.runner(cuda, devices);
+      const auto runner = net.runner(devices);
       for (int seed = 0; seed < 5; ++seed) {
         cuda->calls.clear();
         CHECK(called(*runner, net, cuda, 3, seed, all).right());
@@ -62,20 +62,21 @@ TEST_CASE("tensors in memory that the engine cannot take are refused in one line
   const auto cuda = a_cuda();
   auto net = whole();
   {
-    const auto runner = net.runner(cuda, {0});
+    const auto runner = net.runner({0});
     CHECK(refused(*runner, net, cuda, 2, 1, 1) == "input a is on GPU 1, the engine on GPU 0; copy it there first");
     CHECK(refused(*runner, net, cuda, 2, 4, 1) == "output y is on GPU 1, the engine on GPU 0; copy it there first");
-    const plainconv::UsingDevice home(*cuda, 0);
-    const auto odd = cuda->allocate(512) + 32;
+    const auto api = plainconv::cuda_runtime();
+    const plainconv::UsingDevice home(*api, 0);
+    const auto odd = api->allocate(512) + 32;
     std::vector<float> host(8);
     const std::array<std::int64_t, 2> shape{2, row};
-    auto a = plainconv::input(std::span<const float>(RecordingCuda::at<float>(odd), 8), shape, Memory::device);
+    auto a = plainconv::input(std::span<const float>(Gpus::at<float>(odd), 8), shape, Memory::device);
     const auto b = plainconv::input(std::span<const float>(host), shape);
     const auto ask = [&] { return thrown_by<EngineError>([&] { (void)runner->run_to_arrays(std::array{a, b}); }); };
     CHECK(ask() == "input a begins at an address that is no multiple of 256, as the engine wants; give a copy");
     a = plainconv::input(std::span<const float>(host), shape, Memory::device);
     CHECK(ask() == "input a is not in GPU memory, as its Memory says; give it as Memory::host");
-    cuda->free(odd - 32);
+    api->free(odd - 32);
     CHECK(right(*runner, net, cuda, 1));
   }
   check_clean(*cuda);
@@ -99,7 +100,7 @@ TEST_CASE("any schedule gives what the network does, in whatever order its work 
   std::mt19937 random(1);
   const auto below = [&](std::size_t most) { return random() % most; };
   for (int round = 0; round < 300; ++round) {
-    RecordedNetwork net;
+    SplitNetwork net;
     net.add_input("a");
     net.add_input("b");
     std::vector<std::pair<std::optional<std::string>, std::string>> values = {{std::nullopt, "a"}, {std::nullopt, "b"}};
@@ -123,7 +124,10 @@ TEST_CASE("any schedule gives what the network does, in whatever order its work 
       }
     }
     net.scratch = below(2) * 500;
-    net.why_not_captured = below(3) == 0 ? "no" : "";
+    const bool is_captured = below(3) != 0;
+    if (!is_captured) {
+      net.refuses[below(parts)] = {"capture"};
+    }
     if (below(2) == 0) {
       net.batches = {{1, 2}, {3, 4}};
     }
@@ -143,7 +147,7 @@ TEST_CASE("any schedule gives what the network does, in whatever order its work 
       }
     }
     {
-      const auto runner = net.runner(cuda, numbers);
+      const auto runner = net.runner(numbers);
       const unsigned ends = 1U << (2 + net.manifest.outputs.size());
       const std::array<unsigned, 3> masks = {0, static_cast<unsigned>(below(ends)), ends - 1};
       for (int seed = 0; seed < 10; ++seed) {
@@ -151,7 +155,7 @@ TEST_CASE("any schedule gives what the network does, in whatever order its work 
                      numbers[0])
                   .right());
       }
-      CHECK(runner->why_not_captured() == net.why_not_captured);
+      CHECK((runner->why_not_captured().empty() || !is_captured));
     }
     check_clean(*cuda);
   }
@@ -161,13 +165,13 @@ TEST_CASE("peer access is enabled once each way; where there is none the host is
   auto net = diamond();
   const auto cuda = a_cuda();
   {
-    const auto runner = net.runner(cuda, {0, 1});
+    const auto runner = net.runner({0, 1});
     CHECK(right(*runner, net, cuda, 1));
     CHECK(cuda->count("reach") == 2);
   }
   cuda->peers = std::set<std::pair<int, int>>{{1, 0}};
   {
-    const auto runner = net.runner(cuda, {0, 1});
+    const auto runner = net.runner({0, 1});
     cuda->calls.clear();
     CHECK(right(*runner, net, cuda, 1));
     CHECK(cuda->count("to peer") == 1);
@@ -176,13 +180,13 @@ TEST_CASE("peer access is enabled once each way; where there is none the host is
   cuda->peers.reset();
   cuda->fail["reach"] = 2;
   {
-    const auto runner = net.runner(cuda, {0, 1});
+    const auto runner = net.runner({0, 1});
     cuda->calls.clear();
     CHECK(right(*runner, net, cuda, 1));
     CHECK(cuda->count("to peer") == 0);
   }
   {
-    const auto runner = net.runner(cuda, {2, 2});
+    const auto runner = net.runner({2, 2});
     cuda->calls.clear();
     CHECK(right(*runner, net, cuda, 1));
     CHECK(cuda->count("to peer") + cuda->count("reach") + cuda->count("can_reach") == 0);
@@ -191,23 +195,20 @@ TEST_CASE("peer access is enabled once each way; where there is none the host is
 }
 
 TEST_CASE("engines that are not those of the split are refused") {
-  auto net = diamond();
+  auto net = diamond({});
   const auto cuda = a_cuda();
+  const auto api = plainconv::cuda_runtime();
   const auto refuse = [&](std::size_t parts, std::vector<int> devices, const std::string& tensor) {
     return thrown_by<EngineError>([&] {
       std::vector<plainconv::PartEngine> made;
+      auto other = net;
       for (std::size_t at = 0; at < parts; ++at) {
-        auto facts = std::make_shared<EngineFacts>();
-        std::ranges::transform(net.split.parts[at].inputs, std::back_inserter(facts->ins),
-                               &plainconv::TensorRecord::name);
-        facts->outs = {tensor};
-        made.push_back({net.split.parts[at].name,
-                        0,
-                        0,
-                        {},
-                        plainconv::OnDevice<plainconv::Engine>(new RecordingEngine(cuda, facts), {cuda.get(), 0})});
+        if (at == 0) {
+          other.split.parts[0].outputs = {{tensor, "float32", net.shape()}};
+        }
+        made.push_back(other.engine(*api, at, 0));
       }
-      const plainconv::TensorRTRunner runner(cuda, net.manifest, net.split, std::move(devices), std::move(made), {},
+      const plainconv::TensorRTRunner runner(api, net.manifest, net.split, std::move(devices), std::move(made), {},
                                              std::chrono::seconds(1));
     });
   };
@@ -221,11 +222,11 @@ TEST_CASE("engines that are not those of the split are refused") {
 
 TEST_CASE("threads at the same time have lanes of their own, and each gets its own results") {
   for (const auto& [make, devices] : {std::pair{&whole, std::vector{1}}, std::pair{&diamond, std::vector{0, 1}}}) {
-    auto net = make();
+    auto net = make({{1, 4}});
     net.scratch = 500;
     const auto cuda = a_cuda();
     {
-      const auto runner = net.runner(cuda, devices);
+      const auto runner = net.runner(devices);
       std::atomic<int> wrong = 0;
       std::vector<std::thread> threads;
       for (int thread = 0; thread < 4; ++thread) {
@@ -248,18 +249,17 @@ TEST_CASE("threads at the same time have lanes of their own, and each gets its o
 
 TEST_CASE("a second call begins while the first still runs") {
   auto net = diamond();
-  net.why_not_captured = "no";
   const auto cuda = a_cuda();
   {
-    const auto runner = net.runner(cuda, {0, 1});
+    const auto runner = net.runner({0, 1});
     std::thread first([&] { CHECK(right(*runner, net, cuda, 1)); });
     std::thread second([&] { CHECK(right(*runner, net, cuda, 2)); });
     first.join();
     second.join();
     cuda->calls.clear();
     cuda->hold = runner->lanes() == 2;
-    std::thread third([&] { CHECK(right(*runner, net, cuda, 3)); });
-    std::thread fourth([&] { CHECK(right(*runner, net, cuda, 4)); });
+    std::thread third([&] { CHECK(right(*runner, net, cuda, 3, 1)); });
+    std::thread fourth([&] { CHECK(right(*runner, net, cuda, 4, 3)); });
     while (cuda->hold) {
       const std::scoped_lock lock(cuda->mutex);
       cuda->hold = cuda->count("execute") < 6;
@@ -273,9 +273,9 @@ TEST_CASE("a second call begins while the first still runs") {
 TEST_CASE("a thread that uses another GPU does so again afterwards") {
   auto net = diamond();
   const auto cuda = a_cuda();
-  cuda->use_device(5);
+  cuda->device() = 5;
   {
-    const auto runner = net.runner(cuda, {0, 1});
+    const auto runner = net.runner({0, 1});
     CHECK(cuda->device() == 5);
     CHECK(right(*runner, net, cuda, 1));
     CHECK(cuda->device() == 5);
@@ -291,7 +291,7 @@ TEST_CASE("results come as new arrays where their shape is not known before") {
   auto net = diamond();
   const auto cuda = a_cuda();
   {
-    const auto runner = net.runner(cuda, {0, 1});
+    const auto runner = net.runner({0, 1});
     const auto a = values_of(3, 1);
     const auto b = values_of(3, 2);
     const std::array<std::int64_t, 2> shape{3, row};

@@ -15,7 +15,7 @@ TEST_CASE("bytes that are no engine are refused in one line, and again") {
   for (int again = 0; again < 2; ++again) {
     const auto error = thrown_by<plainconv::EngineError>([] {
       const std::string bytes(4096, 'x');
-      (void)plainconv::engine_of_bytes(bytes, "engines/some.engine");
+      (void)plainconv::engine_of_bytes(bytes, {.name = "engines/some.engine"});
     });
     CHECK(error.find('\n') == std::string::npos);
     CHECK(contains(error, "tensorrt"));

@@ -1,4 +1,4 @@
-// Calls of a network on the doubles of CUDA and TensorRT, with a caller's tensors, and what they should give.
+// Calls of a network on the stand-ins for CUDA and TensorRT, with a caller's tensors, and what they should give.
 #pragma once
 
 #include <doctest/doctest.h>
@@ -13,18 +13,19 @@
 #include <vector>
 
 #include "doubles.hpp"
-#include "recording_tensorrt.hpp"
+#include "network.hpp"
 
 /// A caller's tensor, on the host or on a device.
 class CallersTensor {
  public:
-  CallersTensor(std::shared_ptr<RecordingCuda> cuda, std::vector<float> values, int memory)
-      : cuda_(std::move(cuda)), host_(std::move(values)), shape_{static_cast<std::int64_t>(host_.size()) / row, row} {
+  CallersTensor(Gpus& gpus, std::vector<float> values, int memory)
+      : host_(std::move(values)), shape_{static_cast<std::int64_t>(host_.size()) / row, row} {
     if (memory != plainconv::host_memory) {
       const plainconv::UsingDevice back(*cuda_, memory);
       device_ =
           plainconv::Handle(*cuda_, memory, cuda_->allocate(host_.size() * sizeof(float)), &plainconv::Cuda::free);
-      cuda_->callers.insert(device_.value());
+      const std::scoped_lock lock(gpus.mutex);
+      gpus.callers.insert(device_.value());
       std::memcpy(data(), host_.data(), host_.size() * sizeof(float));
     }
   }
@@ -36,9 +37,9 @@ class CallersTensor {
   [[nodiscard]] std::vector<float> values() { return {data(), data() + host_.size()}; }
 
  private:
-  float* data() { return device_.value() == 0 ? host_.data() : RecordingCuda::at<float>(device_.value()); }
+  float* data() { return device_.value() == 0 ? host_.data() : Gpus::at<float>(device_.value()); }
 
-  std::shared_ptr<RecordingCuda> cuda_;
+  std::shared_ptr<plainconv::Cuda> cuda_ = plainconv::cuda_runtime();
   std::vector<float> host_;
   std::vector<std::int64_t> shape_;
   plainconv::Handle device_;
@@ -59,7 +60,7 @@ struct Result {
   [[nodiscard]] bool right() const { return found == wanted; }
 };
 
-inline Result called(plainconv::Runner& runner, const RecordedNetwork& net, const std::shared_ptr<RecordingCuda>& cuda,
+inline Result called(plainconv::Runner& runner, const SplitNetwork& net, const std::shared_ptr<Gpus>& cuda,
                      std::int64_t batch, int seed, unsigned on_gpu = 0, int device = 0) {
   std::vector<std::vector<float>> given;
   std::vector<CallersTensor> inputs;
@@ -69,10 +70,10 @@ inline Result called(plainconv::Runner& runner, const RecordedNetwork& net, cons
   unsigned bit = 1;
   for (std::size_t i = 0; i < net.manifest.inputs.size(); ++i, bit <<= 1U) {
     given.push_back(values_of(batch, seed + static_cast<int>(i)));
-    inputs.emplace_back(cuda, given.back(), (on_gpu & bit) != 0 ? device : plainconv::host_memory);
+    inputs.emplace_back(*cuda, given.back(), (on_gpu & bit) != 0 ? device : plainconv::host_memory);
   }
   for (std::size_t i = 0; i < net.manifest.outputs.size(); ++i, bit <<= 1U) {
-    outputs.emplace_back(cuda, std::vector<float>(given[0].size(), -1.F),
+    outputs.emplace_back(*cuda, std::vector<float>(given[0].size(), -1.F),
                          (on_gpu & bit) != 0 ? device : plainconv::host_memory);
   }
   for (auto& input : inputs) {
@@ -86,23 +87,28 @@ inline Result called(plainconv::Runner& runner, const RecordedNetwork& net, cons
   return result;
 }
 
-inline bool right(plainconv::Runner& runner, const RecordedNetwork& net, const std::shared_ptr<RecordingCuda>& cuda,
-                  int seed, std::int64_t batch = 2) {
+inline bool right(plainconv::Runner& runner, const SplitNetwork& net, const std::shared_ptr<Gpus>& cuda, int seed,
+                  std::int64_t batch = 2) {
   return called(runner, net, cuda, batch, seed).right();
 }
 
-inline std::shared_ptr<RecordingCuda> a_cuda(unsigned seed = 0) { return std::make_shared<RecordingCuda>(seed); }
+/// The GPUs of the machine from now on, with nothing loaded on them.
+inline std::shared_ptr<Gpus> a_cuda(unsigned seed = 0) {
+  standin::fresh_library();
+  return std::make_shared<Gpus>(seed);
+}
 
-/// Nothing went against a rule and everything was given back.
-inline void check_clean(const RecordingCuda& cuda) {
+/// Nothing went against a rule, everything was given back, and no error is left for others to find.
+inline void check_clean(const Gpus& cuda) {
   CHECK(cuda.broken() == "");
   CHECK(cuda.empty());
+  CHECK(standin::objects() == 0);
+  CHECK(cudaGetLastError() == cudaSuccess);
 }
 
 /// What a call throws.
-inline std::string refused(plainconv::Runner& runner, const RecordedNetwork& net,
-                           const std::shared_ptr<RecordingCuda>& cuda, std::int64_t batch = 2, unsigned on_gpu = 0,
-                           int device = 0) {
+inline std::string refused(plainconv::Runner& runner, const SplitNetwork& net, const std::shared_ptr<Gpus>& cuda,
+                           std::int64_t batch = 2, unsigned on_gpu = 0, int device = 0) {
   const auto error =
       thrown_by<plainconv::EngineError>([&] { (void)called(runner, net, cuda, batch, 1, on_gpu, device); });
   CHECK(error.find('\n') == std::string::npos);

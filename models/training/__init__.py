@@ -1,0 +1,1 @@
+"""What the small networks that ship are trained for: digits to name, to find and to cut out."""

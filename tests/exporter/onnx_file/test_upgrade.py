@@ -1,0 +1,63 @@
+"""Old files as surgery reads them: the same function, held to NumPy where nothing else runs them any more."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import helper, numpy_helper, parser
+
+from plainconv.exporter.surgery import simplify
+from plainconv.exporter.surgery.compare import compare
+
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal((1, 4, 5, 5)).astype(np.float32)
+W = RNG.standard_normal((4, 4, 1, 1)).astype(np.float32)
+
+
+def given(text: str, opset: int, folder: Path) -> Path:
+    """A file as they were written then: every initializer is an input as well."""
+    model = parser.parse_model(f'<ir_version: 3, opset_import: ["" : {opset}]> g {text}')
+    model.graph.initializer.append(numpy_helper.from_array(W, "w"))
+    model.graph.input.append(helper.make_tensor_value_info("w", 1, W.shape))
+    path = folder / "given.onnx"
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def ran(path: Path) -> np.ndarray:
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    (output,) = session.run(None, {"x": X})
+    return np.asarray(output)
+
+
+def conv() -> np.ndarray:
+    return np.einsum("nihw,oi->nohw", X, W[:, :, 0, 0])
+
+
+@pytest.mark.parametrize("opset", [1, 4])
+def test_a_shape_that_is_an_attribute_and_a_sum_behind_it(tmp_path: Path, opset: int) -> None:
+    text = "(float[1,4,5,5] x) => (float[1,100] y) { a = Conv(x, w) r = Reshape<shape=[1,100]>(a) y = Add(r, r) }"
+    target = tmp_path / "plain.onnx"
+    report = simplify(given(text, opset, tmp_path), target)
+    assert report.after == {"Add": 1, "Conv": 1, "Flatten": 1}
+    np.testing.assert_allclose(ran(target), 2 * conv().reshape(1, 100), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("opset", [7, 8])
+def test_an_integer_constant_before_opset_9_stops_nothing(tmp_path: Path, opset: int) -> None:
+    text = """(float[1,4,5,5] x) => (float[1,100] y) {
+        s = Constant<value = int64[2] {1, 100}>() a = Conv(x, w) i = Identity(a) y = Reshape(i, s) }"""
+    source, target = given(text, opset, tmp_path), tmp_path / "plain.onnx"
+    report = simplify(source, target)
+    assert report.after == {"Conv": 1, "Flatten": 1}
+    np.testing.assert_allclose(ran(target), ran(source), rtol=1e-5, atol=1e-5)
+    assert compare(source, target).status == "holds"
+
+
+def test_a_constant_that_is_an_output_stays(tmp_path: Path) -> None:
+    text = """(float[1,4,5,5] x) => (float[1,4,5,5] y, int64[2] s) {
+        s = Constant<value = int64[2] {1, 100}>() i = Identity(x) y = Conv(i, w) }"""
+    simplify(given(text, 8, tmp_path), tmp_path / "plain.onnx")
+    assert [output.name for output in onnx.load(tmp_path / "plain.onnx").graph.output] == ["y", "s"]
