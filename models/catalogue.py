@@ -59,7 +59,8 @@ class Entry:
     """One network of the catalogue.
 
     `takes` says in words which inputs fit, `input_shape` is the published one [N, C, H, W]. `preprocessing` says what
-    it was evaluated with, at any size: a recipe, as `exporter.bundle.presets` has them.
+    it was evaluated with, at any size: a recipe, as `exporter.bundle.presets` has them. `postprocess` says what the
+    outputs mean, as the command line has it, where their shapes do not.
     `heads` names the classifier's weight [num_classes, …] in the training and in the deploy form, "" where the first
     axis of none is the number of classes.
     """
@@ -71,6 +72,7 @@ class Entry:
     heads: tuple[str, str]
     input_shape: tuple[int, int, int, int] = (1, 3, 224, 224)
     preprocessing: Mapping[str, Any] = field(default_factory=lambda: IMAGENET)
+    postprocess: str | None = None
 
     @property
     def params_training(self) -> int:
@@ -151,10 +153,24 @@ _FAMILIES = {  # by how a name begins
     "parnet_xl_yolo": Entry("", "ParNet YOLO", "detection.parnet_yolo", _DETECTED, ("", ""), _SQUARE, YOLO),
     "parnet_xl_csp_yolo": Entry("", "ParNet YOLO", "detection.parnet_yolo", _DETECTED, ("", ""), _SQUARE, YOLO),
     "digits_detector": Entry(
-        "", "Digits", "digits_detector", "heights and widths that are multiples of 16", ("", ""), _SCENE, DIGITS
+        "",
+        "Digits",
+        "digits_detector",
+        "heights and widths that are multiples of 16",
+        ("", ""),
+        _SCENE,
+        DIGITS,
+        "detect:,,,xyxy",
     ),
     "digits_segmenter": Entry(
-        "", "Digits", "digits_segmenter", "heights and widths that are multiples of 8", ("", ""), _SCENE, DIGITS
+        "",
+        "Digits",
+        "digits_segmenter",
+        "heights and widths that are multiples of 8",
+        ("", ""),
+        _SCENE,
+        DIGITS,
+        "segment",
     ),
     "vanillanet": Entry(
         "", "VanillaNet", "vanillanet", "heights and widths from 32 on", ("cls2.0.weight", "cls.2.weight")

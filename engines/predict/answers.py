@@ -150,16 +150,21 @@ def _candidates(one: Mapping[str, Array], wanted: Postprocessing) -> tuple[Array
         assert wanted.labels is not None
         boxes, scores, labels = one[wanted.boxes], one[wanted.scores], one[wanted.labels].astype(np.int64)
         count = len(scores) if wanted.count is None else int(one[wanted.count].reshape(-1)[0])
-        return boxes[:count], scores[:count], labels[:count]
+        return _corners(boxes[:count], wanted), scores[:count], labels[:count]
     if wanted.form == "dense":
         boxes, scores = one[wanted.boxes], one[wanted.scores]
     else:
-        rows = one[wanted.boxes].T
-        centre, half, scores = rows[:, :2], rows[:, 2:4] * 0.5, rows[:, 4:]
-        boxes = np.concatenate([centre - half, centre + half], 1)
+        boxes, scores = one[wanted.boxes].T[:, :4], one[wanted.boxes].T[:, 4:]
     _finite(scores, "scores")
     labels = scores.argmax(1) if len(scores) else np.zeros(0, np.int64)
-    return boxes, np.take_along_axis(scores, labels[:, None], 1)[:, 0], labels
+    return _corners(boxes, wanted), np.take_along_axis(scores, labels[:, None], 1)[:, 0], labels
+
+
+def _corners(boxes_N4: Array, wanted: Postprocessing) -> Array:
+    if wanted.coordinates == "xyxy":
+        return boxes_N4
+    centre, half = boxes_N4[:, :2].astype(np.float64), boxes_N4[:, 2:].astype(np.float64) * 0.5
+    return np.concatenate([centre - half, centre + half], 1)
 
 
 def _label(classes: Sequence[str], number: int) -> str:

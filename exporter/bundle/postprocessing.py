@@ -13,6 +13,7 @@ from .tensor import TensorSpec
 VERSION = 1
 KINDS = ("classify", "segment", "detect", "none")
 FORMS = ("rows", "dense", "final")
+COORDINATES = ("xyxy", "cxcywh")
 MOST = 100_000
 """Classes, or boxes, of one answer."""
 TOP = 5
@@ -23,7 +24,7 @@ _NUMBERS: Mapping[str, tuple[str, ...]] = {_REAL: FLOATS, _WHOLE: INTEGERS, _ANY
 _KEYS: Mapping[str, tuple[str, ...]] = {
     "classify": ("output", "top"),
     "segment": ("output",),
-    "detect": ("form", "boxes", "scores", "labels", "count", "score", "iou", "max"),
+    "detect": ("form", "coordinates", "boxes", "scores", "labels", "count", "score", "iou", "max"),
     "none": (),
 }
 _WRITTEN = re.compile(r"(classify|segment|detect|none)(?::(.*))?")
@@ -33,15 +34,17 @@ _WRITTEN = re.compile(r"(classify|segment|detect|none)(?::(.*))?")
 class Postprocessing:
     """How an answer is read off the outputs, by their names. A kind has its own members; the others are as here.
 
-    `detect` has a `form`: `rows`, one output [batch, 4 + classes, boxes] of centre, size and scores; `dense`, `boxes`
+    `detect` has a `form`: `rows`, one output [batch, 4 + classes, boxes] of coordinates and scores; `dense`, `boxes`
     [batch, boxes, 4] and `scores` [batch, boxes, classes]; `final`, `boxes`, `scores` and `labels` [batch, boxes] and
-    their `count` [batch], suppressed already. `score` is the least, `iou` what suppresses, `max` how many.
+    their `count` [batch], suppressed already. `coordinates` are corners, or centre and size. `score` is the least,
+    `iou` what suppresses, `max` how many.
     """
 
     kind: str
     output: str = ""
     top: int = TOP
     form: str = ""
+    coordinates: str = "xyxy"
     boxes: str = ""
     scores: str = ""
     labels: str | None = None
@@ -102,6 +105,7 @@ def _is_name_or_none(value: Any) -> bool:
 _TYPES: Mapping[str, Callable[[Any], bool]] = {
     "output": _is_name, "boxes": _is_name, "scores": _is_name, "labels": _is_name_or_none, "count": _is_name_or_none,
     "top": _is_count, "max": _is_count, "score": _is_share, "iou": _is_share, "form": lambda value: value in FORMS,
+    "coordinates": lambda value: value in COORDINATES,
 }  # fmt: skip
 _WANTED = {
     **dict.fromkeys(("output", "boxes", "scores"), "the name of an output"),
@@ -109,6 +113,7 @@ _WANTED = {
     **dict.fromkeys(("top", "max"), f"a whole number from 1 to {MOST}"),
     **dict.fromkeys(("score", "iou"), "a number from 0 to 1"),
     "form": " or ".join(map(repr, FORMS)),
+    "coordinates": " or ".join(map(repr, COORDINATES)),
 }
 
 
@@ -172,7 +177,9 @@ def default_of(outputs: Sequence[TensorSpec]) -> Postprocessing | None:
 
 
 def postprocessing_given(text: str | None, outputs: Sequence[TensorSpec] | None = None) -> Postprocessing | None:
-    """What a user writes, `classify[:k]`, `segment`, `detect[:score,iou,max]` or `none`, for these outputs.
+    """What a user writes, `classify[:k]`, `segment`, `detect[:score,iou,max,coordinates]` or `none`, for these outputs.
+
+    Of rows the coordinates are centre and size where nothing else is said, else corners.
 
     Raises SourceError, in one line, where it is none of these, or the outputs, where they are known, are not.
     """
@@ -210,13 +217,11 @@ def postprocessing_given(text: str | None, outputs: Sequence[TensorSpec] | None 
 def _detector(outputs: Sequence[TensorSpec], numbers: Mapping[str, Any]) -> Postprocessing | None:
     boxes = next((s for s in outputs if len(s.shape) == 3 and s.shape[2] == 4 and s.dtype in FLOATS), None)
     if boxes is None:
-        rows = [
-            s
-            for s in outputs
-            if len(s.shape) == 3 and s.dtype in FLOATS and (isinstance(s.shape[1], str) or s.shape[1] > 4)
-        ]
-        return (
-            Postprocessing("detect", form="rows", boxes=rows[0].name, scores=rows[0].name, **numbers) if rows else None
+        rows = next((s for s in outputs if len(s.shape) == 3 and s.dtype in FLOATS and not _is_short(s.shape[1])), None)
+        if rows is None:
+            return None
+        return Postprocessing(
+            "detect", form="rows", boxes=rows.name, scores=rows.name, **{"coordinates": "cxcywh", **numbers}
         )
     others = [s for s in outputs if s is not boxes and s.shape[1:2] == boxes.shape[1:2]]
     dense = next((s for s in others if len(s.shape) == 3 and s.dtype in FLOATS), None)
@@ -231,6 +236,10 @@ def _detector(outputs: Sequence[TensorSpec], numbers: Mapping[str, Any]) -> Post
     return Postprocessing("detect", form="dense", boxes=boxes.name, scores=dense.name, **numbers)
 
 
+def _is_short(axis: int | str) -> bool:
+    return isinstance(axis, int) and axis < 5
+
+
 def _counted(numbers: str | None, default: int, text: str) -> int:
     if numbers is None:
         return default
@@ -241,14 +250,11 @@ def _counted(numbers: str | None, default: int, text: str) -> int:
 
 def _thresholds(numbers: str | None, text: str) -> dict[str, Any]:
     parts = [] if numbers is None else numbers.split(",")
+    kinds: Mapping[str, Callable[[str], Any]] = {"score": float, "iou": float, "max": int, "coordinates": str}
     try:
-        values = {
-            key: (int if key == "max" else float)(part)
-            for key, part in zip(("score", "iou", "max"), parts, strict=False)
-            if part
-        }
+        values = {key: kinds[key](part) for key, part in zip(kinds, parts, strict=False) if part}
     except ValueError:
         values = {"score": math.nan}
-    if len(parts) > 3 or not all(_TYPES[key](value) for key, value in values.items()):
-        raise SourceError(f"--postprocess {text}: wanted detect:SCORE,IOU,MAX like detect:0.25,0.45,300")
+    if len(parts) > len(kinds) or not all(_TYPES[key](value) for key, value in values.items()):
+        raise SourceError(f"--postprocess {text}: wanted detect:SCORE,IOU,MAX like detect:0.25,0.45,300 (,cxcywh)")
     return values

@@ -31,7 +31,7 @@ def fill(
     if wanted is not None and (problem := misfit(wanted, manifest.inputs)):
         raise SourceError(f"{problem}; take another --preprocessing, or another --input-shape")
     manifest.preprocessing = wanted
-    manifest.postprocessing = postprocessing_given(postprocess, manifest.outputs)
+    manifest.postprocessing = postprocessing_given(postprocess or network.postprocess, manifest.outputs)
     record = manifest.postprocessing or default_of(manifest.outputs)
     count = None if record is None else classes_of(record, manifest.outputs)
     names = classes_given(classes)

@@ -74,6 +74,7 @@ class Network:
     given: Given | None = None
     returns: tuple[str, ...] = ("logits",)
     classes: tuple[str, ...] = ()
+    postprocess: str | None = None
     data: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property

@@ -102,7 +102,7 @@ def _from_catalogue(source: str, request: Request) -> Network:
         raise SourceError(
             f"{source} has no weights; wanted --checkpoint FILE, or --random-init SEED for a network with random ones"
         )
-    return _network(
+    network = _network(
         source,
         source,
         module,
@@ -113,6 +113,8 @@ def _from_catalogue(source: str, request: Request) -> Network:
         warnings,
         f"it takes {entry.takes}",
     )
+    network.postprocess = entry.postprocess
+    return network
 
 
 def _from_timm(source: str, name: str, request: Request) -> Network:

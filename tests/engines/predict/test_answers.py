@@ -1,6 +1,7 @@
 """Outputs → classes, masks and boxes, in pixels of the image."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -59,12 +60,16 @@ def test_the_three_forms_are_one_answer():
     centre, size = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
     rows = np.concatenate([centre, size, scores], 1).T[None]
     dense = answers_of({"b": boxes[None], "s": scores[None]}, DETECT, BOXED, ["cat", "dog"])
-    rowed = Postprocessing("detect", form="rows", boxes="y", scores="y", score=0.3, iou=0.5, max=10)
+    rowed = Postprocessing(
+        "detect", form="rows", coordinates="cxcywh", boxes="y", scores="y", score=0.3, iou=0.5, max=10
+    )
     final = Postprocessing("detect", form="final", boxes="b", scores="s", labels="l", score=0.3, max=10)
     done = {"b": boxes[None, [0, 2]], "s": np.array([[0.9, 0.7]]), "l": np.array([[0, 1]])}
     assert [each.label for each in dense] == ["cat", "dog"]
     assert [each.xyxy for each in dense] == [(0, 0, 20, 10), (4, 0, 40, 20)]
     assert dense == answers_of({"y": rows}, rowed, BOXED, ["cat", "dog"])
+    corners = np.concatenate([boxes, scores], 1).T[None]
+    assert dense == answers_of({"y": corners}, replace(rowed, coordinates="xyxy"), BOXED, ["cat", "dog"])
     assert dense == answers_of(done, final, BOXED, ["cat", "dog"])
 
 

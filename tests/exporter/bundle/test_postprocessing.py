@@ -27,13 +27,14 @@ FINAL = (
         ("classify:3", LOGITS, {"kind": "classify", "output": "logits", "top": 3}, 10),
         ("segment", MAPS, {"kind": "segment", "output": "out"}, 21),
         ("none", MAPS, {"kind": "none"}, None),
-        ("detect", ROWS, {"form": "rows", "boxes": "output0", "scores": "output0", "iou": 0.45, "max": 300}, 80),
+        ("detect", ROWS, {"form": "rows", "boxes": "output0", "scores": "output0", "coordinates": "cxcywh"}, 80),
         (
             "detect:0.1,,7",
             DENSE,
             {"form": "dense", "boxes": "b", "scores": "s", "score": 0.1, "iou": 0.45, "max": 7},
             7,
         ),
+        ("detect:,,,xyxy", ROWS, {"form": "rows", "coordinates": "xyxy", "score": 0.25, "max": 300}, 80),
         ("detect", FINAL, {"form": "final", "labels": "labels", "count": "count", "score": 0.25}, None),
     ],
 )
@@ -56,7 +57,7 @@ def test_what_a_user_writes(text, outputs, said, classes) -> None:  # type: igno
         ("detect:2", ROWS, "wanted detect:SCORE,IOU,MAX"),
         ("detect:nan", ROWS, "wanted detect:SCORE,IOU,MAX"),
         ("detect:0.1,0.2,0.5", ROWS, "wanted detect:SCORE,IOU,MAX"),
-        ("detect:0.1,0.2,3,4", ROWS, "wanted detect:SCORE,IOU,MAX"),
+        ("detect:0.1,0.2,3,xywh", ROWS, "wanted detect:SCORE,IOU,MAX"),
         ("classify", MAPS[1:], "the network gives out float32[1, 21, 60, 80]; wanted an output [batch, classes]"),
         ("segment", LOGITS, "wanted an output [batch, classes, height, width]"),
         ("detect", LOGITS, "wanted boxes [batch, n, 4] and scores"),
@@ -82,6 +83,7 @@ def test_what_is_not_said() -> None:
     [
         ({"version": None}, "version is None, wanted 1"),
         ({"kind": "boxes"}, "kind is 'boxes', wanted"),
+        ({"coordinates": "xywh"}, "coordinates is 'xywh', wanted 'xyxy' or 'cxcywh'"),
         ({"form": "cols"}, "form is 'cols', wanted 'rows' or 'dense' or 'final'"),
         ({"score": 1.5}, "score is 1.5, wanted a number from 0 to 1"),
         ({"iou": True}, "iou is True, wanted a number from 0 to 1"),
