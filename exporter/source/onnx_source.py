@@ -16,7 +16,7 @@ from ..onnx_file.external import place
 from ..onnx_file.file import SMALL, check, infer_shapes, read, refuse_unknown_types
 from ..onnx_file.held import Held, inner_tensors
 from ..onnx_file.wire import is_stub, split
-from ..onnx_module import REMEDY, OnnxModule, module_from_onnx
+from ..onnx_module import OPS, REMEDY, OnnxModule, module_from_onnx
 from ..parity.inputs import batch_of, has_batch
 from ..parity.widen import float64_outputs
 from ..surgery.edit import outputs_inferred, sort
@@ -26,6 +26,8 @@ from .network import Given, Network, Request
 BATCH, HEIGHT, WIDTH = "batch", "height", "width"
 SIZED_BY_VALUES = {"NonMaxSuppression", "NonZero", "Unique", "Compress", "Loop", "If", "Range"}
 """Ops whose outputs may have other shapes for other numbers of the same inputs."""
+SIZED_BY = {name: op.told for name, op in OPS.items()} | {"TopK": {1}, "OneHot": {1}}
+"""Inputs of ops that say a shape."""
 MIXED = "for one image depends on the others"
 SAME = 0.999
 """The share of integers that must be the same."""
@@ -70,8 +72,10 @@ def settle_batch(network: Network, *, dynamic: bool) -> None:
     batch = batch_of(x.shape for x in network.examples)
     if batch is None or (not dynamic and batch != 1):
         return  # then nothing but this batch is evaluated
+    if dynamic:
+        _refuse_half_open(network, batch)
     reason = _why_not_apart(network.module, network.inputs, batch)
-    if reason is None or (dynamic and reason.endswith(MIXED) and _is_open(network)):
+    if reason is None or (dynamic and reason.endswith(MIXED) and _fixed_and_open(network, batch)[1]):
         return
     if dynamic:
         raise SourceError(
@@ -81,12 +85,25 @@ def settle_batch(network: Network, *, dynamic: bool) -> None:
     network.module.batches = {name: batch for name, x in network.inputs.items() if has_batch(x.shape, batch)}
 
 
-def _is_open(network: Network) -> bool:
-    """Whether the file leaves the batch open."""
+def _fixed_and_open(network: Network, batch: int) -> tuple[list[str], list[str]]:
+    """The inputs whose batch the file fixes, and those that it leaves open."""
     assert network.given is not None
-    batch = batch_of(x.shape for x in network.examples)
-    batched = [t for t in network.given.graph.inputs if has_batch(network.inputs[t.name].shape, batch)]
-    return all(t.shape is None or not isinstance(t.shape[0], int) for t in batched)
+    fixed: list[str] = []
+    is_open: list[str] = []
+    for tensor in network.given.graph.inputs:
+        if has_batch(network.inputs[tensor.name].shape, batch):
+            of_file = tensor.shape[0] if tensor.shape else None
+            (fixed if isinstance(of_file, int) else is_open).append(str(tensor.name))
+    return fixed, is_open
+
+
+def _refuse_half_open(network: Network, batch: int) -> None:
+    fixed, is_open = _fixed_and_open(network, batch)
+    if fixed and is_open:
+        raise SourceError(
+            f"the ONNX file leaves the batch of {is_open[0]} open and fixes that of {fixed[0]} to {batch}; leave "
+            "--dynamic-batch out, or write the file again with both open"
+        )
 
 
 def graph_at(network: Network, *, dynamic_batch: bool, sizes: tuple[tuple[int, int], ...] | None = None) -> gs.Graph:
@@ -130,7 +147,9 @@ def _sized_by_values(graph: gs.Graph, module: OnnxModule) -> set[str]:
     """The values whose shapes may depend on the numbers fed: what follows from `SIZED_BY_VALUES`."""
     found: set[str] = set()
     for node in graph.nodes:
-        if node.op in SIZED_BY_VALUES or any(t.name in found for t in node.inputs if isinstance(t, gs.Variable)):
+        says = [t for i, t in enumerate(node.inputs) if i in SIZED_BY.get(node.op, ()) and not t.is_empty()]
+        moves = node.op in SIZED_BY_VALUES or any(t.name not in module.known for t in says)
+        if moves or any(t.name in found for t in node.inputs if isinstance(t, gs.Variable)):
             found |= {t.name for t in node.outputs} - module.known
     return found
 
@@ -239,6 +258,8 @@ def _why_not_apart(module: OnnxModule, inputs: Mapping[str, Tensor], batch: int)
         return first_line(error)
     alone = [_tuple(float64_outputs(module, tuple(each.values()), may_copy=False)) for each in (inputs, others)]
     for name, y, y_a, y_b in zip(module.output_names, together, *alone, strict=True):
+        if y_a.shape != y_b.shape:
+            return f"its output {name} has another shape for other numbers"
         if not y_a.dim() or y.shape != (2 * y_a.shape[0], *y_a.shape[1:]):
             return f"its output {name} has no batch axis"
         if not _close(y, torch.cat((y_a, y_b))):

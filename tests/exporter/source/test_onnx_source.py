@@ -308,6 +308,20 @@ def test_a_file_that_mixes_its_images_may_have_an_open_batch(file):
         settle_batch(load_network(file(body.format(1, 1)), Request()), dynamic=True)
 
 
+def test_what_cannot_have_an_open_batch(file):
+    """Given an input that is fixed beside one that is open, or a number that says a shape -> one line."""
+    half = "(float[N,2] a, float[1,2] b) => (float[N,2] y) { y = Add(a, b) }"
+    with pytest.raises(
+        SourceError, match="leaves the batch of a open and fixes that of b to 1; leave --dynamic-batch out"
+    ):
+        settle_batch(load_network(file(half), Request()), dynamic=True)
+    sized = "(float[1,9] x, int64[1] k) => (float[1,K] y, int64[1,K] i) { y, i = TopK(x, k) }"
+    network = load_network(file(sized), Request(inputs_file=None, inputs=()))
+    with pytest.raises(SourceError, match="its output y has another shape for other numbers"):
+        settle_batch(network, dynamic=True)
+    assert [t.shape for t in graph_at(network, dynamic_batch=False).outputs] == [[1, "y_1"], [1, "i_1"]]
+
+
 def test_inputs_of_a_file_by_name(file, tmp_path):
     """Given open axes, and rows of some inputs -> the file's types, and one row of each as the example."""
     path = file("(float16[N,K] a, int32[N,2] i) => (float16[N,K] y, int32[N,2] j) { y = Relu(a) j = Abs(i) }")
