@@ -9,11 +9,16 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper, parser
+from places import ASSETS
 
 from plainconv.exporter.onnx_file.file import read
 from plainconv.exporter.onnx_module import module_from_onnx
 from plainconv.exporter.parity import Reference, reference_from_module
+from plainconv.exporter.pipeline.export import Job, export_bundle
+from plainconv.exporter.source.network import Request
+from plainconv.exporter.source.resolve import load_network
 from plainconv.exporter.surgery.edit import sort
+from plainconv.models.training.scenes import read_scenes
 
 BODY = "a = Conv<pads=[1,1,1,1]>(x, w0) b = Relu(a) c = Conv<pads=[1,1,1,1]>(b, w1, b1) d = Relu(c)"
 IMAGE, N = "float[N,3,16,16] x", "N"
@@ -92,14 +97,27 @@ def make_net(kind: str, folder: Path) -> Net:
     return Net(path, reference, reference.arrays[0])
 
 
+def make_trained(name: str, folder: Path) -> Net:
+    """A trained network of the catalogue as the bundle has it, and its reference on held-out scenes besides."""
+    request = Request(checkpoint=ASSETS / f"{name}.pth")
+    path = export_bundle(Job(name, request, folder / "b", end_to_end=False)) / "model.onnx"
+    images = read_scenes(ASSETS / "scenes_heldout.npz").images.numpy()
+    network = load_network(name, request)
+    reference = reference_from_module(
+        network.module, {"input": network.example}, output_names=network.output_names, data=images[:13]
+    )
+    return Net(path, reference, images)
+
+
 @pytest.fixture(scope="session")
 def net_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Net]:
-    """Makes each of the networks once."""
+    """Makes each of the networks once: a kind of `TEXTS`, or a trained one by its name."""
     made: dict[str, Net] = {}
 
     def get(kind: str) -> Net:
         if kind not in made:
-            made[kind] = make_net(kind, tmp_path_factory.mktemp("net"))
+            make = make_net if kind in TEXTS else make_trained
+            made[kind] = make(kind, tmp_path_factory.mktemp("net"))
         return made[kind]
 
     return get

@@ -1,4 +1,7 @@
-"""Eight kinds of output, ten planted faults, three precisions: each refused. What only rounds is passed."""
+"""Eight kinds of output and a trained detector, ten planted faults, three precisions: each refused.
+
+What only rounds is passed.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,16 +18,17 @@ from plainconv.exporter.precision.edit import load
 from plainconv.exporter.precision.run import run_of
 from plainconv.exporter.precision.typed import _calibrated, _Maker, judged_by, units_of
 
-KINDS = (
+SMALL = (
     "classifier", "decoded detector", "raw detector maps", "segmenter", "embedding", "argmax", "two outputs",
     "token scores",
 )  # fmt: skip
+KINDS = (*SMALL, "digits_detector")
 PRECISIONS = ("fp32", "fp16", "int8")
 
 
 def channels_of(y: np.ndarray) -> int:
     """The axis of the channels: the last of three, unless that is of places."""
-    return 1 if y.ndim != 3 or y.shape[1] == 9 else 2
+    return 1 if y.ndim != 3 or y.shape[1] in (9, 14) else 2
 
 
 def swapped(y: np.ndarray) -> np.ndarray:
@@ -105,7 +109,7 @@ def test_what_only_rounds_is_passed(step_of: Callable[[str, str], Step], kind: s
     )
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SMALL)
 def test_another_order_of_summation_and_the_runtimes_optimizer_are_passed(
     net_of: Callable[[str], Any], tmp_path: Path, kind: str
 ) -> None:
@@ -136,3 +140,29 @@ def test_a_fault_is_refused(step_of: Callable[[str, str], Step], kind: str, faul
     step = step_of(kind, precision)
     outputs = [*step.outputs[:-1], FAULTS[fault](step.outputs[-1])]
     assert step.failed(outputs)
+
+
+def on_boxes(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda y: np.concatenate([change(y[:, :4]), y[:, 4:]], 1)
+
+
+def on_scores(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda y: np.concatenate([y[:, :4], change(y[:, 4:])], 1)
+
+
+OF_DETECTORS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "no scores": on_scores(np.zeros_like),
+    "classes rolled": on_scores(lambda s: np.roll(s, 1, axis=1)),
+    "scores halved": on_scores(lambda s: s / 2),
+    "boxes 3 px off": on_boxes(lambda b: b + 3),
+}
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("fault", OF_DETECTORS)
+def test_half_of_a_detector_that_is_wrong_is_refused(
+    step_of: Callable[[str, str], Step], fault: str, precision: str
+) -> None:
+    """Given boxes or scores alone with a fault -> refused, though the other half is as it should be."""
+    step = step_of("digits_detector", precision)
+    assert step.failed([OF_DETECTORS[fault](step.outputs[0])])
