@@ -20,6 +20,7 @@ from ..errors import ExportError, one_line
 from ..onnx_file.file import LARGE, check, graph_from_proto, write
 from ..onnx_file.wire import STUB
 from ..quiet import quiet
+from .attention import attention_in_rank_4
 from .custom_ops import custom_translations
 from .lowering import floor_negative_divisions, lower, needs_lowering
 from .shuffles import gather_from_shuffles
@@ -184,6 +185,7 @@ def _traced(module: nn.Module, inputs: tuple[torch.Tensor, ...], axes: tuple[int
         if axes:
             _refuse_open_attributes(program, axes)
             floor_negative_divisions(program.graph)
+        attention_in_rank_4(program.graph)
     except ExportError:
         raise
     except Exception as error:  # anything that the network's own code raises reaches us here
