@@ -21,6 +21,7 @@ from ..onnx_file.file import LARGE, check, graph_from_proto, write
 from ..onnx_file.wire import STUB
 from ..parity.inputs import batch_of, has_batch
 from ..quiet import quiet
+from .attention import attention_in_rank_4
 from .custom_ops import custom_translations
 from .lowering import floor_negative_divisions, lower, needs_lowering
 from .shuffles import gather_from_shuffles
@@ -197,6 +198,7 @@ def _traced(
         if axes:
             _refuse_open_attributes(program, axes)
             floor_negative_divisions(program.graph)
+        attention_in_rank_4(program.graph)
     except ExportError:
         raise
     except Exception as error:  # anything that the network's own code raises reaches us here
