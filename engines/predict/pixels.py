@@ -40,7 +40,8 @@ def resized(image: Image.Image, size: Size, interpolation: str, antialias: bool)
     for axis, side in enumerate((height, width)):
         index, weight = _taps(pixels.shape[axis], side, interpolation)
         shape = (-1,) + (1,) * (pixels.ndim - 1 - axis)
-        pixels = sum(np.take(pixels, i, axis) * w.reshape(shape) for i, w in zip(index, weight, strict=True))
+        taken = [np.take(pixels, i, axis) * w.reshape(shape) for i, w in zip(index, weight, strict=True)]
+        pixels = np.sum(taken, axis=0)
     return Image.fromarray(np.floor(np.clip(pixels, 0, 255) + 0.5).astype(np.uint8))
 
 

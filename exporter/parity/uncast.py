@@ -17,7 +17,7 @@ def without_autocast() -> Iterator[None]:
     def enter_off(region: torch.autocast) -> object:
         enabled, region._enabled = region._enabled, False
         try:
-            return enter(region)
+            return enter(region)  # type: ignore[no-untyped-call]
         finally:
             region._enabled = enabled
 

@@ -4,6 +4,7 @@ import contextlib
 import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,7 +89,7 @@ def _targets(bundle: Bundle) -> Iterator[tuple[str, str, str, Callable[[], "Runn
         ("model.onnx", "fp32"),
         *((graph.file, graph.precision) for graph in bundle.manifest.graphs),
     ):
-        yield file, precision, "onnxruntime", lambda p=precision: load(bundle, "onnxruntime", precision=p)
+        yield file, precision, "onnxruntime", partial(load, bundle, "onnxruntime", precision=precision)
     for record in bundle.engines:
 
         def run(record: Any = record) -> "Runner":

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ..bundle import Bundle
+from ..bundle import Bundle, plain_json
 
 TITLE = "Provenance"
 
@@ -14,7 +14,7 @@ def section(bundle: Bundle, extras: Any) -> dict[str, Any]:
     seconds = manifest.extra.get("seconds")
     return {
         "source": _flat(manifest.source),
-        "preprocessing": _flat(manifest.preprocessing or {}),
+        "preprocessing": _flat(plain_json(manifest.preprocessing) or {}),
         "sha256": bundle.sha256,
         "chain": manifest.chain,
         "engines": bundle.engines,

@@ -58,7 +58,6 @@ def fold_preprocessing(network: Network) -> None:
     if box is not None and any(value != round(value) for value in box.value):
         raise SourceError(f"the letterbox has the value {list(box.value)}, which no byte is; {remedy}")
     channels = 1 if wanted.color == "gray" else 3
-    unit = {"scale": 1.0, "mean": (0.0,) * channels, "std": (1.0,) * channels}
     color = "rgb" if wanted.color == "bgr" else wanted.color
     turned = None if box is None else replace(box, value=box.value[::-1] if wanted.color == "bgr" else box.value)
     shape = example.shape if wanted.layout == "nhwc" else [example.shape[axis] for axis in (0, 2, 3, 1)]
@@ -66,4 +65,13 @@ def fold_preprocessing(network: Network) -> None:
     bytes_ = torch.randint(0, 256, tuple(shape), dtype=torch.uint8, generator=generator)
     network.module = Folded(network.module, wanted, example.dtype).eval()
     network.inputs = {next(iter(network.inputs)): bytes_}
-    network.preprocessing = replace(wanted, color=color, letterbox=turned, layout="nhwc", type="uint8", **unit)
+    network.preprocessing = replace(
+        wanted,
+        color=color,
+        letterbox=turned,
+        scale=1.0,
+        mean=(0.0,) * channels,
+        std=(1.0,) * channels,
+        layout="nhwc",
+        type="uint8",
+    )

@@ -20,7 +20,7 @@ def fitted_to(recipe: Recipe | None, example: Tensor) -> Preprocessing | None:
     if recipe is None or example.dim() != 4 or example.shape[1] != len(recipe["mean"]):
         return None
     try:
-        return fitted(recipe, *example.shape[2:], str(example.dtype).removeprefix("torch."))
+        return fitted(recipe, example.shape[2], example.shape[3], str(example.dtype).removeprefix("torch."))
     except ValueError:  # sizes of a side that no image has
         return None
 

@@ -23,9 +23,10 @@ from plainconv import models
 from plainconv.models.checkpoints import published as checkpoints
 
 from ..bundle import sha256_of_arrays
+from ..bundle.presets import Recipe
 from ..errors import PlainconvError, SourceError, first_line
 from ..reparam import unwrapped
-from .images import Recipe, fitted_to, timm_recipe
+from .images import fitted_to, timm_recipe
 from .inputs import EXAMPLE, call_of_request, remedy, rows_like
 from .lazy import materialize
 from .names import file_safe
@@ -268,7 +269,7 @@ def _widened(name: str, module: nn.Module) -> tuple[str, ...]:
     held = [t.dtype for t in (*module.parameters(), *module.buffers()) if t.dtype in _HALF]
     if not held:
         return ()
-    module._apply(lambda tensor: tensor.float() if tensor.dtype in _HALF else tensor)
+    module._apply(lambda tensor: tensor.float() if tensor.dtype in _HALF else tensor)  # type: ignore[no-untyped-call]
     found = " and ".join(sorted({str(dtype).removeprefix("torch.") for dtype in held}))
     again = f"--precision {_HALF[held[0]]} makes it that again"
     return (f"{name} has weights in {found}: exported in float32, which holds each exactly; {again}",)

@@ -137,7 +137,7 @@ def miou(network: nn.Module, scenes: Scenes) -> float:
 def _outputs(network: nn.Module, scenes: Scenes) -> np.ndarray:
     network.eval()
     with torch.inference_mode():
-        return torch.cat([network(images) for images in scenes.images.split(EVALUATED_AT_ONCE)]).numpy()
+        return torch.cat([network(images) for images in torch.split(scenes.images, EVALUATED_AT_ONCE)]).numpy()
 
 
 CLASSIFY = Task(lambda: load_digits(), classification_loss, accuracy, save_digits, "of the held-out digits right")
