@@ -1,5 +1,6 @@
 """Both readers say the same of the same bundle, in the same words."""
 
+import contextlib
 import copy
 import hashlib
 import itertools
@@ -11,7 +12,8 @@ import shutil
 import pytest
 import triton_bundles as bundles
 
-from plainconv.exporter.bundle import Bundle
+from plainconv.exporter.bundle import Bundle, Postprocessing
+from plainconv.exporter.bundle.presets import preprocessing_given
 from plainconv.exporter.errors import BundleError
 
 VALUES = [None, True, -1, 0, 2, 3, 0.5, 1e-7, "", "x", "fp32", "a\\'\"é\x1b\x9b\u202e", "0" * 64, "model.onnx", [], {}]
@@ -68,7 +70,7 @@ def members(value, path=()):
     """Every place in a JSON value, but for evidence, which no reader looks into."""
     for key in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
         yield (*path, key)
-        if key not in ("plan", "source", "counts", "parities", "preprocessing", "seconds", "reparameterization"):
+        if key not in ("plan", "source", "counts", "parities", "seconds", "reparameterization"):
             yield from members(value[key], (*path, key))
 
 
@@ -148,6 +150,45 @@ def test_every_key_of_every_record_in_every_kind(tool, folder):
     assert len(places) > 30
     for path, value in itertools.product(places, [Ellipsis, *KINDS]):
         manifest.write_bytes(sealed(changed(data, path, value)))
+        check_same(tool, folder)
+
+
+SAID = {
+    "preprocessing": {
+        **preprocessing_given({"color": "gray", "resize": {"rule": "exact", "size": [32, 32]}}).as_json(),
+        "resize": {"rule": "letterbox", "size": [32, 32], "interpolation": "bicubic", "antialias": False},
+        "letterbox": {"value": [114], "stride": None, "place": "centre"},
+    },
+    "postprocessing": Postprocessing("classify", output="logits").as_json(),
+    "classes": list("abcdefghij"),
+}
+OF_IMAGES = (1, 2, 1.0, 0, -1, 1e-9, 2**70, 0.5, "gray", "bgr", "nhwc", "shortest", "longest", "detect", "none",
+             "segment", "rows", [32, 32], [32], [1, 2, 3], ["a"], [], 300, "uint8", "logits", "corner", 8)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["classify", "detect"])
+def test_what_is_said_of_images(tool, digits, tmp_path, kind):
+    """Given each member of what is said of images, and several, as other values, gone, and new -> the same verdict."""
+    folder = shutil.copytree(digits / "split", tmp_path / "bundle")
+    manifest = folder / "manifest.json"
+    data = json.loads(manifest.read_bytes()) | copy.deepcopy(SAID)
+    if kind == "detect":
+        names = {"boxes": "logits", "scores": "logits", "labels": "logits", "count": "logits"}
+        data["postprocessing"] = Postprocessing("detect", form="final", **names).as_json()
+    manifest.write_bytes(sealed(data))
+    assert ("wanted real numbers of 3 axes" in check_same(tool, folder)) == (kind == "detect")
+    draw = random.Random(5)
+    places = [(key, *path) for key in SAID for path in [(), *members(data[key])]] + [("preprocessing", "gamma")]
+    single = [(path, value) for path in places[:-1] for value in (Ellipsis, *KINDS, *OF_IMAGES)]
+    for path, value in [*draw.sample(single, 400), (places[-1], 1)]:
+        manifest.write_bytes(sealed(changed(data, path, value)))
+        check_same(tool, folder)
+    for _ in range(200):
+        bad = data
+        for path in draw.sample(places, 3):
+            with contextlib.suppress(KeyError, TypeError, IndexError):
+                bad = changed(bad, path, draw.choice(OF_IMAGES))
+        manifest.write_bytes(sealed(bad))
         check_same(tool, folder)
 
 

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstddef>
 
+#include "bundle/image_sections.hpp"
 #include "bundle/json.hpp"
 #include "bundle/sha256.hpp"
 #include "text.hpp"
@@ -237,13 +238,34 @@ std::optional<std::size_t> own_hash_in(std::string_view line) {
   return whole && is_sha256(rest.substr(0, hash_digits)) ? std::optional(before.size()) : std::nullopt;
 }
 
+/// What a section of its own version says; nothing where it is null, or has no version, as those once written.
+template <class F>
+auto said(const Value& data, std::string_view key, F read) -> std::optional<decltype(read(data))> {
+  take_or_null<json::Object>(data, key);
+  const Value& section = *find(data, key);
+  if (find(section, "version") == nullptr) {
+    return std::nullopt;
+  }
+  try {
+    return read(section);
+  } catch (const VocabularyError& error) {
+    throw BundleError(text(manifest_name, ": ", escaped(text(key, ".", error.what())), "; ", foreign));
+  }
+}
+
 Manifest manifest_of_json(const Value& data) {
   const auto& tools = take<json::Object>(data, "tools");
   Manifest manifest;
   manifest.name = take<std::string>(data, "name");
   manifest.inputs = members(data, "inputs", "", tensor_of_json);
   manifest.outputs = members(data, "outputs", "", tensor_of_json);
-  take_or_null<json::Object>(data, "preprocessing");
+  manifest.preprocessing = said(data, "preprocessing", preprocessing_of_json);
+  if (find(data, "postprocessing") != nullptr) {
+    manifest.postprocessing = said(data, "postprocessing", postprocessing_of_json);
+  }
+  if (find(data, "classes") != nullptr) {
+    manifest.classes = take_all<std::string>(data, "classes");
+  }
   take<json::Object>(data, "source");
   take<json::Object>(data, "counts");
   for (const auto& [tool, version] : tools) {

@@ -95,10 +95,51 @@ struct SplitRecord {
   std::vector<EngineRecord> engines;
 };
 
+struct Resize {
+  std::string rule;
+  std::vector<std::int64_t> size;
+  std::string interpolation;
+  bool antialias = false;
+};
+
+struct Letterbox {
+  std::vector<double> value;
+  std::optional<std::int64_t> stride;
+  std::string place;
+};
+
+/// How an image becomes the input.
+struct Preprocessing {
+  std::string color;
+  std::optional<Resize> resize;
+  std::optional<std::vector<std::int64_t>> crop;
+  std::optional<Letterbox> letterbox;
+  double scale = 1;
+  std::vector<double> mean;
+  std::vector<double> std;
+  std::string layout;
+  std::string type;
+};
+
+/// What the outputs mean, by their names; empty where there is none.
+struct Postprocessing {
+  std::string kind;
+  std::string output;
+  std::string form;
+  std::string coordinates;
+  std::string boxes;
+  std::string scores;
+  std::string labels;
+  std::string count;
+};
+
 struct Manifest {
   std::string name;
   std::vector<TensorRecord> inputs;
   std::vector<TensorRecord> outputs;
+  std::optional<Preprocessing> preprocessing;
+  std::optional<Postprocessing> postprocessing;
+  std::vector<std::string> classes;
   std::vector<Link> chain;
   std::vector<GraphRecord> graphs;
   std::vector<EngineRecord> engines;

@@ -7,6 +7,7 @@
 
 #include "bundle/chain.hpp"
 #include "bundle/engine_rules.hpp"
+#include "bundle/image_rules.hpp"
 #include "bundle/sha256.hpp"
 #include "bundle/split_rules.hpp"
 #include "bundle/tensor_rules.hpp"
@@ -118,7 +119,7 @@ Problems problems(const Manifest& manifest) {
   std::ranges::move(network_problems("inputs", manifest.inputs), std::back_inserter(found));
   std::ranges::move(network_problems("outputs", manifest.outputs), std::back_inserter(found));
   if (found.empty()) {
-    for (const auto check : {chain_problems, graph_problems, engine_problems, split_problems}) {
+    for (const auto check : {image_problems, chain_problems, graph_problems, engine_problems, split_problems}) {
       std::ranges::move(check(manifest), std::back_inserter(found));
     }
   }
