@@ -178,7 +178,8 @@ def _depth_to_space(step: Step, x: Tensor) -> Tensor:
 def _space_to_depth(step: Step, x: Tensor) -> Tensor:
     n, c, h, w = x.shape
     b = step.get("blocksize")
-    return x.reshape(n, c, h // b, b, w // b, b).permute(0, 3, 5, 1, 2, 4).reshape(n, c * b**2, h // b, w // b)
+    order = (0, 3, 5, 1, 2, 4) if step.text("mode", "DCR") == "DCR" else (0, 1, 3, 5, 2, 4)
+    return x.reshape(n, c, h // b, b, w // b, b).permute(order).reshape(n, c * b**2, h // b, w // b)
 
 
 @op("Trilu", told=(1,))

@@ -56,7 +56,7 @@ def read_images(path: Path, inputs: Mapping[str, np.ndarray]) -> dict[str, np.nd
 
     """
     keys = {name: name for name in inputs}
-    if len(inputs) == 1 and next(iter(inputs)) not in arrays_of_npz(path, None):
+    if len(inputs) == 1 and not _has(path, next(iter(inputs))):
         keys = dict.fromkeys(inputs, "images")
     held = arrays_of_npz(path, tuple(keys.values()))
     found = {}
@@ -70,6 +70,13 @@ def read_images(path: Path, inputs: Mapping[str, np.ndarray]) -> dict[str, np.nd
             )
         found[name] = images.astype(wanted.dtype)
     return found
+
+
+def _has(path: Path, name: str) -> bool:
+    try:
+        return name in arrays_of_npz(path, None)
+    except SourceError:  # said when it is read
+        return False
 
 
 def ranges_of(

@@ -41,15 +41,23 @@ def randomized(module: nn.Module, seed: int, example: Tensor | Mapping[str, Tens
             norm.running_var.uniform_(0.5, 2, generator=generator)
     if example is not None:
         examples = {"": example} if isinstance(example, Tensor) else example
-        rng, batch = np.random.default_rng(seed), batch_of(x.shape for x in examples.values())
+        batch = batch_of(x.shape for x in examples.values())
+
+        def run(count: int) -> None:
+            rng = np.random.default_rng(seed)
+            module(*(_images(x, rng, count) if has_batch(x.shape, batch) else x for x in examples.values()))
+
         with _fitting_statistics(norms):
-            module(*(_images(x, rng) if has_batch(x.shape, batch) else x for x in examples.values()))
+            try:
+                run(IMAGES)
+            except Exception:  # whatever the code of a network raises that is made for its batch
+                run(batch or 1)
     return module
 
 
-def _images(example: Tensor, rng: np.random.Generator) -> Tensor:
-    """`IMAGES` random ones, or as many of the example's own integers."""
-    shape = (IMAGES, *example.shape[1:])
+def _images(example: Tensor, rng: np.random.Generator, count: int) -> Tensor:
+    """So many random ones, or as many of the example's own integers."""
+    shape = (count, *example.shape[1:])
     if example.is_floating_point():
         return torch.from_numpy(patchy(rng, shape)).to(example.dtype)
     return example[:1].expand(shape)

@@ -325,7 +325,7 @@ def test_json_is_pure_whatever_the_network_prints(capsys, nets, tmp_path):
     job = ["export", f"{nets}:Chatty", "--input-shape", "1,3,8,8", "-o", str(tmp_path / "b"), "--json"]
     assert main(job) == 0
     said = capsys.readouterr()
-    assert json.loads(said.out)["name"] == "Chatty"
+    assert json.loads(said.out)["name"] == "nets"
     assert set(said.err.splitlines()) == {"chatter"}
 
 

@@ -447,6 +447,19 @@ def test_command_line_takes_a_file(file, tmp_path, capsys):
     assert Counter(p.name for p in tmp_path.iterdir()) == Counter(["b", "net.onnx"])
 
 
+def test_command_line_takes_several_inputs(file, tmp_path, capsys):
+    """Given rows of every input, and a name -> one of each is the example, and all of them are in parity."""
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "rows.npz", image=rng.normal(size=(5, 3, 8, 8)), ids=rng.integers(0, 9, (5, 4)))
+    job = ["export", file(TWO), "--inputs", str(tmp_path / "rows.npz"), "--name", "two-1", "-o", str(tmp_path / "b")]
+    assert main([*job, "--quiet", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["name"] == "two-1"
+    with np.load(tmp_path / "b" / "reference.npz") as held:
+        assert list(held["kinds"]).count("data") == 5 and int(held["input_1"].max()) > 1
+    assert main([*job[:2], "--input", "image=1,3,8,9", "-o", str(tmp_path / "c"), "--quiet"]) == 2
+    assert "--input image=1,3,8,9 given, but the ONNX file fixes the input image" in capsys.readouterr().err
+
+
 def test_missing_file_is_an_export_error():
     with pytest.raises(ExportError, match="No such file"):
         load_network("absent.onnx", Request())
