@@ -4,8 +4,8 @@
     local(v)  = rms(f(w64) − v64) / spread(v64)      f from the boundaries w right before v, given as they ought to be
 
 both of the worst channel. Rounding explains a local error of a few times what eager PyTorch's own float32 makes between
-the same boundaries; more than that is a fault of what lies between them, whatever came in. In a lower precision u takes
-the place of 2⁻²⁴.
+the same boundaries; more than that is a fault of what lies between them, whatever came in. A lower precision is held to
+what the same layers are off by in the same types, made anew.
 """
 
 import math
@@ -23,6 +23,8 @@ from .watch import run_watched, tensors, values_of_module
 
 CLOSE = 1e-2
 """Values of two forms that differ by less of their spread are one: others differ by about 1."""
+AGAIN = 1.2
+"""How many times a step may be as far off as its like, made anew: on other images the scales are others."""
 SAMPLE = 512
 """Numbers of a value that are compared first."""
 FAULT, PROPAGATED, ROUNDING = "fault", "propagated", "rounding"
@@ -195,13 +197,10 @@ def aligned(values: Mapping[str, np.ndarray], right: Right, close: float = CLOSE
     return found
 
 
-def compare_layers(
-    step: str, form: Form, eager: Eager, matches: Matches, *, dtype: str = "float32", cap: float | None = None
-) -> StepLayers:
+def compare_layers(step: str, form: Form, eager: Eager, matches: Matches, *, dtype: str = "float32") -> StepLayers:
     """`form` at each of its values in `matches`.
 
-    `dtype` is the narrowest type that it rounds to; `cap` takes the place of what that explains where it is less, and
-    where it rounds to integers (`dtype` "") is all that is known.
+    `dtype` is the type that it rounds to.
     """
     names = [name for name in form.names if name in matches]
     keys = {name: matches[name].key for name in names}
@@ -242,12 +241,19 @@ def compare_layers(
                 tallies["free"][name].error()[0],
                 tallies["own"][name].error()[0],
                 local,
-                _limit(explained, dtype, cap),
+                MULTIPLE * explained * UNIT_ROUNDOFF[dtype] / UNIT_ROUNDOFF["float32"],
                 channel,
                 why.get(name, ""),
             )
         )
     return StepLayers(step, tuple(boundaries))
+
+
+def explained_by(step: StepLayers, again: StepLayers) -> StepLayers:
+    """`step` with what its like, made anew, is off by in each place as what is explained there."""
+    local = {b.value: AGAIN * b.local for b in again.boundaries if math.isfinite(b.local)}
+    found = (replace(b, tolerance=max(b.tolerance, local.get(b.value, 0.0))) for b in step.boundaries)
+    return StepLayers(step.step, tuple(found))
 
 
 def with_causes(step: StepLayers, form: Form, eager: Eager, matches: Matches, *, most: int) -> StepLayers:
@@ -292,14 +298,6 @@ class TorchForm:
 
 def _as(match: Match, right: Right) -> np.ndarray:
     return right[match.key].astype(np.float32).reshape(match.shape)
-
-
-def _limit(explained: float, dtype: str, cap: float | None) -> float:
-    if not dtype:
-        assert cap is not None
-        return cap
-    limit = MULTIPLE * explained * UNIT_ROUNDOFF[dtype] / UNIT_ROUNDOFF["float32"]
-    return limit if cap is None else min(limit, cap)
 
 
 def _not_alike(value: object, right: np.ndarray) -> str:

@@ -13,6 +13,8 @@ import onnxruntime as ort
 from ..errors import one_line
 from .onnx_run import session_options
 
+SMALL, FEW_WEIGHTS = 64 << 20, 4 << 20
+"""Bytes of a graph whose sessions are kept; of a piece that runs on one thread."""
 GROUPS = 3
 """In how many turns values are read in an optimized graph: of neighbours that could be fused, one is read at a time."""
 
@@ -37,6 +39,8 @@ class Segments:
         self._pieces = {name: self._piece(read[name]) for name in self.names}
         self.within = {name: frozenset(node.name for node in nodes) for name, (nodes, _) in self._pieces.items()}
         self._sessions: dict[str, ort.InferenceSession | str] = {}
+        self._whole: dict[tuple[str, ...], ort.InferenceSession] = {}
+        self._is_small = model.ByteSize() < SMALL
 
     def local(self, inputs: Sequence[np.ndarray], right: Mapping[str, np.ndarray]) -> Iterator[tuple[str, object]]:
         """Each value as its piece computes it from the `right` ones before it, or in words why it does not run."""
@@ -74,11 +78,16 @@ class Segments:
         return found
 
     def _run(self, names: Sequence[str], inputs: Sequence[np.ndarray], *, optimized: bool) -> list[np.ndarray]:
-        model = onnx.ModelProto()
-        model.CopyFrom(self.model)
-        del model.graph.output[:]
-        model.graph.output.extend(onnx.ValueInfoProto(name=self._ends[name]) for name in names)
-        session = _session_of(model, optimized=optimized)
+        key = (str(optimized), *names)
+        session = self._whole.get(key)
+        if session is None:
+            model = onnx.ModelProto()
+            model.CopyFrom(self.model)
+            del model.graph.output[:]
+            model.graph.output.extend(onnx.ValueInfoProto(name=self._ends[name]) for name in names)
+            session = _session_of(model, optimized=optimized)
+            if self._is_small:  # else its weights would be held once for each way of running it
+                self._whole[key] = session
         return list(session.run(None, self._feeds(inputs)))
 
     def _feeds(self, inputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
@@ -135,4 +144,6 @@ def names_read(node: onnx.NodeProto) -> list[str]:
 def _session_of(model: onnx.ModelProto, *, optimized: bool) -> ort.InferenceSession:
     options = session_options(optimized=optimized)
     options.log_severity_level = 4  # what fails is said by us
+    if model.ByteSize() < FEW_WEIGHTS:
+        options.intra_op_num_threads = 1  # a pool of threads for each small piece costs more than it gains
     return ort.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])

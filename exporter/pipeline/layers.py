@@ -19,11 +19,22 @@ from ..onnx_file.file import write
 from ..onnx_module import OnnxModule
 from ..parity import Reference, values_of_module
 from ..parity.inputs import DATA, LARGE, NORMAL
-from ..parity.layers import Boundary, Eager, Match, Matches, StepLayers, TorchForm, aligned, compare_layers, with_causes
+from ..parity.layers import (
+    Boundary,
+    Eager,
+    Match,
+    Matches,
+    StepLayers,
+    TorchForm,
+    aligned,
+    compare_layers,
+    explained_by,
+    with_causes,
+)
 from ..parity.measure import MULTIPLE
 from ..parity.segments import GROUPS, Segments
 from ..parity.watch import tensors
-from ..precision import emulated, judged_by, load, precision_of_name, scales_off
+from ..precision import emulated, load, precision_of_name, typed_again
 from ..progress import track
 from ..reparam import reparameterize
 from ..source.network import Network, Request
@@ -38,7 +49,7 @@ __all__ = ["Boundary", "Layers", "StepLayers", "compare_bundle"]
 IMAGES = 3
 LOOSE = 0.5
 """How much of its spread a value may be off by, and still be found to be what it should have been."""
-MOST_CAUSES = 40
+MOST_CAUSES = 16
 """Layers of a lower precision whose effect on the output is measured: each takes a run of the network."""
 PART_ERROR = 1e-6
 """Of its spread: what a part may differ by from the whole, whose sums may be in another order."""
@@ -249,31 +260,21 @@ class _Served:
 def _typed(bundle: Bundle, graph: GraphRecord, eager: Eager, matches: Matches) -> StepLayers:
     """A graph of a lower precision, its layers ranked by what they cause at the output."""
     precision = precision_of_name(graph.precision)
-    typed = load(bundle.file(graph.file))
-    model = ir.to_proto(emulated(typed))
-    made = {name for node in model.graph.node for name in node.output}
-    form = Segments(model, matches, {name: f"{name}.exact" for name in matches if f"{name}.exact" in made})
-    dtype = "" if precision.quantized else {"fp16": "float16", "bf16": "bfloat16"}[precision.rest]
-    step = compare_layers(f"ONNX {graph.precision}", form, eager, matches, dtype=dtype, cap=graph.tolerance)
-    if precision.quantized:
-        judge = judged_by(Reference.load(bundle.file(graph.reference)), precision)
-        method = str((graph.calibration or {}).get("chosen") or "minmax")
-        plain = load(bundle.onnx)
-        names = [str(value.name) for value in plain.graph.inputs]
-        images = dict(zip(names, judge.inputs.values(), strict=True))
-        whole = {name for name, given in zip(names, judge.inputs, strict=True) if given in judge.whole}
-        off = scales_off(plain, typed, images, method, judge.batch, whole)
-        step = _with_why(step, form, off)
+    name = f"ONNX {graph.precision}"
+    form = _typed_form(load(bundle.file(graph.file)), matches)
+    step = compare_layers(name, form, eager, matches)
+    kept = {str(each.get("layer")): str(each.get("type")) for each in graph.kept}
+    method = str((graph.calibration or {}).get("chosen") or "minmax")
+    again = typed_again(bundle.onnx, precision, kept, Reference.load(bundle.file(graph.reference)), method)
+    step = explained_by(step, compare_layers(name, _typed_form(again, matches), eager, matches))
     return with_causes(step, form, eager, matches, most=MOST_CAUSES)
 
 
-def _with_why(step: StepLayers, form: Segments, why: Mapping[str, str]) -> StepLayers:
-    """`step` with what is known of single nodes, each at the first boundary behind it."""
-    left, found = dict(why), []
-    for b in step.boundaries:
-        here = [left.pop(node) for node in list(left) if node in form.within[b.value]]
-        found.append(replace(b, why="; ".join(filter(None, [b.why, *here]))))
-    return StepLayers(step.step, tuple(found))
+def _typed_form(typed: ir.Model, matches: Matches) -> Segments:
+    """A typed graph whose values are read as they are stored: rounded."""
+    model = ir.to_proto(emulated(typed))
+    made = {name for node in model.graph.node for name in node.output}
+    return Segments(model, matches, {name: f"{name}.exact" for name in matches if f"{name}.exact" in made})
 
 
 def _split(bundle: Bundle, split: SplitRecord, eager: Eager, matches: Matches) -> StepLayers:

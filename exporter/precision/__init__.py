@@ -8,8 +8,7 @@ from .edit import load
 from .emulate import emulated
 from .formats import NAMES, TOLERANCES, Precision, precision_of_name
 from .keep import Kept
-from .scales import scales_off
-from .typed import Typed, judged_by, typed_model, typed_run
+from .typed import Typed, judged_by, typed_again, typed_model, typed_run
 
 __all__ = [
     "METHODS",
@@ -24,7 +23,7 @@ __all__ = [
     "load",
     "precision_of_name",
     "read_images",
-    "scales_off",
+    "typed_again",
     "typed_model",
     "typed_run",
 ]

@@ -148,6 +148,22 @@ def typed_model(
     return Typed(precision, typed, layers, kept, method)
 
 
+def typed_again(
+    onnx: Path, precision: Precision, kept: Mapping[str, str], reference: Reference, method: str
+) -> ir.Model:
+    """The graph that `typed_model` made: with these layers in these wider types, its ranges by `method` once more.
+
+    They are of the images of `reference`, which are some of those that it was calibrated on.
+    """
+    model = _in_opset(load(onnx), precision)
+    units = units_of(model)
+    wide = frozenset(name for name, kind in kept.items() if kind == "fp32" and name in units)
+    judge = judged_by(reference, precision)
+    calibration = Calibration(judge.inputs, method)
+    maker, _ = _calibrated(_Maker(model, precision, units, wide), calibration, judge, precision.tolerance)
+    return maker.model_with(kept.keys() & units.keys())
+
+
 def _unable(
     model: ir.Model,
     units: Mapping[str, frozenset[str]],

@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-COLORS = ("text", "soft", "line", "accent", "good", "warn", "bad", "second")
+COLORS = ("text", "soft", "line", "accent", "good", "warn", "bad", "second", "card")
 _INK = {name: f"#0{i}0{i}0{i}" for i, name in enumerate(COLORS, start=1)}
 WIDTH = 4.2
 """Inches: what a phone shows at nearly full size."""
@@ -106,7 +106,8 @@ def spans(
             axes.barh(rows.index(bar.row), bar.length, 0.72, left=bar.start, color=_INK[bar.color])
             if bar.label:
                 at = bar.start + bar.length / 2
-                axes.text(at, rows.index(bar.row), bar.label, ha="center", va="center", fontsize=7.5, clip_on=True)
+                ink = {"color": _INK["card"], "fontsize": 7.5, "ha": "center", "va": "center"}
+                axes.text(at, rows.index(bar.row), bar.label, clip_on=True, **ink)
         axes.grid(axis="x")
         axes.set_axisbelow(True)
         axes.set_xlabel(unit)
@@ -162,7 +163,8 @@ def _decades(axes: Axes, values: Sequence[float]) -> None:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= NAME else f"…{name[1 - NAME :]}"
+    """Its beginning and its end, which tell most."""
+    return name if len(name) <= NAME else f"{name[:9]}…{name[10 - NAME :]}"
 
 
 def _svg(figure: Figure, title: str) -> Markup:

@@ -28,6 +28,7 @@ def _split(split: SplitRecord) -> dict[str, Any]:
              "writes": [f"{spec.name} {'×'.join(map(str, spec.shape))}" for spec in p.outputs]}
             for p in split.parts
         ],
+        "asked": split.plan.get("asked"),
         "refusal": split.plan.get("refusal"),
         "chart": None,
         "edges": [],
@@ -73,7 +74,7 @@ def _timeline(predicted: Prediction, split: SplitRecord) -> Any:
     for edge in predicted.edges:
         row, color = f"to device {edge.device}", "warn" if edge.critical else "soft"
         bars.append(charts.Bar(row, edge.begin * 1e6, max(edge.arrival - edge.begin, 1e-9) * 1e6, color))
-    legend = {"accent": "what the end waits for", "second": "other parts"}
+    legend = {"accent": "waited for", "second": "other parts"}
     if predicted.edges:
         legend |= {"soft": "copies"}
     return charts.spans(bars, "µs from the start, predicted", f"the {split.precision} parts on a timeline", legend)

@@ -48,9 +48,7 @@ def _verdict(bundle: Bundle) -> tuple[str, str]:
         return "warn", f"{open_} of {len(states)} parities certify nothing"
     held = sum(state == "held" for state in states)
     rest = len(states) - held
-    return "good", f"all {held} parities hold" + (
-        f"; {rest} could not be run on the machine that made it" if rest else ""
-    )
+    return "good", f"{held} parities hold" + (f"; {rest} could not be run where they were measured" if rest else "")
 
 
 def _tiles(counts: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -24,7 +24,7 @@ def test_a_chart_is_well_formed_in_the_pages_colors_with_text_as_text(name: str)
     assert inks <= {"#000000", "#ffffff"}, inks
     assert "var(--" in svg
     assert root.get("role") == "img" and root.get("aria-label")
-    if HOSTILE in svg or "alert" in svg:
+    if name != "one call" and "errors" not in name:
         shown = " ".join(each.text or "" for each in root.iter() if each.tag.endswith("text"))
         assert "<script" not in svg
-        assert "script>&amp;" in shown  # as it was written, cut from the left
+        assert "<script>a…" in shown  # as it was written, cut in the middle
