@@ -8,7 +8,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 LINKS  := build/links/plainconv
 
-.PHONY: run test test-long test-slow lint cpp bench-cpp bench-export bench-reparam bench-runner bench-splits bench-serve gpu clean
+.PHONY: run test test-long test-slow lint cpp bench bench-cpp bench-export bench-reparam bench-runner bench-splits bench-serve gpu clean
 
 run: $(READY)
 	$(BIN)/exporter run vanillanet_digits --checkpoint tests/assets/vanillanet_digits.pth \
@@ -35,6 +35,9 @@ $(LINKS):
 
 cpp: $(READY)
 	sh engines/cpp/make.sh $(abspath $(BIN)/python)
+
+bench: $(READY)  # the field side by side; a tool that is not installed is a row that says so: pip install -e .[bench]
+	$(BIN)/python tests/benchmarks/bench_field.py
 
 bench-cpp: cpp
 	$(BIN)/exporter export vanillanet_digits --checkpoint tests/assets/vanillanet_digits.pth -o out/vd --force --quiet
