@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_flatten
 
 from .batches import Run, in_batches
 from .inputs import DATA, EDGES, NORMAL, Inputs, Scale, batch_of, test_inputs
+from .order import in_order
 from .own_scale import own_scales
 from .reference import Reference
 from .uncast import without_autocast
@@ -69,8 +70,8 @@ def reference_from_module(
     types = [x.dtype for x in examples.values()]
     inputs = replace(inputs, arrays=_as_fed(inputs.arrays, types))
     wide, mixes, together = _in_float64(module, inputs, batch)
-    runs = (run_module(module, types), *own_runs)
-    narrow = [_evaluate(run, inputs, batch, together=together)[0] for run in runs]
+    runs = (run_module(module, types), *own_runs)  # what a runtime is off by is by how many images it is given at once
+    narrow = [_evaluate(run, inputs, batch, together=together and run is runs[0])[0] for run in runs]
     finite = _finite_rows((wide, narrow[0]), len(inputs.kinds))
     gone = [i for i, kind in enumerate(inputs.kinds) if kind in EDGES and not finite[i]]
     left_out = tuple(
@@ -88,6 +89,7 @@ def reference_from_module(
             narrow = [_evaluate(run, inputs, batch, together=False)[0] for run in runs]
         else:
             wide, narrow = [y[rows] for y in wide], [[y[rows] for y in each] for each in narrow]
+    narrow = [in_order(wide, each) for each in narrow]
     kinds = inputs.kinds
     spread_of = np.flatnonzero(np.array(kinds) == (DATA if kinds.count(DATA) > 1 else NORMAL))
     names = (*output_names, *(f"output_{i}" for i in range(len(output_names), len(wide))))[: len(wide)]

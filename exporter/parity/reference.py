@@ -25,6 +25,7 @@ from .measure import (
     rms_error,
     same_largest,
 )
+from .order import in_order
 from .record import FAILED, HELD, NOT_CERTIFIED, Parity, unmeasured
 from .wanted import Wanted
 
@@ -113,6 +114,7 @@ class Reference:
         if len(outputs) != len(self.outputs):
             found = f"{FAILED}: {len(outputs)} outputs, want {len(self.outputs)}"
             return tuple(unmeasured(step, name, found) for name in self.names)
+        outputs = in_order([wanted.values for wanted in self.outputs.values()], outputs)
         return tuple(self._compare(step, name, y, tolerance) for name, y in zip(self.names, outputs, strict=True))
 
     def tolerances(self, name: str) -> np.ndarray:
