@@ -106,8 +106,8 @@ def spans(
             axes.barh(rows.index(bar.row), bar.length, 0.72, left=bar.start, color=_INK[bar.color])
             if bar.label:
                 at = bar.start + bar.length / 2
-                ink = {"color": _INK["card"], "fontsize": 7.5, "ha": "center", "va": "center"}
-                axes.text(at, rows.index(bar.row), bar.label, clip_on=True, **ink)
+                row, ink = rows.index(bar.row), _INK["card"]
+                axes.text(at, row, bar.label, clip_on=True, color=ink, fontsize=7.5, ha="center", va="center")
         axes.grid(axis="x")
         axes.set_axisbelow(True)
         axes.set_xlabel(unit)
