@@ -65,7 +65,7 @@ class Predictor:
             steps.append(f"resized to {where.resized[1]}×{where.resized[0]}")
         if where.input != where.resized:
             steps.append(f"{'letterboxed to' if wanted.letterbox else 'its middle'} {where.input[1]}×{where.input[0]}")
-        inputs = {self.spec.name: np.ascontiguousarray(np.broadcast_to(x, (rows, *x.shape)))}
+        inputs = {self.spec.name: np.repeat(x[None], rows, 0)}
         return Prepared(inputs, where, ", ".join(steps))
 
     def answer(self, outputs: Mapping[str, Any], where: Geometry) -> list[Answer]:
