@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -12,7 +13,7 @@ def without_autocast() -> Iterator[None]:
 
     The plain network computes in the type of its weights. Judged by the rounding of a narrower type it could not fail.
     """
-    enter = torch.autocast.__enter__
+    enter: Any = torch.autocast.__enter__  # untyped
 
     def enter_off(region: torch.autocast) -> object:
         enabled, region._enabled = region._enabled, False
