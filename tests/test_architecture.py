@@ -70,7 +70,7 @@ ONE_FILE: Mapping[str, set[str]] = {
     "fastapi": {"engines.serving.rest.server"},
     "grpc": {"engines.serving.grpc.server"},
     "kserve": {"engines.serving.kserve_parts"},
-    "onnxscript": {"exporter.precision.typed", "exporter.to_onnx.custom_ops"},
+    "onnxscript": {"exporter.precision.typed", "exporter.to_onnx.custom_ops", "exporter.to_onnx.exactly"},
     "orjson": {"engines.serving.rest.codec"},
     "prometheus_client": {"engines.serving.metrics"},
     "ray": {"engines.serving.ray.backend"},

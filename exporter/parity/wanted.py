@@ -79,8 +79,9 @@ class Wanted:
         if not self.values.size:
             return np.zeros(len(self.spreads), bool)
         low, high = self.by_part(self.values, np.min).min(axis=0), self.by_part(self.values, np.max).max(axis=0)
-        shares: np.ndarray = (low >= 0) & (high <= 1)
-        return shares & (np.max(high[shares], initial=0.0) >= LEAST_SHARE)
+        shares = (low >= 0) & (high <= 1)
+        found: np.ndarray = shares & (np.max(high[shares], initial=0.0) >= LEAST_SHARE)
+        return found
 
     def by_part(self, y: np.ndarray, reduce: object) -> np.ndarray:
         """`reduce` (np.max, np.mean) of an array like `values` over all but images and parts: [images, K]."""
