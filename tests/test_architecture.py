@@ -85,7 +85,7 @@ ONE_FILE: Mapping[str, set[str]] = {
     "jinja2": {"exporter.report.page"},
     "kserve": {"engines.serving.kserve_parts"},
     "matplotlib": {"exporter.report.charts"},
-    "onnxscript": {"exporter.precision.typed", "exporter.to_onnx.custom_ops"},
+    "onnxscript": {"exporter.precision.typed", "exporter.to_onnx.custom_ops", "exporter.to_onnx.exactly"},
     "orjson": {"engines.serving.rest.codec"},
     "prometheus_client": {"engines.serving.metrics"},
     "pycocotools": {"exporter.pipeline.evaluate"},

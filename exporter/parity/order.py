@@ -15,6 +15,8 @@ TIE = 1e-3
 """Of the scores' spread: rows whose scores are nearer may trade places."""
 ALIKE = 1e-3
 """A row that is off by less, in units of the spreads, is where it belongs."""
+MOST, WIDEST = 300, 16
+"""Rows astray in one image beyond which it is no matter of ties; numbers of a row beyond which they tell no more."""
 
 
 def in_order(wanted: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -22,16 +24,23 @@ def in_order(wanted: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> list[
     members, scores = _list_of(wanted)
     if scores is None or any(y.shape != w.shape for y, w in zip(found, wanted, strict=False)) or not found:
         return list(found)
-    units = {k: _unit(wanted[k]) for k in members if wanted[k].ndim <= 3}
+    units = {k: _unit(wanted[k]) for k in members if wanted[k][0, 0].size <= WIDEST}
     tie = TIE * float(np.std(scores))
     ordered = list(found)
     for image in range(len(scores)):
-        cost = sum(_distances(wanted[k][image], found[k][image], unit) for k, unit in units.items())
-        rows = _places(np.asarray(cost), scores[image], tie)
-        if (rows != np.arange(len(rows))).any():
-            for k in members:
-                ordered[k] = ordered[k] if ordered[k] is not found[k] else found[k].copy()
-                ordered[k][image] = found[k][image][rows]
+        rows = len(scores[image])
+        pairs = [
+            (wanted[k][image].reshape(rows, -1), found[k][image].reshape(rows, -1), unit) for k, unit in units.items()
+        ]
+        off = sum(_distances(a, b, unit) for a, b, unit in pairs)
+        astray = np.flatnonzero(~(np.asarray(off) <= ALIKE))
+        if not 1 < len(astray) <= MOST:
+            continue
+        cost = sum(_distances(a[astray, None], b[None, astray], unit) for a, b, unit in pairs)
+        places = astray[_places(np.asarray(cost), scores[image, astray], tie)]
+        for k in members if (places != astray).any() else ():
+            ordered[k] = ordered[k] if ordered[k] is not found[k] else found[k].copy()
+            ordered[k][image, astray] = found[k][image, places]
     return ordered
 
 
@@ -51,21 +60,21 @@ def _unit(y: np.ndarray) -> float:
 
 
 def _distances(wanted: np.ndarray, found: np.ndarray, unit: float) -> np.ndarray:
-    """How far each row of `found` is from each of `wanted`, [D, D]: the largest number's, in units."""
-    rows, others = wanted.reshape(len(wanted), 1, -1), found.reshape(1, len(found), -1)
+    """How far rows of `found` are from rows of `wanted`, as they broadcast: the largest number's, in units."""
     with np.errstate(all="ignore"):
-        off = np.abs(rows - others.astype(np.float64)) / unit if unit else (rows != others).astype(np.float64)
-    far: np.ndarray = np.where(np.isnan(off), np.inf, off).max(axis=2)
+        off = np.abs(wanted - found.astype(np.float64)) / unit if unit else (wanted != found).astype(np.float64)
+    far: np.ndarray = np.where(np.isnan(off), np.inf, off).max(axis=-1)
     return far
 
 
 def _places(cost: np.ndarray, scores: np.ndarray, tie: float) -> np.ndarray:
-    """For each row the one found for it: itself where it is alike, else the nearest whose score ties that is free."""
+    """For each row the one found for it: the nearest that is free and whose score ties, as each is tried in turn."""
     rows = np.arange(len(cost))
-    free = set(rows[~(np.diag(cost) <= ALIKE)].tolist())
-    for row in sorted(free):
+    free = set(rows.tolist())
+    for row in rows.tolist():
         near = [k for k in free if abs(scores[k] - scores[row]) <= tie]
-        best = min(near, key=lambda k: (cost[row, k], abs(k - row)), default=row)
-        rows[row] = best
-        free.discard(best)
-    return rows if len(set(rows.tolist())) == len(rows) else np.arange(len(rows))
+        if not near:
+            return np.arange(len(cost))
+        rows[row] = min(near, key=lambda k: (cost[row, k], abs(k - row)))
+        free.discard(int(rows[row]))
+    return rows

@@ -23,6 +23,7 @@ from ..parity.inputs import batch_of, has_batch
 from ..quiet import quiet
 from .attention import attention_in_rank_4
 from .custom_ops import custom_translations
+from .exactly import exact_constants
 from .lowering import floor_negative_divisions, lower, needs_lowering
 from .shuffles import gather_from_shuffles
 
@@ -104,16 +105,17 @@ def graph_from_module(
         program = _traced(_contiguous(module), inputs, axes)
         _refuse_count("output", len(output_names), len(program.graph_signature.user_outputs))
         try:
-            exported = torch.onnx.export(
-                program,
-                (),
-                dynamo=True,
-                verbose=False,
-                opset_version=opset,
-                input_names=list(input_names),
-                output_names=list(output_names),
-                custom_translation_table=custom_translations(),
-            )
+            with exact_constants():
+                exported = torch.onnx.export(
+                    program,
+                    (),
+                    dynamo=True,
+                    verbose=False,
+                    opset_version=opset,
+                    input_names=list(input_names),
+                    output_names=list(output_names),
+                    custom_translation_table=custom_translations(),
+                )
         except Exception as error:  # the exporter wraps whatever an operator's translation raises
             raise ExportError(_unsupported(error)) from error
     if exported is None:
