@@ -25,6 +25,8 @@ CLOSE = 1e-2
 """Values of two forms that differ by less of their spread are one: others differ by about 1."""
 AGAIN = 1.2
 """How many times a step may be as far off as its like, made anew: on other images the scales are others."""
+ORDER = 8.0
+"""Roundings of a right value that another order of summation is good for: PyTorch adds in pairs, others one by one."""
 SAMPLE = 512
 """Numbers of a value that are compared first."""
 FAULT, PROPAGATED, ROUNDING = "fault", "propagated", "rounding"
@@ -231,7 +233,8 @@ def compare_layers(step: str, form: Form, eager: Eager, matches: Matches, *, dty
     boundaries = []
     for name in names:
         local, channel = tallies["local"][name].error()
-        explained = max(usual, tallies["own local"][name].error()[0], tallies["local"][name].rounding())
+        rounding = ORDER * tallies["local"][name].rounding()
+        explained = max(usual, tallies["own local"][name].error()[0], rounding)
         boundaries.append(
             Boundary(
                 eager.label(keys[name]),
