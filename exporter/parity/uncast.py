@@ -18,7 +18,7 @@ def without_autocast() -> Iterator[None]:
     def enter_off(region: torch.autocast) -> object:
         enabled, region._enabled = region._enabled, False
         try:
-            return enter(region)  # type: ignore[no-untyped-call]
+            return enter(region)
         finally:
             region._enabled = enabled
 
