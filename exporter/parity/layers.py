@@ -25,7 +25,7 @@ CLOSE = 1e-2
 """Values of two forms that differ by less of their spread are one: others differ by about 1."""
 AGAIN = 1.2
 """How many times a step may be as far off as its like, made anew: on other images the scales are others."""
-ORDER = 8.0
+ORDER = 16.0
 """Roundings of a right value that another order of summation is good for: PyTorch adds in pairs, others one by one."""
 SAMPLE = 512
 """Numbers of a value that are compared first."""
