@@ -15,7 +15,11 @@ from places import ASSETS, ROOT
 from plainconv.exporter.cli.main import main
 
 SOURCE = ROOT / "engines" / "cpp"
-PROGRAMS = {"bundle-serve": "libcpp-httplib-dev", "plainconv-tests": "doctest-dev", "serve-tests": "doctest-dev"}
+PROGRAMS = {
+    "bundle-serve": "libboost1.81-dev or zlib1g-dev",
+    "plainconv-tests": "doctest-dev",
+    "serve-tests": "doctest-dev",
+}
 """What is built only where a package is there, besides what all needs."""
 
 
