@@ -6,13 +6,14 @@
 #include <algorithm>
 #include <boost/asio/as_tuple.hpp>
 #include <boost/asio/co_spawn.hpp>
+#include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/local/stream_protocol.hpp>
 #include <boost/asio/post.hpp>
-#include <boost/asio/strand.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <boost/asio/use_future.hpp>
+#include <deque>
 #include <future>
 #include <map>
 #include <mutex>
@@ -45,10 +46,7 @@ unsigned most_threads() {
 }  // namespace
 
 struct Listener::State {
-  using Strand = net::strand<net::io_context::executor_type>;
-
-  net::io_context io;
-  Strand strand{io.get_executor()};  // of what accepts
+  net::io_context io{1};  // of one thread
   std::optional<net::ip::tcp::acceptor> tcp;
   std::optional<net::local::stream_protocol::acceptor> local;
   std::string path;  // of the Unix socket
@@ -70,7 +68,7 @@ struct Listener::State {
     const auto found = resolver.resolve(host, std::to_string(port), net::ip::tcp::resolver::passive, code);
     if (!code) {
       const net::ip::tcp::endpoint endpoint = found.begin()->endpoint();
-      tcp.emplace(strand);
+      tcp.emplace(io);
       tcp->open(endpoint.protocol(), code);
       if (!code) {
         tcp->set_option(net::socket_base::reuse_address(true), code);
@@ -96,7 +94,7 @@ struct Listener::State {
         code = {};
       }
       const net::local::stream_protocol::endpoint endpoint(given);
-      local.emplace(strand);
+      local.emplace(io);
       local->open(endpoint.protocol(), code);
       bind_and_listen(*local, endpoint, code);
     } catch (const boost::system::system_error& error) {  // the path is too long
@@ -144,6 +142,8 @@ struct HttpServer::State {
   std::mutex mutex;
   std::size_t open = 0;
   std::map<std::string, std::size_t> open_of;  // by the address of the other side
+  std::deque<net::io_context> loops;           // each of one thread, which has its connections to itself
+  std::size_t turn = 0;
   std::vector<std::thread> threads;
 
   State(Listener given, Shared& all, const Certificates* pair)
@@ -151,12 +151,15 @@ struct HttpServer::State {
 
   [[nodiscard]] Listener::State& where() const { return *listener.state_; }
 
+  /// Where the next connection goes.
+  [[nodiscard]] auto next() { return loops[turn++ % loops.size()].get_executor(); }
+
   template <class Acceptor>
   net::awaitable<void> accept_all(Acceptor& acceptor) {
     constexpr auto outcome = net::as_tuple(net::use_awaitable);
     net::steady_timer pause(acceptor.get_executor());
     while (!is_stopping) {
-      auto [code, socket] = co_await acceptor.async_accept(net::make_strand(where().io), outcome);
+      auto [code, socket] = co_await acceptor.async_accept(next(), outcome);
       if (!code) {
         take(std::move(socket));
       } else if (!is_stopping) {
@@ -168,7 +171,7 @@ struct HttpServer::State {
     error_code code;
     acceptor.non_blocking(true, code);
     while (!code) {
-      auto socket = acceptor.accept(net::make_strand(where().io), code);
+      auto socket = acceptor.accept(next(), code);
       if (!code) {
         take(std::move(socket));
       }
@@ -178,7 +181,7 @@ struct HttpServer::State {
 
   void stop_accepting() {
     if (!is_stopping.exchange(true)) {
-      net::post(where().strand, [this] {
+      net::post(where().io, [this] {
         error_code ignored;
         if (where().tcp) {
           where().tcp->cancel(ignored);
@@ -248,12 +251,17 @@ struct HttpServer::State {
 
 HttpServer::HttpServer(Listener listener, Shared& shared, const Certificates* certificates)
     : state_(std::make_unique<State>(std::move(listener), shared, certificates)) {
-  Listener::State& where = state_->where();
-  state_->accepting = where.tcp ? net::co_spawn(where.strand, state_->accept_all(*where.tcp), net::use_future)
-                                : net::co_spawn(where.strand, state_->accept_all(*where.local), net::use_future);
+  State& state = *state_;
+  Listener::State& where = state.where();
+  const auto run = [&state](net::io_context& io) {
+    state.threads.emplace_back([&io, work = net::make_work_guard(io)] { io.run(); });
+  };
   for (unsigned i = 0; i < most_threads(); ++i) {
-    state_->threads.emplace_back([&where] { where.io.run(); });
+    run(state.loops.emplace_back(1));
   }
+  state.accepting = where.tcp ? net::co_spawn(where.io, state.accept_all(*where.tcp), net::use_future)
+                              : net::co_spawn(where.io, state.accept_all(*where.local), net::use_future);
+  run(where.io);
 }
 
 HttpServer::~HttpServer() {
@@ -263,6 +271,9 @@ HttpServer::~HttpServer() {
   }
   state_->codec.join();
   state_->where().io.stop();
+  for (net::io_context& io : state_->loops) {
+    io.stop();
+  }
   for (std::thread& thread : state_->threads) {
     thread.join();
   }

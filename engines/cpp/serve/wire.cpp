@@ -26,16 +26,31 @@ Wire::Wire(Socket socket, std::shared_ptr<net::ssl::context> tls, std::string pe
       pause_(socket_.get_executor()),
       peer_(std::move(peer)) {}
 
+/// The timer goes on where it is early enough: to set one anew for each step would cost more than the steps.
 void Wire::limit(Clock::time_point when) {
   is_late_ = false;
-  timer_.expires_at(when);
+  const bool is_early = deadline_ && timer_.expiry() <= when;
+  deadline_ = when;
+  if (!is_early) {
+    watch();
+  }
+}
+
+void Wire::watch() {
+  timer_.expires_at(*deadline_);
   timer_.async_wait([weak = weak_from_this()](const boost::system::error_code& code) {
     const auto self = weak.lock();
-    if (self && !code && Clock::now() >= self->timer_.expiry()) {
-      self->is_late_ = true;
-      boost::system::error_code ignored;
-      self->socket_.cancel(ignored);
+    if (!self || code) {
+      return;
     }
+    if (Clock::now() < *self->deadline_) {
+      self->watch();
+      return;
+    }
+    self->deadline_.reset();
+    self->is_late_ = true;
+    boost::system::error_code ignored;
+    self->socket_.cancel(ignored);
   });
 }
 

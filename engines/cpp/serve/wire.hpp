@@ -55,10 +55,13 @@ class Wire : public std::enable_shared_from_this<Wire> {
   [[nodiscard]] auto executor() { return socket_.get_executor(); }
 
  private:
+  void watch();
+
   Socket socket_;
   std::shared_ptr<boost::asio::ssl::context> tls_;
   std::optional<boost::asio::ssl::stream<Socket&>> secure_;
   boost::asio::steady_timer timer_;
+  std::optional<Clock::time_point> deadline_;
   boost::asio::steady_timer pause_;
   std::string peer_;
   bool is_late_ = false;
