@@ -27,7 +27,7 @@ else
     missing="$missing nlohmann-json3-dev libssl-dev"
 fi
 if [ -n "$missing" ]; then
-    echo "make cpp: not installed:$missing; apt-get install$missing (and libcpp-httplib-dev for the server)" >&2
+    echo "make cpp: not installed:$missing; apt-get install$missing (and libboost1.81-dev zlib1g-dev for the server)" >&2
     exit 2
 fi
 

@@ -16,9 +16,7 @@ from plainconv.exporter.version import __version__
 
 FILE = json.loads((ROOT / "tests" / "engines" / "serving" / "cases.json").read_text(encoding="utf-8"))
 ALL: list[dict[str, Any]] = FILE["cases"]
-CASES = [case for case in ALL if "python_only" not in case]
-"""Those that the C++ server answers too: `python_only` says why it does not answer the others yet."""
-OF_PYTHON = [case for case in ALL if "cpp_only" not in case and not case.get("large")]
+CASES = [case for case in ALL if not case.get("large")]
 LARGE = [case for case in ALL if case.get("large")]
 OPTIONS: dict[str, Any] = FILE["options"]
 LARGE_OPTIONS: dict[str, Any] = FILE["large_options"]

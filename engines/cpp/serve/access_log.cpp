@@ -42,10 +42,14 @@ std::string milliseconds_of(Seconds seconds) {
 }
 
 std::string line_of(const Facts& facts) {
-  std::string all = text(R"({"time": ")", now(), R"(", "protocol": "http", "method": )", json_text(facts.method),
-                         R"(, "path": )", json_text(cut(facts.path, longest_path)), R"(, "status": )", facts.status,
-                         R"(, "ms": )", milliseconds_of(facts.took), R"(, "client": )", json_text(facts.client),
-                         R"(, "bytes_out": )", facts.bytes_out);
+  std::string all = text(R"({"time": ")", now(), R"(", "protocol": )", json_text(facts.protocol), R"(, "method": )",
+                         json_text(facts.method), R"(, "path": )", json_text(cut(facts.path, longest_path)),
+                         R"(, "status": )", facts.status, R"(, "ms": )", milliseconds_of(facts.took), R"(, "client": )",
+                         json_text(facts.client), R"(, "bytes_out": )", facts.bytes_out);
+  if (!facts.trace.trace_id.empty()) {
+    all += text(R"(, "trace_id": ")", facts.trace.trace_id, R"(", "span_id": ")", facts.trace.span_id, "\"");
+    all += facts.trace.state.empty() ? "" : text(R"(, "tracestate": )", json_text(facts.trace.state));
+  }
   if (facts.bytes_in) {
     all += text(R"(, "bytes_in": )", *facts.bytes_in);
   }
@@ -60,6 +64,31 @@ std::string line_of(const Facts& facts) {
 }
 
 }  // namespace
+
+Trace trace_of(std::string_view parent, std::string_view state) {
+  constexpr std::size_t most_state = 512;
+  const auto is_hexadecimal = [&](std::size_t at, std::size_t size) {  // in small letters, and not all zeros
+    const auto part = parent.substr(at, size);
+    return part.find_first_not_of("0123456789abcdef") == std::string_view::npos;
+  };
+  const auto is_some = [&](std::size_t at, std::size_t size) {
+    return is_hexadecimal(at, size) && parent.substr(at, size).find_first_not_of('0') != std::string_view::npos;
+  };
+  // version-trace-span-flags: 2, 32, 16 and 2 digits; more may follow in a later version
+  constexpr std::size_t trace_at = 3;
+  constexpr std::size_t span_at = 36;
+  constexpr std::size_t flags_at = 53;
+  constexpr std::size_t size = 55;
+  if (parent.size() < size || (parent.size() > size && parent[size] != '-') || parent[trace_at - 1] != '-' ||
+      parent[span_at - 1] != '-' || parent[flags_at - 1] != '-' || parent.starts_with("ff") || !is_hexadecimal(0, 2) ||
+      !is_some(trace_at, 32) || !is_some(span_at, 16) || !is_hexadecimal(flags_at, 2)) {
+    return {};
+  }
+  const bool is_printable =
+      state.size() <= most_state && std::ranges::all_of(state, [](char c) { return c >= ' ' && c <= '~'; });
+  return {std::string(parent.substr(trace_at, 32)), std::string(parent.substr(span_at, 16)),
+          is_printable ? std::string(state) : ""};
+}
 
 AccessLog::AccessLog(const std::string& target) {
   if (target.empty()) {

@@ -1,7 +1,8 @@
 // One line of JSON for each request, written by a thread of its own: a slow disk or a full pipe holds up no request.
 //
 // Keys: time, protocol, method, path, status, ms, client, bytes_out, and where they are known model, id, bytes_in,
-// rows, queue_ms, compute_ms, batch_rows. What cannot be written in time is dropped and counted in a line of its own.
+// rows, queue_ms, compute_ms, batch_rows; trace_id, span_id and tracestate of the sender's trace (W3C Trace Context).
+// What cannot be written in time is dropped and counted in a line of its own.
 #pragma once
 
 #include <condition_variable>
@@ -17,8 +18,19 @@
 
 namespace plainconv::serve {
 
+/// The trace that a request is part of: hexadecimal digits, empty where it names none.
+struct Trace {
+  std::string trace_id;
+  std::string span_id;
+  std::string state;
+};
+
+/// That of the headers traceparent and tracestate.
+[[nodiscard]] Trace trace_of(std::string_view parent, std::string_view state);
+
 /// What is known of a request that was answered.
 struct Facts {
+  std::string protocol = "http";
   std::string method;
   std::string path;
   int status = 0;
@@ -32,6 +44,7 @@ struct Facts {
   Seconds queued{0};
   Seconds computed{0};
   std::int64_t batch_rows = 0;
+  Trace trace;
 };
 
 /// Writes to a file, to stderr ("-"), or nowhere (""). From any thread.

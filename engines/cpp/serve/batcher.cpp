@@ -10,8 +10,6 @@
 namespace plainconv::serve {
 namespace {
 
-constexpr std::chrono::milliseconds ask_every(50);  // whether a sender is gone
-
 std::string milliseconds_of(Seconds seconds) {
   const auto all = std::chrono::duration_cast<std::chrono::milliseconds>(seconds).count();
   std::string rest = std::to_string(all % 1000);
@@ -75,32 +73,18 @@ void Batcher::submit(const std::shared_ptr<Job>& job) {
   changed_.notify_all();
 }
 
-void Batcher::wait(const std::shared_ptr<Job>& job, const std::function<bool()>& is_left) {
-  std::unique_lock lock(mutex_);
-  while (!job->done_) {
-    const auto now = Clock::now();
-    if (now >= job->deadline) {
-      abandon(job);
-      throw late(text("the answer was not there within ", in_words(job->timeout), " s"));
-    }
-    if (job->changed_.wait_until(lock, std::min(job->deadline, now + ask_every)) == std::cv_status::no_timeout) {
-      continue;
-    }
-    lock.unlock();
-    const bool gone = is_left();
-    lock.lock();
-    if (gone && !job->done_) {
-      abandon(job);
-      throw left("the sender left before the answer was there");
-    }
+bool Batcher::is_done(const Job& job) const {
+  const std::scoped_lock lock(mutex_);
+  if (job.refused_) {
+    throw Refused(*job.refused_);
   }
-  if (job->refused_) {
-    throw Refused(*job->refused_);
-  }
+  return job.done_;
 }
 
 void Batcher::abandon(const std::shared_ptr<Job>& job) {
+  const std::scoped_lock lock(mutex_);
   job->abandoned_ = true;
+  job->when_done = nullptr;
   if (const auto at = std::ranges::find(queue_, job); at != queue_.end()) {
     queue_.erase(at);
   }
@@ -187,14 +171,15 @@ void Batcher::run(const Batch& gathered, Scratch& scratch) {
     }
     return;
   }
-  const Seconds took = Clock::now() - start;
   std::int64_t rows = 0;
   for (const auto& job : batch) {
     rows += job->rows;
   }
-  observe_(rows, took);
+  observe_(rows, batch.front()->computed);
   for (const auto& job : batch) {
-    job->computed = took;
+    job->joined = batch.front()->joined;
+    job->computed = batch.front()->computed;
+    job->parted = batch.front()->parted;
     job->batch_rows = rows;
   }
   finish(batch, std::nullopt);
@@ -205,20 +190,25 @@ void Batcher::finish(const Batch& batch, const std::optional<Refused>& refused) 
   for (const auto& job : batch) {
     job->refused_ = refused;
     job->done_ = true;
-    job->changed_.notify_all();
+    if (job->when_done) {
+      job->when_done();
+    }
   }
 }
 
 void Batcher::compute_alone(Job& job) const {
+  const auto start = Clock::now();
   if (job.outputs.empty()) {
     job.made = network_.run(job.inputs);
   } else {
     network_.run(job.inputs, job.outputs);
   }
+  job.computed = Clock::now() - start;
 }
 
 void Batcher::compute(const Batch& batch, Scratch& scratch) const {
-  const Job& first = *batch.front();
+  Job& first = *batch.front();
+  const auto start = Clock::now();
   std::int64_t rows = 0;
   for (const auto& job : batch) {
     rows += job->rows;
@@ -236,6 +226,7 @@ void Batcher::compute(const Batch& batch, Scratch& scratch) const {
     }
     inputs.push_back({like.dtype, slot.shape, bytes});
   }
+  const auto joined = Clock::now();
   std::vector<Array> made;
   std::vector<Tensor> outputs;
   if (first.outputs.empty()) {
@@ -256,6 +247,7 @@ void Batcher::compute(const Batch& batch, Scratch& scratch) const {
     }
     network_.run(inputs, outputs);
   }
+  const auto ran = Clock::now();
   std::int64_t done = 0;
   for (const auto& job : batch) {
     for (std::size_t i = 0; i < outputs.size(); ++i) {
@@ -272,6 +264,9 @@ void Batcher::compute(const Batch& batch, Scratch& scratch) const {
     }
     done += job->rows;
   }
+  first.joined = joined - start;
+  first.computed = ran - joined;
+  first.parted = Clock::now() - ran;
 }
 
 Refused Batcher::refusal_of(const std::exception& error) const {

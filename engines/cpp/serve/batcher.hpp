@@ -43,9 +43,15 @@ struct Job {
   Clock::time_point deadline;
   Seconds timeout{0};  // that the deadline came from
 
-  // Of the run: how long the request waited, how long the run took, and its rows.
+  /// Called once, from a thread of the queue, when the job is done; it must not wait. Never after `abandon`.
+  std::function<void()> when_done;
+
+  // How long the request waited; of its run: its rows, and how long putting inputs together, running and taking outputs
+  // apart took.
   Seconds queued{0};
+  Seconds joined{0};
   Seconds computed{0};
+  Seconds parted{0};
   std::int64_t batch_rows = 0;
 
  private:
@@ -54,7 +60,6 @@ struct Job {
   bool abandoned_ = false;  // nobody waits for it
   bool done_ = false;
   std::optional<Refused> refused_;
-  std::condition_variable changed_;
 };
 
 /// The queue of one model. From any thread.
@@ -76,11 +81,11 @@ class Batcher {
   /// Put a request, which has been checked, into the queue. Throws Refused where it is full.
   void submit(const std::shared_ptr<Job>& job);
 
-  /// Wait until the job is done. `is_left` is asked now and then whether its sender is gone.
-  ///
-  /// Throws Refused for a run that failed, a deadline that passed, a sender that left: the latter two take the job out
-  /// of the queue.
-  void wait(const std::shared_ptr<Job>& job, const std::function<bool()>& is_left);
+  /// Whether the job is done. Throws Refused where its run failed.
+  [[nodiscard]] bool is_done(const Job& job) const;
+
+  /// Nobody waits for the job any more: it leaves the queue, but for a run that is under way.
+  void abandon(const std::shared_ptr<Job>& job);
 
   /// How many requests are in the queue.
   [[nodiscard]] std::size_t waiting() const;
@@ -96,7 +101,6 @@ class Batcher {
   void compute(const Batch& batch, Scratch& scratch) const;
   void compute_alone(Job& job) const;
   void finish(const Batch& batch, const std::optional<Refused>& refused);
-  void abandon(const std::shared_ptr<Job>& job);
   [[nodiscard]] Refused refusal_of(const std::exception& error) const;
 
   const Network& network_;

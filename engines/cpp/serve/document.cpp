@@ -1,5 +1,6 @@
 #include "document.hpp"
 
+#include <algorithm>
 #include <memory>
 #include <nlohmann/json.hpp>
 
@@ -74,8 +75,16 @@ class Builder {
     return true;
   }
   bool key(std::string& name) {
-    if (!is_in_data()) {
-      tree_.key(std::move(name));
+    if (is_in_data()) {
+      return true;
+    }
+    if (tree_.levels().size() == 1 && name == "inputs") {  // the last of them counts
+      document_.data.clear();
+    }
+    tree_.key(std::move(name));
+    if (is_data()) {
+      const std::size_t index = std::get<Array>(tree_.levels()[1]).size();
+      document_.data.resize(std::min(document_.data.size(), index));
     }
     return true;
   }
@@ -85,7 +94,7 @@ class Builder {
       --passed_;
       return true;
     }
-    tree_.check_keys();
+    tree_.keep_last_keys();
     return end();
   }
   static bool parse_error(std::size_t at, const std::string& /*token*/, const nlohmann::json::exception& error) {

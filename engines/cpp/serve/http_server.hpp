@@ -1,15 +1,13 @@
-// The server's life: it listens, has a thread for each connection, and answers what it accepted before it ends.
+// The server's life: it listens, serves each connection on a few threads, and answers what it accepted before it ends.
 //
-// Told to stop, it is no longer ready and takes no further connection. Connections that are there get their answers,
-// the last with `connection: close`; those that have been idle for a while are closed.
+// Told to stop, it is first no longer ready, and goes on for a while, so that whoever watches it sends elsewhere. Then
+// it takes no further connection. Connections that are there get their answers, the last with `connection: close`;
+// those that are idle are closed.
 #pragma once
 
-#include <condition_variable>
-#include <list>
-#include <mutex>
-#include <string>
-#include <thread>
+#include <memory>
 
+#include "certificates.hpp"
 #include "session.hpp"
 
 namespace plainconv::serve {
@@ -17,46 +15,39 @@ namespace plainconv::serve {
 /// A socket that listens.
 class Listener {
  public:
-  /// Throws Error where the port is taken, or the address is none of this machine's.
-  Listener(const std::string& host, int port);
+  /// At the options' host and port, or Unix socket. Throws Error where that is taken, or no address of this machine's.
+  explicit Listener(const ServeOptions& options);
+  Listener(Listener&&) noexcept;
+  Listener& operator=(Listener&&) noexcept;
+  Listener(const Listener&) = delete;
+  Listener& operator=(const Listener&) = delete;
+  ~Listener();
 
   [[nodiscard]] int port() const;
-  [[nodiscard]] int get() const noexcept { return socket_.get(); }
-  void close() noexcept { socket_ = Descriptor(); }
 
  private:
-  Descriptor socket_;
+  friend class HttpServer;
+  struct State;
+  std::unique_ptr<State> state_;
 };
 
 class HttpServer {
  public:
-  /// Serves from here on.
-  HttpServer(Listener listener, Shared& shared);
+  /// Serves from here on, with TLS where there are certificates.
+  HttpServer(Listener listener, Shared& shared, const Certificates* certificates = nullptr);
   HttpServer(const HttpServer&) = delete;
   HttpServer& operator=(const HttpServer&) = delete;
   HttpServer(HttpServer&&) = delete;
   HttpServer& operator=(HttpServer&&) = delete;
-  /// Ends every connection, once what it waits for is over.
+  /// Ends every connection, once no queue has a request of one.
   ~HttpServer();
 
   /// Answer what was accepted, within the grace time. How many requests were given up.
   std::size_t drain();
 
-  [[nodiscard]] std::size_t connections();
-
  private:
-  void accept_all();
-  void take(Descriptor socket);
-  void join_ended();
-
-  Listener listener_;
-  Shared& shared_;
-  Descriptor stop_accepting_;
-  Descriptor stop_idling_;
-  std::mutex mutex_;
-  std::list<std::thread> open_;   // a thread for each connection
-  std::list<std::thread> ended_;  // those that are about to end
-  std::thread accepting_;
+  struct State;
+  std::unique_ptr<State> state_;
 };
 
 }  // namespace plainconv::serve

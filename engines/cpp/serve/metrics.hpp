@@ -2,20 +2,23 @@
 //
 //     nv_inference_request_success, nv_inference_request_failure{reason}    requests
 //     nv_inference_count, nv_inference_exec_count                           rows, and runs: their ratio is the mean
-//     batch nv_inference_request_duration_us, nv_inference_queue_duration_us, nv_inference_compute_infer_duration_us
-//     nv_inference_pending_request_count                                    how many wait now
-//     plainconv_model_ready                                                 0 once a device was lost
+//     batch nv_inference_request_duration_us, nv_inference_queue_duration_us      of requests with a result
+//     nv_inference_compute_input_duration_us, …_infer_…, …_output_…         of the runs they were in, and before and
+//     after nv_inference_pending_request_count                                    how many wait now
 //
 // Histograms beside them: plainconv_request_seconds, plainconv_queue_seconds, plainconv_compute_seconds (of a run) and
-// plainconv_batch_rows, and plainconv_answers_total by protocol and status. No request makes a new label of a model.
+// plainconv_batch_rows; plainconv_answers_total by protocol and status; plainconv_model_ready, 0 once a device was
+// lost. A model has label values only once it is loaded: no request makes a new one.
 #pragma once
 
 #include <array>
 #include <cstdint>
 #include <map>
 #include <mutex>
+#include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "options.hpp"
@@ -24,52 +27,74 @@ namespace plainconv::serve {
 
 inline constexpr std::string_view metrics_type = "text/plain; version=0.0.4; charset=utf-8";
 
-/// The counters of one server. From any thread. `model` is its name, "" for one that there is not.
+/// What took how long, of a request with a result.
+struct Times {
+  Seconds total{0};
+  Seconds queued{0};
+  Seconds joined{0};
+  Seconds computed{0};
+  Seconds parted{0};
+};
+
+/// A model that is loaded: how many requests wait for it, and whether it can compute.
+struct Loaded {
+  std::string name;
+  std::size_t waiting = 0;
+  bool is_ready = true;
+};
+
+/// The counters of one server. From any thread. `model` is a name, "" for one that there is not.
 class Metrics {
  public:
-  explicit Metrics(std::string model) : model_(std::move(model)) {}
-
   /// Count an answer to anything, of that status.
-  void answered(int status);
-  /// Count a run of the model.
-  void ran(std::int64_t count, Seconds took);
-  /// Count a request with a result: from its decoding to its result, its wait, its run.
-  void succeeded(Seconds total, Seconds queued, Seconds computed);
-  /// Count a request without one, of the model or of none that there is.
-  void failed(bool is_known, std::string_view reason);
+  void answered(std::string_view protocol, std::string_view status);
+  /// Count a run of a model.
+  void ran(const std::string& model, std::int64_t rows, Seconds took);
+  /// Count a request with a result.
+  void succeeded(const std::string& model, const Times& times);
+  /// Count a request without one.
+  void failed(const std::string& model, std::string_view reason, Seconds took);
 
-  /// All of it, as Prometheus reads it; `waiting` is how many requests wait, `is_ready` whether the model can compute.
-  [[nodiscard]] std::string text(std::size_t waiting, bool is_ready) const;
+  /// What was counted of a model, as Triton's clients ask for it, in JSON; times in nanoseconds.
+  [[nodiscard]] std::string statistics(const std::string& model) const;
+  /// All of it, as Prometheus reads it.
+  [[nodiscard]] std::string text(std::span<const Loaded> loaded) const;
 
  private:
   class Histogram {
    public:
-    Histogram(std::string_view name, std::string_view help, std::vector<double> bounds);
+    explicit Histogram(std::span<const double> bounds) : bounds_(bounds), counts_(bounds.size() + 1) {}
     void observe(double value);
-    void append(std::string& all, const std::string& labels) const;
+    void append(std::string& all, std::string_view name, const std::string& labels) const;
 
    private:
-    std::string_view name_;
-    std::string_view help_;
-    std::vector<double> bounds_;
+    std::span<const double> bounds_;     // of static storage
     std::vector<std::uint64_t> counts_;  // not more than each bound alone; the last: beyond all
     double sum_ = 0;
     std::uint64_t count_ = 0;
   };
-  enum Counter : std::uint8_t { success, rows, runs, request_us, queue_us, compute_us };
+  struct Runs {
+    std::uint64_t count = 0;
+    std::int64_t ns = 0;
+  };
+  struct Counts {
+    Counts();
+    std::uint64_t succeeded = 0;
+    std::map<std::string, std::uint64_t, std::less<>> failed;  // by reason
+    std::int64_t success_ns = 0;
+    std::int64_t failure_ns = 0;
+    std::array<std::int64_t, 4> times_ns{};  // queue, compute_input, compute_infer, compute_output
+    std::map<std::int64_t, Runs> runs;       // by rows
+    std::int64_t last_ms = 0;
+    Histogram request;
+    Histogram queue;
+    Histogram compute;
+    Histogram rows;
+  };
 
-  [[nodiscard]] static std::vector<double> second_bounds();
-
-  std::string model_;
   mutable std::mutex mutex_;
-  std::array<double, 6> counts_{};
-  std::array<bool, 6> counted_{};
-  std::map<std::pair<std::string, std::string>, double> failures_;  // by model and reason
-  std::map<int, std::uint64_t> answers_;                            // by status
-  Histogram request_{"plainconv_request_seconds", "Of a request with a result", second_bounds()};
-  Histogram queue_{"plainconv_queue_seconds", "That a request waited", second_bounds()};
-  Histogram compute_{"plainconv_compute_seconds", "Of a run of the model", second_bounds()};
-  Histogram rows_{"plainconv_batch_rows", "Rows of a run of the model", {1, 2, 4, 8, 16, 32, 64, 128}};
+  std::map<std::string, Counts, std::less<>> counts_;  // by model
+  std::map<std::pair<std::string, std::string>, std::uint64_t> answers_;
 };
 
 }  // namespace plainconv::serve

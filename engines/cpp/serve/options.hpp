@@ -12,6 +12,9 @@ namespace plainconv::serve {
 
 inline constexpr std::size_t mebibyte = 1024UL * 1024UL;
 
+/// Every fourth place or byte is kept from a peer that has all the others.
+inline constexpr std::size_t kept = 4;
+
 using Clock = std::chrono::steady_clock;
 using Seconds = std::chrono::duration<double>;
 
@@ -19,18 +22,24 @@ using Seconds = std::chrono::duration<double>;
 struct ServeOptions {
   std::string host = "127.0.0.1";
   int port = 8000;
+  std::string unix_socket;                   // a path, in the place of host and port
   std::string name;                          // of the model; empty: the network's
   std::int64_t max_batch = 32;               // rows of a run
   std::chrono::microseconds max_delay{500};  // that a request waits for others to share a run with
-  int workers = 1;                           // runs at a time
-  std::size_t max_queue = 256;               // requests that wait
+  int workers = 1;                           // runs of a model at a time
+  std::size_t max_queue = 256;               // requests that wait for a model
   std::size_t max_body = 64 * mebibyte;
   std::size_t max_pending = 1024 * mebibyte;  // of all requests that are in the server
-  std::size_t max_connections = 1024;         // each has a thread, idle or not
-  Seconds timeout{30};                        // of a request, its body and its answer each
-  Seconds grace{30};                          // for what is accepted, once the server is told to stop
-  std::string token;                          // empty: everyone may ask
-  std::string access_log = "-";               // a file; "-" is stderr, empty is none
+  std::size_t max_connections = 1024;
+  Seconds timeout{30};      // of a request, its body and its answer each
+  Seconds grace{30};        // for what is accepted, once the server is told to stop
+  Seconds lame_duck{1};     // of these, not ready, but serving
+  Seconds watch{2};         // between two looks at bundles and certificates on disk; 0: never
+  bool repository = false;  // requests may list, load and unload models
+  std::string token;        // empty: everyone may ask
+  std::string tls_cert;     // files in PEM; empty: no TLS
+  std::string tls_key;
+  std::string access_log = "-";  // a file; "-" is stderr, empty is none
   Options network;
 };
 

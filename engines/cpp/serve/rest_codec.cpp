@@ -275,8 +275,8 @@ std::optional<std::size_t> header_length(std::optional<std::string_view> sent, s
   }
   std::size_t length = 0;
   const char* end = sent->data() + sent->size();
-  const bool is_number =
-      !sent->empty() && sent->size() <= most_digits && std::from_chars(sent->data(), end, length).ptr == end;
+  const bool is_number = !sent->empty() && sent->size() <= most_digits && (*sent == "0" || !sent->starts_with('0')) &&
+                         std::from_chars(sent->data(), end, length).ptr == end;
   if (!is_number || length > body) {
     throw bad_request(
         text(header_length_name, " is ", as_sent(*sent), ", wanted up to the ", body, " bytes of the body"));
@@ -286,6 +286,10 @@ std::optional<std::size_t> header_length(std::optional<std::string_view> sent, s
 
 InferRequest decoded(std::span<const std::byte> body, std::optional<std::size_t> json_length) {
   const auto json = body.first(json_length.value_or(body.size()));
+  if (json.size() > most_json) {
+    throw too_large(
+        text("the request has ", json.size(), " bytes of JSON, wanted up to ", most_json, "; send binary tensors"));
+  }
   // NOLINTNEXTLINE(*-reinterpret-cast): bytes are text here
   const Document sent = document({reinterpret_cast<const char*>(json.data()), json.size()});
   InferRequest request;
@@ -301,6 +305,12 @@ InferRequest decoded(std::span<const std::byte> body, std::optional<std::size_t>
   request.timeout = timeout_of(parameters);
   request.binary = flag_of("the request", parameters, "binary_data_output").value_or(false);
   return request;
+}
+
+json::Value object_of(std::span<const std::byte> body) {
+  // NOLINTNEXTLINE(*-reinterpret-cast): bytes are text here
+  const std::string_view sent(reinterpret_cast<const char*>(body.data()), body.size());
+  return sent.empty() ? Value(Object{}) : document(sent).root;
 }
 
 std::string encoded(std::string_view model, std::string_view version, std::string_view id,

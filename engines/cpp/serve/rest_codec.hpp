@@ -11,6 +11,8 @@
 #include <string_view>
 #include <vector>
 
+#include "body.hpp"
+#include "bundle/json.hpp"
 #include "plainconv/bundle.hpp"
 #include "requests.hpp"
 
@@ -19,15 +21,16 @@ namespace plainconv::serve {
 inline constexpr std::string_view header_length_name = "inference-header-content-length";
 inline constexpr std::size_t most_tensors = 256;
 inline constexpr std::size_t most_id = 1024;
-
-/// Where every tensor of an answer begins, and the first of a request: at a multiple of this.
-inline constexpr std::size_t alignment = 64;
+inline constexpr std::size_t most_json = 16 * mebibyte;
 
 /// How many of the body's bytes are JSON, nothing where all are. Throws Refused.
 [[nodiscard]] std::optional<std::size_t> header_length(std::optional<std::string_view> sent, std::size_t body);
 
 /// The request in `body`; its binary tensors stay there. Throws Refused at the first thing that is wrong.
 [[nodiscard]] InferRequest decoded(std::span<const std::byte> body, std::optional<std::size_t> json_length);
+
+/// The JSON object that is all of `body`, an empty one where that is empty. Throws Refused.
+[[nodiscard]] json::Value object_of(std::span<const std::byte> body);
 
 /// An output to be sent. Its bytes may be missing while only the JSON of binary ones is asked for.
 struct SentOutput {

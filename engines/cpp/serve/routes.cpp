@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <array>
+#include <optional>
+#include <span>
 #include <vector>
 
 #include "refusals.hpp"
@@ -20,15 +22,20 @@ constexpr std::array table = {
     Row{Endpoint::live, "GET", "/v2/health/live"},
     Row{Endpoint::ready, "GET", "/v2/health/ready"},
     Row{Endpoint::models, "GET", "/v2/models"},
+    Row{Endpoint::statistics, "GET", "/v2/models/stats"},
     Row{Endpoint::model, "GET", "/v2/models/{m}"},
     Row{Endpoint::model, "GET", "/v2/models/{m}/versions/{v}"},
     Row{Endpoint::model_ready, "GET", "/v2/models/{m}/ready"},
     Row{Endpoint::model_ready, "GET", "/v2/models/{m}/versions/{v}/ready"},
+    Row{Endpoint::config, "GET", "/v2/models/{m}/config"},
+    Row{Endpoint::config, "GET", "/v2/models/{m}/versions/{v}/config"},
+    Row{Endpoint::statistics, "GET", "/v2/models/{m}/stats"},
+    Row{Endpoint::statistics, "GET", "/v2/models/{m}/versions/{v}/stats"},
     Row{Endpoint::infer, "POST", "/v2/models/{m}/infer"},
     Row{Endpoint::infer, "POST", "/v2/models/{m}/versions/{v}/infer"},
-    Row{Endpoint::repository, "POST", "/v2/repository/index"},
-    Row{Endpoint::repository, "POST", "/v2/repository/models/{m}/load"},
-    Row{Endpoint::repository, "POST", "/v2/repository/models/{m}/unload"},
+    Row{Endpoint::index, "POST", "/v2/repository/index"},
+    Row{Endpoint::load, "POST", "/v2/repository/models/{m}/load"},
+    Row{Endpoint::unload, "POST", "/v2/repository/models/{m}/unload"},
     Row{Endpoint::metrics, "GET", "/metrics"},
 };
 
@@ -46,7 +53,7 @@ std::vector<std::string_view> steps_of(std::string_view path) {
 
 std::optional<Route> matched(const Row& row, std::span<const std::string_view> steps) {
   const auto wanted = steps_of(row.path);
-  Route route{row.endpoint, "", std::nullopt};
+  Route route{row.endpoint, "", ""};
   if (wanted.size() != steps.size()) {
     return std::nullopt;
   }

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <optional>
 #include <string>
 #include <string_view>
 
@@ -15,15 +14,19 @@ enum class Endpoint : std::uint8_t {
   models,
   model,
   model_ready,
+  config,
+  statistics,
   infer,
-  repository,  // all of it, which is not offered
+  index,
+  load,
+  unload,
   metrics
 };
 
 struct Route {
   Endpoint endpoint;
-  std::string model;
-  std::optional<std::string> version;
+  std::string model;    // "": of all
+  std::string version;  // "": any
 };
 
 /// Of a path that has been unescaped. Throws Refused where there is none, or the method is another's.

@@ -4,8 +4,6 @@
 #include <functional>
 #include <numeric>
 
-#include "batch_axis.hpp"
-#include "input_checks.hpp"
 #include "refusals.hpp"
 #include "rest_codec.hpp"
 #include "text.hpp"
@@ -13,224 +11,226 @@
 namespace plainconv::serve {
 namespace {
 
-constexpr std::string_view lost = "its device was lost";
-
-constexpr std::size_t most_name = 128;
-
-bool is_letter(char c) noexcept { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9'); }
-
-bool is_mark(char c) noexcept { return std::string_view("_.+-").find(c) != std::string_view::npos; }
-
-std::string metadata_of(std::span<const TensorSpec> specs) {
-  std::string all = "[";
-  for (const TensorSpec& spec : specs) {
-    all += text(&spec == specs.data() ? "" : ",", R"({"name":)", json_text(spec.name), R"(,"datatype":")",
-                datatype_of(spec.dtype), R"(","shape":[)");
-    for (std::size_t i = 0; i < spec.shape.size(); ++i) {
-      const auto* fixed = std::get_if<std::int64_t>(&spec.shape[i]);
-      all += text(i == 0 ? "" : ",", fixed == nullptr ? -1 : *fixed);
-    }
-    all += "]}";
+/// Each of them by `shown`, between commas.
+template <class Range, class F>
+std::string list_of(const Range& range, F shown) {
+  std::string all;
+  for (const auto& each : range) {
+    all += text(all.empty() ? "" : ",", shown(each));
   }
-  return all + "]";
+  return all;
 }
 
-/// Run it once on zeros, where no axis is free but the batch.
-void warm_up(const Network& network, bool has_batch) {
-  std::vector<Array> arrays;
-  for (const TensorSpec& spec : network.inputs()) {
-    Array& array = arrays.emplace_back(Array{spec.dtype, {}, {}});
-    for (std::size_t i = 0; i < spec.shape.size(); ++i) {
-      const auto* fixed = std::get_if<std::int64_t>(&spec.shape[i]);
-      if (fixed == nullptr && !(has_batch && i == 0)) {
-        return;
-      }
-      array.shape.push_back(fixed == nullptr ? 1 : *fixed);
-    }
-    array.bytes.resize(
-        std::accumulate(array.shape.begin(), array.shape.end(), size_of(spec.dtype), std::multiplies<>()));
-  }
-  std::vector<ConstTensor> inputs;
-  inputs.reserve(arrays.size());
-  for (const Array& array : arrays) {
-    inputs.push_back({array.dtype, array.shape, array.bytes});
-  }
-  (void)network.run(inputs);
+/// The sizes of a shape from axis `first` on, -1 for an open one.
+std::string sizes_of(const TensorSpec& spec, std::size_t first) {
+  return list_of(std::span(spec.shape).subspan(first), [](const Axis& axis) {
+    const auto* fixed = std::get_if<std::int64_t>(&axis);
+    return std::to_string(fixed == nullptr ? -1 : *fixed);
+  });
+}
+
+std::string metadata_of(std::span<const TensorSpec> specs) {
+  return list_of(specs, [](const TensorSpec& spec) {
+    return text(R"({"name":)", json_text(spec.name), R"(,"datatype":")", datatype_of(spec.dtype), R"(","shape":[)",
+                sizes_of(spec, 0), "]}");
+  });
+}
+
+std::string config_of(std::span<const TensorSpec> specs, bool is_batched) {
+  return list_of(specs, [&](const TensorSpec& spec) {
+    return text(R"({"name":)", json_text(spec.name), R"(,"data_type":"TYPE_)", datatype_of(spec.dtype), R"(","dims":[)",
+                sizes_of(spec, is_batched ? 1 : 0), "]}");
+  });
 }
 
 }  // namespace
 
-std::string model_name_of(const std::string& wanted, const std::string& network) {
-  std::string name = wanted;
-  if (name.empty()) {
-    for (const char c : network) {
-      if (is_letter(c) || is_mark(c)) {
-        name += c;
-      } else if (name.empty() || name.back() != '\0') {
-        name += '\0';  // one for each run of others
-      }
+void check_version(std::string_view version) {
+  if (!version.empty() && version != model_version) {
+    throw unknown(text("there is no version ", as_sent(version), " of the model; wanted ", model_version, ", or none"));
+  }
+}
+
+Service::Room::~Room() {
+  const std::scoped_lock lock(service_.mutex_);
+  service_.pending_ -= size_;
+  const auto own = service_.pending_of_.find(peer_);
+  if (own != service_.pending_of_.end() && (own->second -= size_) == 0) {
+    service_.pending_of_.erase(own);
+  }
+}
+
+void Service::Room::grow(std::size_t size) {
+  const std::size_t most = service_.options_.max_pending;
+  {
+    const std::scoped_lock lock(service_.mutex_);
+    if (service_.pending_ != size_ && service_.pending_ + size > most) {
+      throw too_many("the requests under way fill this server's memory; try again later");
     }
-    std::ranges::replace(name, '\0', '_');
-    const auto first = name.find_first_not_of("_.+-");
-    name = first == std::string::npos ? "model" : name.substr(first, name.find_last_not_of("_.+-") + 1 - first);
-    name.resize(std::min(name.size(), most_name));
+    const auto own = service_.pending_of_.find(peer_);
+    const std::size_t held = own == service_.pending_of_.end() ? 0 : own->second;
+    if (held != size_ && held + size > most - most / kept) {
+      throw too_many("the requests under way from this address fill its share of the memory; try again later");
+    }
   }
-  const bool is_right = !name.empty() && name.size() <= most_name && is_letter(name.front()) &&
-                        std::ranges::all_of(name, [](char c) { return is_letter(c) || is_mark(c); });
-  if (!is_right) {
-    throw Error(text(repr(name), " is no name of a model; wanted letters, digits and _ . + - after the first"));
-  }
-  return name;
+  hold(size);
 }
 
-/// What a request is in, from its body to its outputs.
-struct Service::Memory {
-  Body body;
-  InferRequest request;
-  std::vector<std::vector<std::int64_t>> shapes;  // of the outputs
-  Body outputs;
-};
-
-Service::Room::Room(Service& service, std::size_t size) : service_(service), size_(size) {
-  const std::size_t others = service.pending_.fetch_add(size);
-  if (others != 0 && others + size > service.options_.max_pending) {
-    service.pending_ -= size;
-    throw too_many("the requests under way fill this server's memory; try again later");
-  }
+void Service::Room::hold(std::size_t size) {
+  const std::scoped_lock lock(service_.mutex_);
+  size_ += size;
+  service_.pending_ += size;
+  service_.pending_of_[peer_] += size;
 }
 
-Service::Service(const Network& network, const ServeOptions& options, Batcher::Complain complain)
-    : network_(network),
-      options_(options),
-      name_(model_name_of(options.name, network.name())),
-      complain_(std::move(complain)),
-      checks_({network.inputs().begin(), network.inputs().end()}, {network.outputs().begin(), network.outputs().end()}),
-      has_batch_(has_batch_axis(network.inputs(), network.outputs())),
-      metrics_(name_),
-      batcher_(
-          network, {has_batch_ ? options.max_batch : 0, options.max_delay, options.max_queue, options.workers},
-          [this](std::int64_t rows, Seconds took) { metrics_.ran(rows, took); }, complain_) {
-  warm_up(network, has_batch_);
+std::string Service::server_metadata() const {
+  return text(R"({"name":"plainconv","version":")", PLAINCONV_VERSION,
+              R"(","extensions":["binary_tensor_data","model_configuration","statistics")",
+              options_.repository ? R"(,"model_repository")" : "", "]}");
 }
 
-void Service::check(std::string_view model, std::optional<std::string_view> version) const {
-  if (version && *version != model_version) {
-    throw unknown(
-        text("there is no version ", as_sent(*version), " of the model; wanted ", model_version, ", or none"));
-  }
-  if (model != name_) {
-    throw unknown(text("there is no model ", as_sent(model), "; see /v2/models"));
-  }
+std::string Service::models() const { return text(R"({"models":[)", list_of(store_.ready(), json_text), "]}"); }
+
+std::string Service::model_metadata(std::string_view name, std::string_view version) const {
+  check_version(version);
+  const auto model = store_.use(name);
+  return text(R"({"name":)", json_text(name), R"(,"versions":[")", model_version, R"("],"platform":")",
+              model->platform(), R"(","inputs":[)", metadata_of(model->network().inputs()), R"(],"outputs":[)",
+              metadata_of(model->network().outputs()), "]}");
 }
 
-bool Service::is_lost() const {
-  if (!network_.lost()) {
-    return false;
-  }
-  if (!has_complained_.exchange(true)) {
-    complain_(text("model ", name_, ": ", lost, "; it is not ready any more: start the server again"));
-  }
-  return true;
-}
-
-std::string Service::server_metadata() {
-  return R"({"name":"plainconv","version":"","extensions":["binary_tensor_data"]})";
-}
-
-std::string Service::model_metadata() const {
-  const std::string_view platform = network_.backend() == "onnxruntime" ? "onnxruntime_onnx" : "tensorrt_plan";
-  return text(R"({"name":)", json_text(name_), R"(,"versions":[")", model_version, R"("],"platform":")", platform,
-              R"(","inputs":)", metadata_of(network_.inputs()), R"(,"outputs":)", metadata_of(network_.outputs()), "}");
-}
-
-Reply Service::infer(std::string_view model, std::string_view version, Body body,
-                     std::optional<std::size_t> json_length, const std::function<bool()>& is_left, Facts& facts) {
-  const bool is_known = model == name_;
-  facts.model = is_known ? name_ : "";
-  facts.bytes_in = body.bytes.size();
+std::string Service::model_ready(std::string_view name, std::string_view version) const {
   try {
-    check(model, version.empty() ? std::nullopt : std::optional(version));
-    if (is_lost()) {
-      throw unavailable(text("model ", name_, " cannot compute any more (", lost, ")"));
-    }
-    return answered(std::move(body), json_length, is_left, facts);
+    check_version(version);
+    (void)store_.use(name);
   } catch (const Refused& refused) {
-    metrics_.failed(is_known, refused.reason());
-    throw;
+    constexpr int not_found = 404;
+    if (refused.status() == not_found) {  // Triton's answer, and so what its clients expect
+      throw bad_request(refused.what());
+    }
+    throw unavailable("the model is not loaded");
   }
+  return text(R"({"name":)", json_text(name), R"(,"ready":true})");
 }
 
-Reply Service::answered(Body body, std::optional<std::size_t> json_length, const std::function<bool()>& is_left,
-                        Facts& facts) {
-  const auto memory = std::make_shared<Memory>();
-  memory->body = std::move(body);
-  memory->request = decoded(memory->body.bytes, json_length);
-  const InferRequest& request = memory->request;
-  facts.id = request.id;
+std::string Service::config(std::string_view name, std::string_view version) const {
+  check_version(version);
+  const auto model = store_.use(name);
+  const bool is_batched = model->has_batch();
+  const std::string delay =
+      text(R"(,"dynamic_batching":{"max_queue_delay_microseconds":)", options_.max_delay.count(), "}");
+  return text(R"({"name":)", json_text(name), R"(,"platform":")", model->platform(),
+              R"(","version_policy":{"latest":{"num_versions":1}},"max_batch_size":)",
+              is_batched ? options_.max_batch : 0, R"(,"input":[)", config_of(model->network().inputs(), is_batched),
+              R"(],"output":[)", config_of(model->network().outputs(), is_batched), R"(],"instance_group":[{"name":)",
+              json_text(name), R"(,"count":)", options_.workers, R"(,"kind":")",
+              model->network().backend() == "onnxruntime" ? "KIND_CPU" : "KIND_GPU", "\"}]", is_batched ? delay : "",
+              "}");
+}
+
+std::string Service::statistics(std::string_view name, std::string_view version) const {
+  check_version(version);
+  std::vector<std::string> names = {std::string(name)};
+  if (name.empty()) {
+    names = store_.ready();
+  } else {
+    (void)store_.use(name);
+  }
+  return text(R"({"model_stats":[)", list_of(names, [&](const std::string& each) { return metrics_.statistics(each); }),
+              "]}");
+}
+
+std::string Service::index(bool ready_only) const {
+  std::vector<IndexRow> rows = store_.index();
+  std::erase_if(rows, [&](const IndexRow& row) { return ready_only && !row.is_ready; });
+  return text("[",
+              list_of(rows,
+                      [](const IndexRow& row) {
+                        return text(R"({"name":)", json_text(row.name), R"(,"version":"1","state":")",
+                                    row.is_ready ? "READY" : "UNAVAILABLE", R"(","reason":)", json_text(row.reason),
+                                    "}");
+                      }),
+              "]");
+}
+
+Asked Service::read(std::string_view model, std::string_view version, Body body, std::optional<std::size_t> json_length,
+                    Facts& facts) const {
   const auto start = Clock::now();
+  facts.model = "";
+  check_version(version);
+  auto used = store_.use(model);
+  facts.model = used->name();
+  const auto held = std::make_shared<Held>();
+  held->body = std::move(body);
+  held->request = decoded(held->body.bytes, json_length);
+  facts.id = held->request.id;
+  return prepared(std::move(used), held, start);
+}
+
+Asked Service::prepared(std::shared_ptr<const Model> used, std::shared_ptr<Held> held, Clock::time_point start) const {
+  const Model& model = *used;
+  const Network& network = model.network();
+  const InferRequest& request = held->request;
   const auto job = std::make_shared<Job>();
-  for (const SentTensor* input : checked_inputs(request.inputs, network_.inputs())) {
+  for (const SentTensor* input : checked_inputs(request.inputs, network.inputs())) {
     job->inputs.push_back({*input->datatype->dtype, input->shape, input->bytes});
   }
-  const auto chosen = chosen_outputs(request, network_.outputs());
-  check_rows(*job);
-  job->rows = has_batch_ ? job->inputs.front().shape.front() : 1;
+  auto chosen = chosen_outputs(request, network.outputs());
+  job->rows = model.has_batch() ? job->inputs.front().shape.front() : 1;
+  if (model.has_batch() && job->rows > options_.max_batch) {
+    throw bad_request(
+        text("the request has ", job->rows, " rows, this server takes up to ", options_.max_batch, "; split it"));
+  }
   job->timeout = std::min(request.timeout.value_or(options_.timeout), options_.timeout);
   job->deadline = start + std::chrono::duration_cast<Clock::duration>(job->timeout);
-  give_outputs(*job, *memory);
-  job->memory = memory;
-  batcher_.submit(job);
-  batcher_.wait(job, is_left);
-  metrics_.succeeded(Clock::now() - start, job->queued, job->computed);
-  facts.rows = job->rows;
-  facts.queued = job->queued;
-  facts.computed = job->computed;
-  facts.batch_rows = job->batch_rows;
+  if (auto shapes = model.checks().shapes(job->inputs)) {  // else they are known after the run
+    held->shapes = std::move(*shapes);
+    std::vector<std::size_t> sizes;
+    std::size_t all = 0;
+    for (std::size_t i = 0; i < held->shapes.size(); ++i) {
+      const auto& shape = held->shapes[i];
+      sizes.push_back(
+          std::accumulate(shape.begin(), shape.end(), size_of(network.outputs()[i].dtype), std::multiplies<>()));
+      all += (sizes.back() + alignment - 1) / alignment * alignment;
+    }
+    held->outputs = body_of(all, 0);
+    std::size_t at = 0;
+    for (std::size_t i = 0; i < held->shapes.size(); ++i) {
+      job->outputs.push_back({network.outputs()[i].dtype, held->shapes[i], held->outputs.bytes.subspan(at, sizes[i])});
+      at += (sizes[i] + alignment - 1) / alignment * alignment;
+    }
+  }
+  job->memory = held;
+  return {std::move(used), std::move(held), std::move(chosen), job, start};
+}
+
+Reply Service::reply(const Asked& asked) {
+  const Job& job = *asked.job;
   Reply reply;
   std::vector<SentOutput> outputs;
-  for (const Chosen& each : chosen) {
-    const TensorSpec& spec = network_.outputs()[each.index];
-    const auto shape = job->outputs.empty() ? job->made[each.index].shape : job->outputs[each.index].shape;
+  for (const Chosen& each : asked.chosen) {
+    const TensorSpec& spec = asked.model->network().outputs()[each.index];
+    const auto shape = job.outputs.empty() ? job.made[each.index].shape : job.outputs[each.index].shape;
     const std::span<const std::byte> bytes =
-        job->outputs.empty() ? std::span<const std::byte>(job->made[each.index].bytes) : job->outputs[each.index].bytes;
+        job.outputs.empty() ? std::span<const std::byte>(job.made[each.index].bytes) : job.outputs[each.index].bytes;
     outputs.push_back({spec.name, spec.dtype, shape, bytes.size(), each.binary, bytes});
     if (each.binary) {
       reply.tensors.push_back(bytes);
     }
   }
-  reply.json = encoded(name_, model_version, request.id, outputs);
-  reply.memory = job;
+  reply.json = encoded(asked.model->name(), model_version, asked.held->request.id, outputs);
+  reply.memory = asked.job;
   return reply;
 }
 
-void Service::check_rows(const Job& job) const {
-  if (has_batch_ && job.inputs.front().shape.front() > options_.max_batch) {
-    throw bad_request(text("the request has ", job.inputs.front().shape.front(), " rows, this server takes up to ",
-                           options_.max_batch, "; split it"));
-  }
-}
-
-void Service::give_outputs(Job& job, Memory& memory) const {
-  auto shapes = checks_.shapes(job.inputs);
-  if (!shapes) {
-    return;  // they are known after the run
-  }
-  memory.shapes = std::move(*shapes);
-  std::vector<std::size_t> sizes;
-  std::size_t all = 0;
-  for (std::size_t i = 0; i < memory.shapes.size(); ++i) {
-    const auto& shape = memory.shapes[i];
-    sizes.push_back(
-        std::accumulate(shape.begin(), shape.end(), size_of(checks_.outputs()[i].dtype), std::multiplies<>()));
-    all += (sizes.back() + alignment - 1) / alignment * alignment;
-  }
-  memory.outputs = body_of(all, 0);
-  std::size_t start = 0;
-  for (std::size_t i = 0; i < memory.shapes.size(); ++i) {
-    job.outputs.push_back(
-        {checks_.outputs()[i].dtype, memory.shapes[i], memory.outputs.bytes.subspan(start, sizes[i])});
-    start += (sizes[i] + alignment - 1) / alignment * alignment;
-  }
+void Service::succeeded(const Asked& asked, Facts& facts) const {
+  const Job& job = *asked.job;
+  metrics_.succeeded(asked.model->name(),
+                     {Clock::now() - asked.start, job.queued, job.joined, job.computed, job.parted});
+  facts.rows = job.rows;
+  facts.queued = job.queued;
+  facts.computed = job.computed;
+  facts.batch_rows = job.batch_rows;
 }
 
 }  // namespace plainconv::serve

@@ -1,24 +1,23 @@
-// A request to the model, answered in time and counted. Knows nothing of sockets.
+// What a protocol calls: a request to a model by name, answered in time, and counted. Knows nothing of sockets.
 #pragma once
 
-#include <atomic>
 #include <functional>
+#include <map>
 #include <memory>
+#include <mutex>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "access_log.hpp"
-#include "batcher.hpp"
-#include "checks.hpp"
-#include "connection.hpp"
-#include "metrics.hpp"
+#include "body.hpp"
+#include "input_checks.hpp"
 #include "options.hpp"
+#include "store.hpp"
 
 namespace plainconv::serve {
-
-inline constexpr std::string_view model_version = "1";
 
 /// An answer: a head of JSON, then tensors, which `memory` keeps.
 struct Reply {
@@ -27,65 +26,85 @@ struct Reply {
   std::shared_ptr<const void> memory;
 };
 
-/// The name that a model is served by. Throws Error for one that no URL could hold.
-[[nodiscard]] std::string model_name_of(const std::string& wanted, const std::string& network);
+/// What a request is in, from its body to its outputs.
+struct Held {
+  Body body;
+  InferRequest request;
+  std::vector<std::vector<std::int64_t>> shapes;  // of the outputs
+  Body outputs;
+};
+
+/// A request under way: its model, and its place in the queue, which keeps what it is in.
+struct Asked {
+  std::shared_ptr<const Model> model;
+  std::shared_ptr<Held> held;
+  std::vector<Chosen> chosen;
+  std::shared_ptr<Job> job;
+  Clock::time_point start;
+};
 
 class Service {
  public:
-  /// Loads nothing, but runs the network once, where its shapes say how. Throws EngineError where that fails.
-  Service(const Network& network, const ServeOptions& options, Batcher::Complain complain);
+  Service(Store& store, const ServeOptions& options, Metrics& metrics)
+      : store_(store), options_(options), metrics_(metrics) {}
 
-  /// The answer to a request whose body was read. Throws Refused.
-  [[nodiscard]] Reply infer(std::string_view model, std::string_view version, Body body,
-                            std::optional<std::size_t> json_length, const std::function<bool()>& is_left, Facts& facts);
+  /// The request in `body`, checked. Throws Refused.
+  [[nodiscard]] Asked read(std::string_view model, std::string_view version, Body body,
+                           std::optional<std::size_t> json_length, Facts& facts) const;
+  /// A request of any protocol, checked, of one who began to ask at `start`. Throws Refused.
+  [[nodiscard]] Asked prepared(std::shared_ptr<const Model> model, std::shared_ptr<Held> held,
+                               Clock::time_point start) const;
+  /// The answer to a request whose job is done.
+  [[nodiscard]] static Reply reply(const Asked& asked);
+  /// Count it, once its job is done.
+  void succeeded(const Asked& asked, Facts& facts) const;
 
-  /// Throws Refused for a model that is not there, or another version of it than the only one.
-  void check(std::string_view model, std::optional<std::string_view> version) const;
+  /// What the protocol says of the server and a model, as JSON. Throws Refused.
+  [[nodiscard]] std::string server_metadata() const;
+  [[nodiscard]] std::string models() const;
+  [[nodiscard]] std::string model_metadata(std::string_view model, std::string_view version) const;
+  [[nodiscard]] std::string model_ready(std::string_view model, std::string_view version) const;
+  [[nodiscard]] std::string config(std::string_view model, std::string_view version) const;
+  [[nodiscard]] std::string statistics(std::string_view model, std::string_view version) const;
+  [[nodiscard]] std::string index(bool ready_only) const;
+  [[nodiscard]] std::string metrics_text() const { return metrics_.text(store_.loaded()); }
 
-  /// Whether the network lost its device, which is complained of once: it computes no more.
-  [[nodiscard]] bool is_lost() const;
+  [[nodiscard]] Store& store() const noexcept { return store_; }
+  [[nodiscard]] Metrics& metrics() const noexcept { return metrics_; }
+  [[nodiscard]] const ServeOptions& options() const noexcept { return options_; }
 
-  /// What the protocol says of the server and the model, as JSON.
-  [[nodiscard]] static std::string server_metadata();
-  [[nodiscard]] std::string model_metadata() const;
-
-  [[nodiscard]] const std::string& name() const noexcept { return name_; }
-  [[nodiscard]] std::string metrics_text() const { return metrics_.text(batcher_.waiting(), !is_lost()); }
-  [[nodiscard]] Metrics& metrics() noexcept { return metrics_; }
-
-  /// Room for a request of `size` bytes, as long as it lives. Throws Refused where all of them would take too much.
+  /// What one request takes of the memory that there is for all of them: bytes that are here, not announced ones.
   class Room {
    public:
-    Room(Service& service, std::size_t size);
+    Room(Service& service, std::string peer) : service_(service), peer_(std::move(peer)) {}
     Room(const Room&) = delete;
     Room& operator=(const Room&) = delete;
     Room(Room&&) = delete;
     Room& operator=(Room&&) = delete;
-    ~Room() { service_.pending_ -= size_; }
+    ~Room();
+
+    /// Take `size` bytes more. Throws Refused where that is too much, unless it is the only request; a quarter is kept
+    /// from whoever fills the rest.
+    void grow(std::size_t size);
+    /// Take `size` bytes more of what is there already.
+    void hold(std::size_t size);
 
    private:
     Service& service_;
-    std::size_t size_;
+    std::string peer_;
+    std::size_t size_ = 0;
   };
 
  private:
-  struct Memory;
-
-  [[nodiscard]] Reply answered(Body body, std::optional<std::size_t> json_length, const std::function<bool()>& is_left,
-                               Facts& facts);
-  void check_rows(const Job& job) const;
-  void give_outputs(Job& job, Memory& memory) const;
-
-  const Network& network_;
+  Store& store_;
   const ServeOptions& options_;
-  std::string name_;
-  Batcher::Complain complain_;
-  mutable std::atomic<bool> has_complained_ = false;
-  Checks checks_;
-  bool has_batch_;
-  Metrics metrics_;
-  std::atomic<std::size_t> pending_ = 0;
-  Batcher batcher_;
+  Metrics& metrics_;
+  std::mutex mutex_;
+  std::size_t pending_ = 0;
+  std::map<std::string, std::size_t> pending_of_;  // by who sent it
 };
+
+/// Throws Refused for another version than the only one there is; "" is any.
+void check_version(std::string_view version);
 
 }  // namespace plainconv::serve

@@ -1,11 +1,17 @@
 #include "session.hpp"
 
-#include <httplib.h>
-
-#include <cstring>
+#include <algorithm>
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/use_awaitable.hpp>
 #include <new>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
+#include "bundle/json.hpp"
+#include "coding.hpp"
+#include "exchange.hpp"
 #include "refusals.hpp"
 #include "rest_codec.hpp"
 #include "routes.hpp"
@@ -14,304 +20,327 @@
 namespace plainconv::serve {
 namespace {
 
-constexpr Seconds idle(65);          // longer than proxies keep an idle connection
-constexpr Seconds head_timeout(30);  // to send a head, once it has begun
-constexpr std::string_view json_type = "application/json";
+namespace net = boost::asio;
+template <class T>
+using Awaitable = net::awaitable<T>;
 
-/// What cpp-httplib reads, the start of a head, and where it writes to.
-class Exchange : public httplib::Stream {
+constexpr std::size_t most_control = mebibyte;  // of a body that is no inference
+constexpr std::size_t large = 64 * 1024UL;      // of JSON: longer than others should wait for
+constexpr std::size_t bytes_a_number = 8;       // in JSON
+constexpr int unauthorized_status = 401;
+constexpr int left_status = 499;
+
+Answer answer_of(std::string body, std::string_view type = json_type) {
+  Answer answer;
+  answer.type = type;
+  answer.reply.json = std::move(body);
+  return answer;
+}
+
+/// Counts what goes on as long as it lives.
+class Counted {
  public:
-  Exchange(Connection& connection, std::string head) : connection_(connection), head_(std::move(head)) {}
-
-  [[nodiscard]] bool is_readable() const override { return true; }
-  [[nodiscard]] bool is_writable() const override { return true; }
-  ssize_t read(char* to, std::size_t size) override {
-    const std::size_t count = std::min(size, head_.size() - read_);
-    std::memcpy(to, head_.data() + read_, count);
-    read_ += count;
-    return static_cast<ssize_t>(count);
+  explicit Counted(std::atomic<std::size_t>& now, std::atomic<std::size_t>* ended = nullptr)
+      : now_(now), ended_(ended) {
+    ++now_;
   }
-  /// What is small waits for what follows: one packet in the place of two.
-  ssize_t write(const char* from, std::size_t size) override {
-    constexpr std::size_t small = 4096;
-    if (size <= small) {
-      waiting_.append(from, size);
-      return static_cast<ssize_t>(size);
+  Counted(const Counted&) = delete;
+  Counted& operator=(const Counted&) = delete;
+  Counted(Counted&&) = delete;
+  Counted& operator=(Counted&&) = delete;
+  ~Counted() {
+    if (ended_ != nullptr) {
+      ++*ended_;
     }
-    return send({from, size}) ? static_cast<ssize_t>(size) : -1;
-  }
-  void get_remote_ip_and_port(std::string& /*ip*/, int& /*port*/) const override {}
-  void get_local_ip_and_port(std::string& /*ip*/, int& /*port*/) const override {}
-  [[nodiscard]] socket_t socket() const override { return 0; }
-
-  /// Send what waits. False where the other side does not take it, or took not what was before.
-  bool flush() { return send({}); }
-  /// Send nothing of what follows.
-  void drop() noexcept { is_sound_ = false; }
-  void set_deadline(Clock::time_point deadline) noexcept { deadline_ = deadline; }
-
- private:
-  bool send(std::string_view more) {
-    is_sound_ = is_sound_ && connection_.send(std::array{std::string_view(waiting_), more}, deadline_);
-    waiting_.clear();
-    return is_sound_;
-  }
-
-  Connection& connection_;
-  std::string head_;
-  std::size_t read_ = 0;
-  std::string waiting_;
-  bool is_sound_ = true;
-  Clock::time_point deadline_ = Clock::time_point::max();
-};
-
-/// Counts a request as under way.
-class UnderWay {
- public:
-  explicit UnderWay(Shared& shared) : shared_(shared) { ++shared_.under_way; }
-  UnderWay(const UnderWay&) = delete;
-  UnderWay& operator=(const UnderWay&) = delete;
-  UnderWay(UnderWay&&) = delete;
-  UnderWay& operator=(UnderWay&&) = delete;
-  ~UnderWay() {
-    ++shared_.handled;
-    --shared_.under_way;
+    --now_;
   }
 
  private:
-  Shared& shared_;
+  std::atomic<std::size_t>& now_;
+  std::atomic<std::size_t>* ended_;
 };
 
-class Session : private httplib::Server {
+/// A job in its queue, which it leaves at the latest with this.
+class Queued {
  public:
-  Session(Connection connection, Shared& shared)
-      : connection_(std::move(connection)), shared_(shared), peer_(connection_.peer()) {
-    svr_sock_ = 0;  // not closed: else cpp-httplib would not send all of an answer
-    set_pre_routing_handler([this](const httplib::Request& request, httplib::Response& response) {
-      handle(request, response);
-      return HandlerResponse::Handled;
-    });
-    set_error_handler(Handler([this](const httplib::Request&, httplib::Response& response) {
-      if (response.body.empty()) {  // it is its own answer: the request is nothing that it knows
-        refuse(response, bad_request("the request is none that this server knows"));
+  explicit Queued(const Asked& asked) : asked_(asked) { asked_.model->batcher().submit(asked_.job); }
+  Queued(const Queued&) = delete;
+  Queued& operator=(const Queued&) = delete;
+  Queued(Queued&&) = delete;
+  Queued& operator=(Queued&&) = delete;
+  ~Queued() { asked_.model->batcher().abandon(asked_.job); }
+
+  [[nodiscard]] bool is_done() const { return asked_.model->batcher().is_done(*asked_.job); }
+
+ private:
+  const Asked& asked_;
+};
+
+class Session {
+ public:
+  Session(std::shared_ptr<Wire> wire, Shared& shared, net::thread_pool& codec)
+      : exchange_(std::move(wire), shared.service.options()),
+        shared_(shared),
+        service_(shared.service),
+        codec_(codec) {}
+
+  Awaitable<void> run() {
+    bool goes_on = co_await exchange_.begin();
+    while (goes_on) {
+      goes_on = co_await next_head();
+      if (goes_on) {
+        goes_on = co_await answer();
       }
-    }));
-    set_post_routing_handler([this](const httplib::Request&, httplib::Response& response) { finish_head(response); });
-  }
-
-  void run() {
-    while (read_head() && answer()) {
     }
   }
 
  private:
-  /// Whether there is another request.
-  bool read_head() {
+  [[nodiscard]] const Head& head() const { return exchange_.head(); }
+
+  /// Whether there is another request, whose head has been read; one that is none is refused, and the connection ends.
+  Awaitable<bool> next_head() {
+    std::optional<Answer> refused;
     try {
-      const auto head = connection_.next_head(idle, head_timeout);
-      if (!head) {
-        return false;
-      }
-      head_text_ = *head;
-      head_ = head_of(head_text_);
-      return true;
-    } catch (const Refused& refused) {
-      const std::string all = whole_refusal(refused.status(), refused.what());
-      connection_.send(std::array{std::string_view(all)}, Clock::now() + std::chrono::seconds(1));
-      facts_ = Facts{};
-      facts_.status = refused.status();
-      record(Clock::now());
-      connection_.linger();
-      return false;
+      const bool has_head = co_await exchange_.next_head();
+      co_return has_head;
+    } catch (const Refused& error) {
+      refused = answer_of(error);
     }
+    facts_ = Facts{};
+    facts_.status = refused->status;
+    facts_.bytes_out = refused->size();
+    (void)co_await exchange_.send(*refused, true);
+    record(Clock::now());
+    co_await exchange_.linger(false);
+    co_return false;
   }
 
   /// Answer the request whose head was read. Whether the connection goes on.
-  bool answer() {
-    const UnderWay under_way(shared_);
+  Awaitable<bool> answer() {
+    std::optional<Counted> under_way(std::in_place, shared_.under_way, &shared_.handled);
     const auto start = Clock::now();
-    has_body_left_ = head_.is_chunked || head_.content_length.value_or("0") != "0";
     facts_ = Facts{};
-    facts_.method = head_.method;
-    Exchange exchange(connection_, text(head_.request_line, "\r\n\r\n"));
-    exchange_ = &exchange;
-    const bool is_sound = processed(*this, exchange) && exchange.flush();
-    exchange_ = nullptr;
-    record(start);
-    if (is_sound && closes_ && has_body_left_) {
-      connection_.linger();
-    }
-    return is_sound && !closes_;
-  }
-
-  /// Have cpp-httplib handle the request. From 0.18 on it wants the addresses of both sides.
-  template <class Self>
-  static bool processed(Self& self, Exchange& exchange) {
-    bool closed = false;
-    if constexpr (requires { self.process_request(exchange, false, closed, nullptr); }) {
-      return self.process_request(exchange, false, closed, nullptr);
-    } else {
-      return self.process_request(exchange, self.peer_, 0, "", 0, false, closed, nullptr);
-    }
-  }
-
-  void handle(const httplib::Request& request, httplib::Response& response) noexcept {
-    facts_.path = request.path;
+    facts_.method = head().method;
+    facts_.path = head().path;
+    facts_.trace = trace_of(head().traceparent, head().tracestate);
+    Answer answer;
     try {
-      try {
-        answer_route(request, response);
-      } catch (const Refused& refused) {
-        refuse(response, refused);
-      } catch (const std::bad_alloc&) {
-        refuse(response, failed("the server has too little memory for this request; send a smaller batch"));
-      } catch (const std::exception& error) {
-        shared_.complain(text("a request met a fault of the server: ", error.what()));
-        refuse(response, failed("the server failed on this request"));
-      }
-    } catch (...) {  // no memory for the answer either
-      exchange_->drop();
-      response.status = 500;
+      answer = co_await routed();
+    } catch (const Refused& refused) {
+      answer = answer_of(refused);
+    } catch (const std::bad_alloc&) {
+      answer = answer_of(failed("the server has too little memory for this request; send a smaller batch"));
+    } catch (const std::exception& error) {
+      shared_.complain(text("a request met a fault of the server: ", error.what()));
+      answer = answer_of(failed("the server failed on this request"));
     }
+    facts_.status = answer.status;
+    facts_.bytes_out = answer.size();
+    const bool closes = head().closes || exchange_.has_body_left() || shared_.draining;
+    bool is_sound = answer.status != left_status;
+    if (is_sound) {
+      is_sound = co_await exchange_.send(answer, closes);
+    }
+    room_.reset();
+    record(start);
+    under_way.reset();
+    if (is_sound && closes) {
+      co_await exchange_.linger(answer.status != unauthorized_status);
+    }
+    co_return is_sound && !closes;
   }
 
-  void answer_route(const httplib::Request& request, httplib::Response& response) {
-    if (request.path != "/v2/health/live" && request.path != "/v2/health/ready") {  // what a probe may ask
-      shared_.bearer.check(head_.authorization);
+  Awaitable<Answer> routed() {
+    const std::string& path = head().path;
+    if (path != "/v2/health/live" && path != "/v2/health/ready") {  // what a probe may ask
+      shared_.bearer.check(head().authorization);
     }
-    const Route route = route_of(head_.method, request.path);
-    Service& service = shared_.service;
+    const Route route = route_of(head().method, path);
     switch (route.endpoint) {
-      case Endpoint::server: give(response, Service::server_metadata()); return;
-      case Endpoint::live: give(response, R"({"live":true})"); return;
+      case Endpoint::server: co_return answer_of(service_.server_metadata());
+      case Endpoint::live: co_return answer_of(R"({"live":true})");
       case Endpoint::ready:
-        if (shared_.draining || service.is_lost()) {
+        if (shared_.draining || service_.store().ready().empty()) {
           throw unavailable("the server is not ready");
         }
-        give(response, R"({"ready":true})");
-        return;
-      case Endpoint::models: give(response, text(R"({"models":[)", json_text(service.name()), "]}")); return;
-      case Endpoint::model:
-        service.check(route.model, route.version);
-        give(response, service.model_metadata());
-        return;
-      case Endpoint::model_ready:
-        service.check(route.model, route.version);
-        if (shared_.draining || service.is_lost()) {
+        co_return answer_of(R"({"ready":true})");
+      case Endpoint::models: co_return answer_of(service_.models());
+      case Endpoint::model: co_return answer_of(service_.model_metadata(route.model, route.version));
+      case Endpoint::model_ready: {
+        std::string ready = service_.model_ready(route.model, route.version);
+        if (shared_.draining) {
           throw unavailable("the model is not loaded");
         }
-        give(response, text(R"({"name":)", json_text(service.name()), R"(,"ready":true})"));
-        return;
-      case Endpoint::repository: throw forbidden("this server does not offer the repository API");
-      case Endpoint::metrics: give(response, service.metrics_text(), metrics_type); return;
-      case Endpoint::infer: infer(route, response); return;
+        co_return answer_of(std::move(ready));
+      }
+      case Endpoint::config: co_return answer_of(service_.config(route.model, route.version));
+      case Endpoint::statistics: co_return answer_of(service_.statistics(route.model, route.version));
+      case Endpoint::metrics: co_return answer_of(service_.metrics_text(), metrics_type);
+      case Endpoint::infer: co_return co_await infer(route);
+      default: co_return co_await repository(route);
     }
   }
 
-  void infer(const Route& route, httplib::Response& response) {
-    Service& service = shared_.service;
-    const ServeOptions& options = shared_.options;
-    const auto length = body_length(head_, options.max_body);
-    const Service::Room room(service, length.value_or(options.max_body));
-    const auto json_length = header_length(head_.json_length, length.value_or(options.max_body));
-    if (head_.expects_continue) {
-      connection_.send(std::array{std::string_view("HTTP/1.1 100 Continue\r\n\r\n")}, Clock::now() + head_timeout_);
+  Awaitable<Answer> infer(const Route& route) {
+    const std::size_t max_body = service_.options().max_body;
+    const auto coding = coding_of(head().content_encoding);
+    const std::size_t most = checked_length(max_body);
+    const auto json_length = header_length(head().json_length, coding.empty() ? most : max_body);
+    room_.emplace(service_, exchange_.wire()->peer());
+    Body body = co_await exchange_.read_body(coding.empty() ? json_length.value_or(0) : 0, *room_);
+    facts_.bytes_in = body.bytes.size();
+    if (!coding.empty()) {
+      body = co_await in_codec([&] { return decompressed(body.bytes, coding, max_body, json_length.value_or(0)); });
+      room_->grow(body.bytes.size());
     }
-    Body body = connection_.read_body(length, json_length.value_or(0), options.max_body, options.timeout);
-    has_body_left_ = false;
-    if (!length) {
-      (void)header_length(head_.json_length, body.bytes.size());
-    }
-    auto reply = std::make_shared<Reply>(service.infer(
-        route.model, route.version.value_or(""), std::move(body), json_length, [this] { return connection_.is_left(); },
-        facts_));
-    if (reply->tensors.empty()) {
-      give(response, std::move(reply->json));
-      return;
-    }
-    std::size_t size = reply->json.size();
-    for (const auto tensor : reply->tensors) {
-      size += tensor.size();
-    }
-    facts_.bytes_out = size;
-    response.status = 200;
-    response.set_header(std::string(header_length_name), std::to_string(reply->json.size()));
-    response.set_content_provider(size, "application/octet-stream",
-                                  [reply](std::size_t /*from*/, std::size_t /*length*/, httplib::DataSink& sink) {
-                                    bool is_sound = sink.write(reply->json.data(), reply->json.size());
-                                    for (const auto tensor : reply->tensors) {
-                                      // NOLINTNEXTLINE(*-reinterpret-cast): bytes are bytes
-                                      is_sound = is_sound && sink.write(reinterpret_cast<const char*>(tensor.data()),
-                                                                        tensor.size());
-                                    }
-                                    return is_sound;
-                                  });
-  }
-
-  void give(httplib::Response& response, std::string body, std::string_view type = json_type) {
-    facts_.bytes_out = body.size();
-    response.status = 200;
-    response.body = std::move(body);
-    response.set_header("Content-Type", std::string(type));
-  }
-
-  void refuse(httplib::Response& response, const Refused& refused) {
-    response.status = refused.status();
-    response.body = error_json(refused.what());
-    facts_.bytes_out = response.body.size();
-    response.set_header("Content-Type", std::string(json_type));
-    if (refused.status() == 429 || refused.status() == 503) {
-      response.set_header("Retry-After", "1");
-    }
-    if (refused.status() == 401) {
-      response.set_header("WWW-Authenticate", "Bearer");
-    }
-    if (refused.status() == 499) {  // nobody reads it
-      exchange_->drop();
+    (void)header_length(head().json_length, body.bytes.size());
+    const auto start = Clock::now();
+    try {
+      const std::size_t json = json_length.value_or(body.bytes.size());
+      const auto read = [&] { return service_.read(route.model, route.version, std::move(body), json_length, facts_); };
+      Asked asked;
+      if (json > large) {
+        asked = co_await in_codec(read);
+      } else {
+        asked = read();
+      }
+      co_await computed(asked);
+      service_.succeeded(asked, facts_);
+      co_return co_await encoded(asked);
+    } catch (const Refused& refused) {
+      service_.metrics().failed(facts_.model.value_or(""), refused.reason(), Clock::now() - start);
+      throw;
     }
   }
 
-  void finish_head(httplib::Response& response) {
-    facts_.status = response.status;
-    closes_ = head_.closes || has_body_left_ || shared_.draining;
-    response.headers.erase("Keep-Alive");
-    response.headers.erase("Connection");
-    if (closes_) {
-      response.set_header("Connection", "close");
+  /// Wait until the queue is done with a request. Throws Refused.
+  Awaitable<void> computed(const Asked& asked) {
+    const Counted computing(shared_.computing);
+    const auto& wire = exchange_.wire();
+    asked.job->when_done = [executor = wire->executor(), weak = std::weak_ptr<Wire>(wire)] {
+      net::post(executor, [weak] {
+        if (const auto still = weak.lock()) {
+          still->wake();
+        }
+      });
+    };
+    const Queued queued(asked);
+    while (!queued.is_done()) {
+      const Seconds left_time = asked.job->deadline - Clock::now();
+      if (left_time.count() <= 0) {
+        throw late(text("the answer was not there within ", in_words(asked.job->timeout), " s"));
+      }
+      co_await wire->pause(std::min(left_time, ask_every));
+      if (!queued.is_done() && wire->is_left()) {
+        throw left("the sender left before the answer was there");
+      }
     }
-    const std::chrono::seconds more(facts_.bytes_out / mebibyte);
-    exchange_->set_deadline(Clock::now() + std::chrono::duration_cast<Clock::duration>(shared_.options.timeout) + more);
+  }
+
+  Awaitable<Answer> encoded(const Asked& asked) {
+    Answer answer;
+    std::size_t size = 0;
+    for (const Chosen& each : asked.chosen) {
+      const auto& job = *asked.job;
+      const std::size_t bytes =
+          job.outputs.empty() ? job.made[each.index].bytes.size() : job.outputs[each.index].bytes.size();
+      size += each.binary ? 0 : bytes / size_of(asked.model->network().outputs()[each.index].dtype) * bytes_a_number;
+    }
+    const auto encode = [&] { return Service::reply(asked); };
+    if (size > large) {
+      answer.reply = co_await in_codec(encode);
+    } else {
+      answer.reply = encode();
+    }
+    Reply& reply = answer.reply;
+    if (!reply.tensors.empty()) {
+      answer.type = "application/octet-stream";
+      answer.headers = text("Inference-Header-Content-Length: ", reply.json.size(), "\r\n");
+    }
+    const auto coding = wanted_coding(head().accept_encoding);
+    if (!coding.empty() && answer.size() > least_compressed) {
+      std::vector<std::string_view> pieces = {reply.json};
+      for (const auto tensor : reply.tensors) {
+        // NOLINTNEXTLINE(*-reinterpret-cast): bytes are bytes
+        pieces.emplace_back(reinterpret_cast<const char*>(tensor.data()), tensor.size());
+      }
+      std::string smaller = co_await in_codec([&] { return compressed(pieces, coding); });
+      reply = Reply{std::move(smaller), {}, {}};
+      answer.headers += text("Content-Encoding: ", coding, "\r\nVary: Accept-Encoding\r\n");
+    }
+    room_->hold(answer.size());
+    co_return answer;
+  }
+
+  /// Listing, loading and unloading models.
+  Awaitable<Answer> repository(const Route& route) {
+    if (!service_.options().repository) {
+      throw forbidden("this server does not offer the repository API");
+    }
+    if (!coding_of(head().content_encoding).empty()) {
+      throw bad_request(text("the body has content-encoding ", head().content_encoding, "; send it as it is"));
+    }
+    (void)checked_length(most_control);
+    room_.emplace(service_, exchange_.wire()->peer());
+    const Body body = co_await exchange_.read_body(0, *room_);
+    const json::Value asked = object_of(body.bytes);
+    if (route.endpoint == Endpoint::index) {
+      const json::Value* ready = json::find(asked, "ready");
+      const auto* flag = ready == nullptr ? nullptr : std::get_if<bool>(ready);
+      const bool ready_only = flag != nullptr && *flag;
+      std::string rows = co_await in_codec([&] { return service_.index(ready_only); });
+      co_return answer_of(std::move(rows));
+    }
+    if (route.endpoint == Endpoint::unload) {
+      co_await in_codec([&] { return service_.store().unload(route.model), true; });
+      co_return answer_of(text(R"({"name":)", json_text(route.model), R"(,"unload":true})"));
+    }
+    const json::Value* parameters = json::find(asked, "parameters");
+    const auto* members = parameters == nullptr ? nullptr : std::get_if<json::Object>(parameters);
+    if (parameters != nullptr && !std::holds_alternative<std::nullptr_t>(*parameters) &&
+        (members == nullptr || !members->empty())) {
+      throw bad_request("loading takes no parameters here: a model is what its bundle says; leave them out");
+    }
+    co_await in_codec([&] { return service_.store().load(route.model), true; });
+    co_return answer_of(text(R"({"name":)", json_text(route.model), R"(,"load":true})"));
+  }
+
+  /// What the body may have: what its head announces. Throws Refused beyond `limit`.
+  std::size_t checked_length(std::size_t limit) const {
+    if (head().length.value_or(0) > limit) {
+      throw too_large(text("the request's body is larger than the ", limit, " bytes that this server takes"));
+    }
+    return head().length.value_or(limit);
+  }
+
+  /// What `work` gives, by another thread: it may take long.
+  template <class F>
+  Awaitable<std::invoke_result_t<F>> in_codec(F work) {
+    using Result = std::invoke_result_t<F>;
+    auto run = [&work]() -> Awaitable<Result> { co_return work(); };
+    co_return co_await net::co_spawn(codec_, std::move(run), net::use_awaitable);
   }
 
   void record(Clock::time_point start) {
     facts_.took = Clock::now() - start;
-    facts_.client = peer_;
-    shared_.service.metrics().answered(facts_.status);
+    facts_.client = exchange_.wire()->peer();
+    service_.metrics().answered("http", std::to_string(facts_.status));
     shared_.log.add(facts_);
   }
 
-  static constexpr auto head_timeout_ = std::chrono::seconds(30);
-  Connection connection_;
+  Exchange exchange_;
   Shared& shared_;
-  std::string peer_;
-  std::string head_text_;
-  Head head_;  // views into its text
+  Service& service_;
+  net::thread_pool& codec_;
+  std::optional<Service::Room> room_;
   Facts facts_;
-  Exchange* exchange_ = nullptr;  // of the request that is being answered
-  bool has_body_left_ = false;    // that was not read: what follows is no request
-  bool closes_ = false;
 };
 
 }  // namespace
 
-std::string error_json(std::string_view sentence) { return text(R"({"error": )", json_text(sentence), "}"); }
-
-std::string whole_refusal(int status, std::string_view sentence) {
-  const std::string body = error_json(sentence);
-  const std::string_view more = status == 503 ? "Retry-After: 1\r\n" : "";
-  return text("HTTP/1.1 ", status, " Refused\r\nContent-Type: ", json_type, "\r\nContent-Length: ", body.size(),
-              "\r\nConnection: close\r\n", more, "\r\n", body);
+Awaitable<void> serve_connection(std::shared_ptr<Wire> wire, Shared& shared, net::thread_pool& codec) {
+  Session session(std::move(wire), shared, codec);
+  co_await session.run();
 }
-
-void serve_connection(Connection connection, Shared& shared) { Session(std::move(connection), shared).run(); }
 
 }  // namespace plainconv::serve

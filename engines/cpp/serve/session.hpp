@@ -1,37 +1,32 @@
-// The requests of one connection: read strictly by us, routed and answered by cpp-httplib.
+// The requests of one connection, one after the other: read, routed, answered.
 #pragma once
 
 #include <atomic>
+#include <boost/asio/thread_pool.hpp>
 #include <cstddef>
-#include <functional>
-#include <string>
+#include <memory>
 
 #include "access_log.hpp"
 #include "auth.hpp"
-#include "connection.hpp"
 #include "service.hpp"
+#include "wire.hpp"
 
 namespace plainconv::serve {
 
 /// What all connections share.
 struct Shared {
   Service& service;
-  const ServeOptions& options;
   AccessLog& log;
   Batcher::Complain complain;
   Bearer bearer;
-  std::atomic<bool> draining = false;
+  std::atomic<bool> draining = false;      // about to stop: not ready
   std::atomic<std::size_t> under_way = 0;  // requests whose head was read, and that have no answer yet
   std::atomic<std::size_t> handled = 0;    // requests that had been
+  std::atomic<std::size_t> computing = 0;  // requests that a queue is to wake
 };
 
-/// Answer the requests of a connection until it ends. Throws nothing that a request can cause.
-void serve_connection(Connection connection, Shared& shared);
-
-/// {"error": "sentence"}
-[[nodiscard]] std::string error_json(std::string_view sentence);
-
-/// All of an answer that is no result, with which its connection ends.
-[[nodiscard]] std::string whole_refusal(int status, std::string_view sentence);
+/// Answer the requests of a connection until it ends; what takes long is done by `codec`. Throws nothing that a request
+/// can cause.
+Wire::Awaitable<void> serve_connection(std::shared_ptr<Wire> wire, Shared& shared, boost::asio::thread_pool& codec);
 
 }  // namespace plainconv::serve

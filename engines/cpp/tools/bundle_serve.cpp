@@ -1,14 +1,19 @@
-// bundle-serve: a bundle over the Open Inference Protocol, REST with JSON and binary tensors.
+// bundle-serve: bundles over the Open Inference Protocol, REST with JSON and binary tensors.
 #include <arpa/inet.h>
 #include <pthread.h>
 
+#include <condition_variable>
 #include <csignal>
 #include <cstdint>
 #include <cstdlib>
+#include <functional>
 #include <iostream>
+#include <mutex>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <vector>
 
 #include "auth.hpp"
@@ -25,24 +30,31 @@ using plainconv::serve::ServeOptions;
 using plainconv::tools::say;
 namespace tools = plainconv::tools;
 
-constexpr std::string_view usage = R"(usage: bundle-serve BUNDLE [options]
+constexpr std::string_view usage = R"(usage: bundle-serve PATH [options]
 
-Serves a bundle until SIGTERM or SIGINT: /v2, /v2/health/live, /v2/health/ready, /v2/models, /v2/models/NAME,
-/v2/models/NAME/ready, /v2/models/NAME/infer (each model also as /versions/1) and /metrics.
+Serves a bundle, or each bundle in a folder, until SIGTERM or SIGINT: /v2, /v2/health/live, /v2/health/ready, /v2/models,
+/v2/models/stats, /v2/models/NAME, /v2/models/NAME/ready, …/infer, …/config, …/stats (each model also as /versions/1),
+/v2/repository/… and /metrics. A bundle that is replaced on disk takes the place of the old one.
 
-  --name NAME          of the model (default: the network's)
+  --name NAME          of the model (default: the network's; in a folder, the bundle's)
   --host ADDRESS       to listen on (default 127.0.0.1: this machine alone)
   --port N             0: any that is free (default 8000)
+  --unix-socket PATH   to listen on, in the place of host and port
   --token-file FILE    requests must bear the token that it holds
+  --tls-cert FILE.pem  certificate; with --tls-key
+  --tls-key FILE.pem   its key; both are read again when they change
   --max-batch N        rows of a run, where the bundle leaves the batch open (default 32)
   --max-delay-us N     that a request waits for others to share a run with (default 500)
-  --workers N          runs at a time (default 1)
-  --max-queue N        requests that wait (default 256)
+  --workers N          runs of a model at a time (default 1)
+  --max-queue N        requests that wait for a model (default 256)
   --max-body MIB       of one request (default 64)
   --max-pending MIB    of all requests (default 1024)
-  --max-connections N  each has a thread, idle or not (default 1024)
+  --max-connections N  idle or not, before a handshake or after (default 1024)
   --timeout S          of a request: its body, its wait and run, and its answer each (default 30)
   --grace S            to answer what is accepted, once told to stop (default 30)
+  --lame-duck S        of these, not ready, but serving (default 1)
+  --watch S            between two looks for a replaced bundle or certificate (default 2; 0: never)
+  --repository-api     requests may list, load and unload models
   --access-log FILE    JSON lines (default -: stderr; none)
   --backend NAME       what runs it (default: the fastest engine that runs here, or onnxruntime)
   --precision P        one that the bundle holds (default: the fastest engine's; fp32 of onnxruntime)
@@ -92,8 +104,14 @@ bool take(Arguments& arguments, std::string_view option, const std::string& valu
     options.host = value;
   } else if (option == "--port") {
     options.port = number_of(option, value, 0, 65535);
+  } else if (option == "--unix-socket") {
+    options.unix_socket = value;
   } else if (option == "--token-file") {
     arguments.token_file = value;
+  } else if (option == "--tls-cert") {
+    options.tls_cert = value;
+  } else if (option == "--tls-key") {
+    options.tls_key = value;
   } else if (option == "--max-batch") {
     options.max_batch = count(1);
   } else if (option == "--max-delay-us") {
@@ -112,6 +130,10 @@ bool take(Arguments& arguments, std::string_view option, const std::string& valu
     options.timeout = seconds_of(option, value, false);
   } else if (option == "--grace") {
     options.grace = seconds_of(option, value, true);
+  } else if (option == "--lame-duck") {
+    options.lame_duck = seconds_of(option, value, true);
+  } else if (option == "--watch") {
+    options.watch = seconds_of(option, value, true);
   } else if (option == "--access-log") {
     options.access_log = value == "none" ? "" : value;
   } else if (option == "--backend") {
@@ -141,6 +163,8 @@ Arguments arguments_of(std::span<const std::string> given) {
     }
     if (option == "--eager-kernels") {
       arguments.options.network.eager_kernels = true;
+    } else if (option == "--repository-api") {
+      arguments.options.repository = true;
     } else if (option.starts_with('-')) {
       const bool has_value = i + 1 < given.size();
       Arguments probe;
@@ -151,11 +175,14 @@ Arguments arguments_of(std::span<const std::string> given) {
     } else if (arguments.bundle.empty()) {
       arguments.bundle = option;
     } else {
-      throw Error(text("a second bundle ", plainconv::repr(option), " is given, wanted one; see bundle-serve --help"));
+      throw Error(text("a second path ", plainconv::repr(option), " is given, wanted one; see bundle-serve --help"));
     }
   }
   if (arguments.bundle.empty()) {
     throw Error("no bundle is given; see bundle-serve --help");
+  }
+  if (arguments.options.tls_cert.empty() != arguments.options.tls_key.empty()) {
+    throw Error("--tls-cert and --tls-key are a pair; give both, or none");
   }
   if (!arguments.token_file.empty()) {
     arguments.options.token = plainconv::serve::token_of_file(arguments.token_file);
@@ -191,26 +218,91 @@ class Signals {
   sigset_t set_{};
 };
 
+/// Calls `look` every so often, in a thread of its own, until its end.
+class Watcher {
+ public:
+  /// 0 is never.
+  Watcher(plainconv::serve::Seconds every, std::function<void()> look) : look_(std::move(look)) {
+    if (every.count() > 0) {
+      thread_ = std::thread([this, every] { watch(every); });
+    }
+  }
+  Watcher(const Watcher&) = delete;
+  Watcher& operator=(const Watcher&) = delete;
+  Watcher(Watcher&&) = delete;
+  Watcher& operator=(Watcher&&) = delete;
+  ~Watcher() {
+    {
+      const std::scoped_lock lock(mutex_);
+      ends_ = true;
+    }
+    changed_.notify_all();
+    if (thread_.joinable()) {
+      thread_.join();
+    }
+  }
+
+ private:
+  void watch(plainconv::serve::Seconds every) {
+    std::unique_lock lock(mutex_);
+    while (!changed_.wait_for(lock, every, [this] { return ends_; })) {
+      lock.unlock();
+      look_();
+      lock.lock();
+    }
+  }
+
+  std::function<void()> look_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool ends_ = false;
+  std::thread thread_;
+};
+
+/// "serving NAMES on http://HOST:PORT"
+std::string where(const plainconv::serve::Store& store, const ServeOptions& options, int port) {
+  const std::string names = plainconv::joined(store.ready(), ", ");
+  if (!options.unix_socket.empty()) {
+    return text("serving ", names, " on unix:", options.unix_socket);
+  }
+  const std::string host = options.host.find(':') == std::string::npos ? options.host : text("[", options.host, "]");
+  return text("serving ", names, " on ", options.tls_cert.empty() ? "http" : "https", "://", host, ":", port);
+}
+
 int serve(const Arguments& arguments) {
   const ServeOptions& options = arguments.options;
   const Signals signals;  // before there is another thread
-  if (options.token.empty() && !is_loopback(options.host)) {
+  if (options.token.empty() && options.unix_socket.empty() && !is_loopback(options.host)) {
     say(text("bundle-serve: warning: ", options.host,
              " lets other machines send requests, and no token is asked for; give --token-file, or see that the "
              "network does"));
   }
   const auto complain = [](const std::string& why) { say(text("bundle-serve: ERROR: ", why)); };
+  const auto warn = [](const std::string& line) { say(text("bundle-serve: warning: ", line)); };
   plainconv::serve::AccessLog log(options.access_log);
-  plainconv::serve::Listener listener(options.host, options.port);
+  std::optional<plainconv::serve::Certificates> certificates;
+  if (!options.tls_cert.empty()) {
+    certificates.emplace(options.tls_cert, options.tls_key, complain);
+  }
+  plainconv::serve::Listener listener(options);
+  const int port = listener.port();
   plainconv::Options how = options.network;
-  how.warn = [](const std::string& line) { say(text("bundle-serve: warning: ", line)); };
-  const plainconv::Network network = plainconv::open(arguments.bundle, how);
-  plainconv::serve::Service service(network, options, complain);
-  plainconv::serve::Shared shared{service, options, log, complain, plainconv::serve::Bearer(options.token)};
-  const std::string host = options.host.find(':') == std::string::npos ? options.host : text("[", options.host, "]");
-  const std::string where = text("serving ", service.name(), " on http://", host, ":", listener.port());
-  plainconv::serve::HttpServer server(std::move(listener), shared);
-  say(where);
+  how.warn = warn;
+  plainconv::serve::Metrics metrics;
+  plainconv::serve::Store store(arguments.bundle,
+                                [&how](const std::filesystem::path& folder) { return plainconv::open(folder, how); },
+                                options, metrics, {complain, warn});
+  store.load_all();
+  plainconv::serve::Service service(store, options, metrics);
+  plainconv::serve::Shared shared{service, log, complain, plainconv::serve::Bearer(options.token)};
+  plainconv::serve::HttpServer server(std::move(listener), shared, certificates ? &*certificates : nullptr);
+  const Watcher watcher(options.watch, [&] {
+    store.refresh();
+    if (certificates) {
+      certificates->refresh();
+    }
+  });
+  say(where(store, options, port));
   signals.wait();
   const std::size_t unanswered = server.drain();
   if (unanswered != 0) {

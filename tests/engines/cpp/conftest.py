@@ -15,7 +15,7 @@ from places import ASSETS, ROOT
 from plainconv.exporter.cli.main import main
 
 SOURCE = ROOT / "engines" / "cpp"
-PROGRAMS = {"bundle-serve": "libcpp-httplib-dev"} | dict.fromkeys(
+PROGRAMS = {"bundle-serve": "libboost1.81-dev or zlib1g-dev"} | dict.fromkeys(
     ("plainconv-tests", "plainconv-tests-tensorrt", "plainconv-tests-rtx", "serve-tests"), "doctest-dev"
 )
 """What is built only where a package is there, besides what all needs."""

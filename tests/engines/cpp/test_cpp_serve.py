@@ -3,24 +3,28 @@
 import contextlib
 import json
 import re
+import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import threading
 import time
-from http.client import HTTPConnection, HTTPResponse
+from http.client import HTTPConnection, HTTPResponse, HTTPSConnection
 
 import numpy as np
 import pytest
 import serving_cases
+from certificates import write_certificate
 from places import ASSETS
 
 from plainconv.engines.onnxruntime.runner import OnnxRuntimeRunner
 from plainconv.engines.onnxruntime.split import OnnxRuntimeSplitRunner
-from plainconv.exporter.bundle import Bundle
+from plainconv.exporter.bundle import Bundle, update_bundle
 
 LONG_S = 60.0  # what nothing takes: a wait of so long is a failure
-ANSWERS = re.compile(r"serving (\S+) on http://(\S+):(\d+)$")
+ANSWERS = re.compile(r"serving (.+) on https?://(\S+):(\d+)$")
+SWIFT = ("--lame-duck", 0, "--watch", 0.05)
 
 
 class Server:
@@ -63,7 +67,7 @@ def read(response):
 
 @contextlib.contextmanager
 def running(program, *arguments):
-    command = [program("bundle-serve"), *arguments, "--port", "0", "--threads", "1"]
+    command = [program("bundle-serve"), *arguments, "--port", "0", "--threads", "1", *SWIFT]
     process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True)
     server = Server(process)
     try:
@@ -124,11 +128,20 @@ def test_the_shared_list(tiny, cases):
     assert not problems, "\n".join(problems)
 
 
+def test_as_much_json_as_may_be(program, bundle, cases):
+    """Given the cases for a server that takes more -> their answers."""
+    options = [word for key, value in cases.LARGE_OPTIONS.items() for word in (f"--{key}", value)]
+    with running(program, bundle, *options, "--access-log", "none") as server:
+        said = [cases.wrong(case, *answer_to(server, case, cases)) for case in cases.LARGE]
+    assert len(said) > 1 and not any(said), said
+
+
 def test_many_requests_on_one_connection(tiny, cases):
     """Given cases one after the other on a connection -> each its answer, where the server keeps it open."""
     with contextlib.closing(tiny.connect()) as connection:
         for case in cases.CASES:
-            if "raw" not in case and case.get("headers", {}).get("Expect") is None and case["status"] != 413:
+            headers = case.get("headers", {}).keys()
+            if "raw" not in case and not headers & {"Expect", "Content-Encoding"} and case["status"] != 413:
                 body, headers = cases.message_of(case)
                 connection.request(case["method"], case["path"], body if "body" in case else None, headers)
                 assert not cases.wrong(case, *read(connection.getresponse())), case["name"]
@@ -368,6 +381,122 @@ def test_the_access_log(program, bundle, cases, tmp_path):
     assert (second["status"], second["path"], second["client"]) == (404, "/nothing\n", "127.0.0.1")
 
 
+def test_traces_in_the_access_log(program, bundle, tmp_path):
+    """Given the headers of a sender's trace -> they are in the line of its request."""
+    log, parent = tmp_path / "log", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    with running(program, bundle, "--access-log", log) as server:
+        server.ask("GET", "/v2", headers={"Traceparent": parent, "tracestate": "a=b"})
+        server.ask("GET", "/v2", headers={"traceparent": parent.upper()})
+        assert server.stop()[0] == 0
+    first, second = map(json.loads, log.read_text().splitlines())
+    assert (first["trace_id"], first["span_id"], first["tracestate"]) == (*parent.split("-")[1:3], "a=b")
+    assert "trace_id" not in second
+
+
+def test_tls_and_a_new_certificate(program, bundle, tmp_path):
+    """Given a certificate -> TLS with it; replaced by a bad pair, then by a good one -> the old, then the new one."""
+    certificate, key = write_certificate(tmp_path)
+    words = ("--tls-cert", certificate, "--tls-key", key, "--max-connections", 8)
+
+    def seen(port, trusted):
+        context = ssl.create_default_context(cadata=trusted)
+        with contextlib.closing(HTTPSConnection("127.0.0.1", port, timeout=LONG_S, context=context)) as connection:
+            connection.request("GET", "/v2/health/ready")
+            return read(connection.getresponse())[0]
+
+    with running(program, bundle, "--name", "tiny", "--access-log", "none", *words) as server:
+        assert server.lines[-1].startswith("serving tiny on https://127.0.0.1:")
+        old = certificate.read_text()
+        assert seen(server.port, old) == 200
+        with socket.create_connection(("127.0.0.1", server.port), timeout=LONG_S) as plain:
+            plain.sendall(b"GET /v2 HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert not plain.recv(100).startswith(b"HTTP")
+        certificate.write_text("no certificate")
+        wait_for(lambda: any("the one before stays" in line for line in server.lines))
+        assert seen(server.port, old) == 200
+        write_certificate(tmp_path)
+        new = certificate.read_text()
+
+        def is_new():
+            try:
+                return seen(server.port, new) == 200
+            except ssl.SSLError:
+                return False
+
+        wait_for(is_new)
+        assert server.stop()[0] == 0
+
+
+def wait_for(happens):
+    """Until it does."""
+    end = time.monotonic() + LONG_S
+    while not happens():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_a_folder_of_bundles(program, cases, tmp_path):
+    """Given a folder -> each bundle in it, by requests listed, unloaded and loaded again."""
+    for name in "ab":
+        cases.write_tiny(tmp_path / name)
+    good = cases.CASES[0]
+
+    def infer(name):
+        body, headers = cases.message_of(good)
+        return server.ask("POST", f"/v2/models/{name}/infer", body, headers)
+
+    def states():
+        return {row["name"]: row["state"] for row in json.loads(server.ask("POST", "/v2/repository/index", b"{}")[2])}
+
+    with running(program, tmp_path, "--repository-api", "--access-log", "none") as server:
+        assert json.loads(server.ask("GET", "/v2/models")[2]) == {"models": ["a", "b"]}
+        assert infer("a")[0] == infer("b")[0] == 200
+        cases.write_tiny(tmp_path / "c")
+        assert states() == {"a": "READY", "b": "READY", "c": "UNAVAILABLE"}
+        assert server.ask("POST", "/v2/repository/models/a/unload")[0] == 200
+        assert infer("a")[0] == 503 and server.ask("GET", "/v2/models/a/ready")[0] == 503
+        for name in "ac":
+            status, _, body = server.ask("POST", f"/v2/repository/models/{name}/load", b"{}")
+            assert status == 200 and json.loads(body) == {"name": name, "load": True}
+            assert infer(name)[0] == 200
+        assert server.ask("POST", "/v2/repository/models/none/load")[0] == 404
+        assert server.ask("POST", "/v2/repository/models/none/unload")[0] == 200
+        status, _, body = server.ask("POST", "/v2/repository/models/a/load", b'{"parameters": {"config": "{}"}}')
+        assert status == 400 and b"loading takes no parameters here" in body
+        rows = json.loads(server.ask("GET", "/v2/models/stats")[2])["model_stats"]
+        assert {row["name"]: row["inference_count"] for row in rows} == {"a": 2, "b": 1, "c": 1}
+        assert server.stop()[0] == 0
+
+
+def test_a_bundle_that_is_replaced_under_load(program, digits, images, wanted, tmp_path):
+    """Given a new version on disk while clients send, time and again -> every request is answered rightly."""
+    bundle, end = tmp_path / "d", threading.Event()
+    shutil.copytree(digits / "whole", bundle)
+    outcomes = []
+    with running(program, bundle, "--name", "d", "--access-log", "none") as server:
+
+        def client(own):
+            with contextlib.closing(server.connect()) as connection:
+                while not end.is_set():
+                    connection.request("POST", "/v2/models/d/infer", *request_of(images[own : own + 1]))
+                    status, headers, body = read(connection.getresponse())
+                    right = status == 200 and np.allclose(logits_of(headers, body), wanted[own], atol=1e-3)
+                    outcomes.append("right" if right else status)
+
+        threads = [threading.Thread(target=client, args=(own,)) for own in range(4)]
+        for thread in threads:
+            thread.start()
+        for version in range(3):
+            with update_bundle(bundle) as draft:
+                draft.manifest.extra["version"] = version
+            wait_for(lambda: sum("reloaded" in line for line in server.lines) == version + 1)  # noqa: B023
+        end.set()
+        for thread in threads:
+            thread.join(LONG_S)
+        assert server.stop()[0] == 0
+    assert set(outcomes) == {"right"} and len(outcomes) > 20
+
+
 def test_what_is_not_answered_within_the_grace(program, bundle):
     """Given a request that is not all there, and no time for it -> exit code 1, and one line that says so."""
     head = b"POST /v2/models/tiny/infer HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 9\r\n\r\n"
@@ -386,13 +515,15 @@ def test_what_is_not_answered_within_the_grace(program, bundle):
     ("arguments", "message"),
     [
         ((), "no bundle is given"),
-        (("x", "y"), "a second bundle 'y' is given"),
+        (("x", "y"), "a second path 'y' is given"),
         (("x", "--loud"), "unknown option '--loud'"),
         (("x", "--port", "65536"), "--port is '65536', wanted a whole number from 0 to 65535"),
         (("x", "--timeout", "0"), "--timeout is '0', wanted seconds"),
         (("x", "--port"), "--port is ''"),
         (("no/such/folder", "--port", "0"), "no/such/folder: not a bundle (no such folder)"),
         (("x", "--host", "192.0.2.1"), "HTTP cannot listen on 192.0.2.1:8000"),
+        (("x", "--tls-cert", "c.pem"), "--tls-cert and --tls-key are a pair; give both"),
+        (("x", "--tls-cert", "c.pem", "--tls-key", "k.pem"), "c.pem and k.pem cannot be used"),
         (("x", "--token-file", "no/such"), "no/such: the token cannot be read"),
         (("BUNDLE", "--port", "0", "--name", "../a"), "'../a' is no name of a model"),
     ],

@@ -11,7 +11,7 @@ import pytest
 LONG_S = 60.0
 
 
-@pytest.mark.parametrize(("which", "options"), [("OF_PYTHON", "OPTIONS"), ("LARGE", "LARGE_OPTIONS")])
+@pytest.mark.parametrize(("which", "options"), [("CASES", "OPTIONS"), ("LARGE", "LARGE_OPTIONS")])
 def test_cases(run_server: Any, cases: Any, tmp_path: Path, which: str, options: str) -> None:
     """Given each request of the list -> its answer, and after each a good one is answered."""
     folder = cases.write_tiny(tmp_path / "bundle")

@@ -1,5 +1,6 @@
 #include <doctest/doctest.h>
 
+#include <atomic>
 #include <numeric>
 #include <thread>
 
@@ -54,7 +55,13 @@ std::vector<float> result_of(const Job& job) {
   return y;
 }
 
-bool never() { return false; }
+/// Wait until the job is done. Throws Refused where its run failed.
+void wait(Batcher& batcher, const std::shared_ptr<Job>& job) {
+  while (!batcher.is_done(*job)) {
+    std::this_thread::yield();
+  }
+}
+
 const auto silent = [](const std::string&) {};
 const auto unseen = [](std::int64_t, plainconv::serve::Seconds) {};
 
@@ -81,7 +88,7 @@ TEST_CASE("requests that wait share a run, in order, up to its rows") {
       CHECK(batcher.waiting() == 5);
       gate.open();
       for (const auto& job : jobs) {
-        batcher.wait(job, never);
+        wait(batcher, job);
       }
     }
     CHECK(batches == std::vector<std::int64_t>{1, 4, 2, 4});
@@ -104,7 +111,7 @@ TEST_CASE("each of many senders at once gets what belongs to its input") {
         const auto first = static_cast<float>(sender * 1000 + i);
         const auto job = job_of(i % 3 == 0 ? std::vector{first, first + 1} : std::vector{first});
         batcher.submit(job);
-        batcher.wait(job, never);
+        wait(batcher, job);
         wrong += result_of(*job)[0] == first + 6 ? 0 : 1;
       }
     });
@@ -129,10 +136,10 @@ TEST_CASE("where a run of several fails, only what fails alone is refused") {
     batcher.submit(job);
   }
   gate.open();
-  batcher.wait(first, never);
-  batcher.wait(jobs[0], never);
-  CHECK(thrown_by<Refused>([&] { batcher.wait(jobs[1], never); }) == "the model could not be run on this request");
-  batcher.wait(jobs[2], never);
+  wait(batcher, first);
+  wait(batcher, jobs[0]);
+  CHECK(thrown_by<Refused>([&] { wait(batcher, jobs[1]); }) == "the model could not be run on this request");
+  wait(batcher, jobs[2]);
   CHECK(result_of(*jobs[2]) == std::vector<float>{8});
   CHECK(complaints == std::vector<std::string>{"a request could not be run: the graph fails, at /a/path"});
 }
@@ -151,15 +158,23 @@ TEST_CASE("a full queue, a deadline and a sender that leaves") {
   batcher.submit(left);
   CHECK(thrown_by<Refused>([&] { batcher.submit(job_of({3})); }) ==
         "2 requests wait for this model already; try again later");
-  CHECK(thrown_by<Refused>([&] { batcher.wait(late, never); }) == "the answer was not there within 60 s");
+  std::atomic<int> told = 0;
+  late->when_done = left->when_done = [&] { ++told; };
+  batcher.abandon(late);
   CHECK(batcher.waiting() == 1);
-  CHECK(contains(thrown_by<Refused>([&] { batcher.wait(left, [] { return true; }); }), "the sender left"));
+  batcher.abandon(left);
   CHECK(batcher.waiting() == 0);
   const auto expired = job_of({4});
   expired->deadline = Clock::now();
+  expired->when_done = [&] { told += 10; };
   batcher.submit(expired);
   gate.open();
-  batcher.wait(running, never);
+  wait(batcher, running);
+  CHECK(contains(thrown_by<Refused>([&] { wait(batcher, expired); }), "until its time was up"));
+  while (told == 0) {
+    std::this_thread::yield();
+  }
+  CHECK(told == 10);
   CHECK(result_of(*running) == std::vector<float>{6});
 }
 
@@ -170,8 +185,8 @@ TEST_CASE("a batch waits for others no longer than it may") {
   const std::array jobs{job_of({0}), job_of({1})};  // together they are full: nothing waits for a minute
   batcher.submit(jobs[0]);
   batcher.submit(jobs[1]);
-  batcher.wait(jobs[0], never);
-  batcher.wait(jobs[1], never);
+  wait(batcher, jobs[0]);
+  wait(batcher, jobs[1]);
   CHECK(batches == std::vector<std::int64_t>{2});
 }
 

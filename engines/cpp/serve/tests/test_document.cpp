@@ -25,6 +25,15 @@ TEST_CASE("what is in an object in data is passed over") {
   CHECK(found.data.at(0)->is_regular());
 }
 
+TEST_CASE("of a key that is there twice the last counts") {
+  const auto found = document_of(R"({"inputs": [{"data": [1]}, {"data": [2]}], "a": 1, "a": {"b": 1, "b": 2},
+                                     "inputs": [{"data": [1], "data": [3, 4]}, {"data": [5], "data": "x"}, {}]})");
+  CHECK(plainconv::json::shown(found.root, 200) == "{'a': {'b': 2}, 'inputs': [{'data': []}, {'data': 'x'}, {}]}");
+  REQUIRE(found.data.size() >= 1);
+  CHECK(found.data[0]->size() == 2);
+  CHECK((found.data.size() == 1 || !found.data[1].has_value()));
+}
+
 TEST_CASE("what is no request's JSON") {
   const auto said = [](const std::string& text) { return thrown_by<SyntaxError>([&] { (void)document_of(text); }); };
   const std::string deep(600, '[');
@@ -33,7 +42,6 @@ TEST_CASE("what is no request's JSON") {
   CHECK(contains(said(R"({"inputs": [{"data": [1e999]}]})"), "a number beyond float64"));
   CHECK(contains(said(std::string("{}\0more", 7)), "wrong at byte 3"));
   CHECK(contains(said("\xEF\xBB\xBF{}"), "wrong at byte 1"));
-  CHECK(contains(said(R"({"a": 1, "a": 2})"), "a key appears twice"));
   CHECK(contains(said(R"({"inputs": [{"data": [1, }]})"), "wrong at byte"));
   std::string many = "[0";
   for (std::size_t i = 0; i < most_values; ++i) {

@@ -3,16 +3,17 @@
 
 #include <netinet/in.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <thread>
 
 #include "http_server.hpp"
 #include "refusals.hpp"
 #include "serving_doubles.hpp"
 
-using plainconv::serve::Descriptor;
 using plainconv::serve::HttpServer;
 using plainconv::serve::Listener;
 using plainconv::serve::ServeOptions;
@@ -29,11 +30,16 @@ class Client {
     address.sin_port = htons(static_cast<std::uint16_t>(port));
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     timeval long_time{60, 0};
-    ::setsockopt(socket_.get(), SOL_SOCKET, SO_RCVTIMEO, &long_time, sizeof(long_time));
-    REQUIRE(::connect(socket_.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0);
+    ::setsockopt(socket_, SOL_SOCKET, SO_RCVTIMEO, &long_time, sizeof(long_time));
+    REQUIRE(::connect(socket_, reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0);
   }
+  Client(const Client&) = delete;
+  Client& operator=(const Client&) = delete;
+  Client(Client&&) = delete;
+  Client& operator=(Client&&) = delete;
+  ~Client() { ::close(socket_); }
   void send(const std::string& text) const {
-    REQUIRE(::send(socket_.get(), text.data(), text.size(), MSG_NOSIGNAL) == static_cast<ssize_t>(text.size()));
+    REQUIRE(::send(socket_, text.data(), text.size(), MSG_NOSIGNAL) == static_cast<ssize_t>(text.size()));
   }
   /// Everything up to the end of one answer with a content-length; less where the connection ends.
   std::string receive() {
@@ -49,7 +55,7 @@ class Client {
         }
       }
       std::array<char, 4096> piece{};
-      const ssize_t count = ::recv(socket_.get(), piece.data(), piece.size(), 0);
+      const ssize_t count = ::recv(socket_, piece.data(), piece.size(), 0);
       if (count <= 0) {
         return std::exchange(received_, "");
       }
@@ -58,7 +64,7 @@ class Client {
   }
 
  private:
-  Descriptor socket_;
+  int socket_;
   std::string received_;
 };
 
@@ -71,23 +77,31 @@ std::string request_of(float first, const std::string& more = "") {
 
 /// A server and all that it needs.
 struct Running {
-  explicit Running(Gate* gate = nullptr, ServeOptions given = {})
-      : options(std::move(given)), net(summing_network(gate)) {
-    Listener listener("127.0.0.1", 0);
+  explicit Running(Gate* held = nullptr, ServeOptions given = {}) : options(std::move(given)), gate(held) {
+    options.port = 0;
+    options.lame_duck = plainconv::serve::Seconds(0);
+    store.load_all();
+    Listener listener(options);
     port = listener.port();
     server.emplace(std::move(listener), shared);
   }
   ServeOptions options;
-  plainconv::Network net;
+  Gate* gate;
   plainconv::serve::AccessLog log{""};
   std::mutex mutex;
   std::vector<std::string> complaints;
-  Service service{net, options, [this](const std::string& why) {
-                    const std::scoped_lock lock(mutex);
-                    complaints.push_back(why);
-                  }};
-  plainconv::serve::Shared shared{service, options, log, [](const std::string&) {},
-                                  plainconv::serve::Bearer(options.token)};
+  plainconv::serve::Metrics metrics;
+  plainconv::serve::Store store{"no/bundle",
+                                [this](const std::filesystem::path&) { return summing_network(gate); },
+                                options,
+                                metrics,
+                                {[this](const std::string& why) {
+                                   const std::scoped_lock lock(mutex);
+                                   complaints.push_back(why);
+                                 },
+                                 [](const std::string&) {}}};
+  Service service{store, options, metrics};
+  plainconv::serve::Shared shared{service, log, [](const std::string&) {}, plainconv::serve::Bearer(options.token)};
   int port = 0;
   std::optional<HttpServer> server;
 };
@@ -133,7 +147,7 @@ TEST_CASE("once its device was lost a model is not ready, nor is the server, whi
   client.send(request_of(1));
   const std::string refused = client.receive();
   CHECK(contains(refused, " 503 "));
-  CHECK(contains(refused, "model sums_of_rows cannot compute any more (its device was lost)"));
+  CHECK(contains(refused, "model 'sums_of_rows' cannot compute any more (its device was lost)"));
   CHECK(contains(asked("/v2/health/live"), " 200 "));
   CHECK(contains(asked("/metrics"), "plainconv_model_ready{model=\"sums_of_rows\",version=\"1\"} 0\n"));
   const std::scoped_lock lock(running.mutex);
@@ -163,7 +177,7 @@ TEST_CASE("a request that lacks its body when the grace ends is given up") {
   Running running(nullptr, options);
   {
     Client client(running.port);
-    client.send("POST /v2/models/sums_of_rows/infer HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n");
+    client.send("POST /v2/models/sums_of_rows/infer HTTP/1.1\r\nhost: x\r\nContent-Length: 5\r\n\r\n");
     while (running.shared.under_way == 0) {
       std::this_thread::yield();
     }
@@ -180,19 +194,82 @@ TEST_CASE("a run that fails, a full memory, and requests that are none do not en
   const std::string failed = client.receive();
   CHECK(failed.starts_with("HTTP/1.1 500"));
   CHECK(contains(failed, R"({"error": "the model could not be run on this request"})"));
-  client.send("BREW /v2 HTTP/1.1\r\n\r\n");
-  CHECK(contains(client.receive(), R"({"error": "the request is none that this server knows"})"));
+  client.send("BREW /v2 HTTP/1.1\r\nhost: x\r\n\r\n");
+  CHECK(contains(client.receive(), R"({"error": "this path takes another method"})"));
   client.send(request_of(2));
   CHECK(contains(client.receive(), "\"data\":[8.0]"));
-  client.send("POST /v2/models/sums_of_rows/infer HTTP/1.1\r\nContent-Length: 1001\r\n\r\n");
+  client.send("POST /v2/models/sums_of_rows/infer HTTP/1.1\r\nhost: x\r\nContent-Length: 1001\r\n\r\n");
   const std::string large = client.receive();
   CHECK(large.starts_with("HTTP/1.1 413"));
   CHECK(contains(large, "Connection: close"));
   CHECK(client.receive().empty());
-  const Service::Room room(running.service, options.max_pending);
+  Service::Room room(running.service, "elsewhere");
+  room.hold(running.options.max_pending);
   Client other(running.port);
   other.send(request_of(2));
   CHECK(contains(other.receive(), "the requests under way fill this server's memory"));
+}
+
+TEST_CASE("what was announced takes no memory, what arrives does; a peer leaves a quarter to the others") {
+  ServeOptions options;
+  options.max_pending = 1000;
+  Running running(nullptr, options);
+  std::vector<std::unique_ptr<Client>> silent;
+  for (int i = 0; i < 20; ++i) {
+    silent.push_back(std::make_unique<Client>(running.port));
+    silent.back()->send("POST /v2/models/sums_of_rows/infer HTTP/1.1\r\nhost: x\r\nContent-Length: 900\r\n\r\n");
+  }
+  while (running.shared.under_way != silent.size()) {
+    std::this_thread::yield();
+  }
+  Client client(running.port);
+  client.send(request_of(1));
+  CHECK(contains(client.receive(), "\"data\":[7.0]"));
+  Service::Room room(running.service, "127.0.0.1");
+  room.hold(700);
+  client.send(request_of(1));
+  const std::string answer = client.receive();
+  CHECK(contains(answer, "HTTP/1.1 429"));
+  CHECK(contains(answer, "from this address fill its share of the memory"));
+}
+
+TEST_CASE("from one who was refused nothing more is read, others are read to the end of their answer") {
+  ServeOptions options;
+  options.token = std::string(16, 't');
+  Running running(nullptr, options);
+  Client client(running.port);
+  client.send("POST /v2/models/m/infer HTTP/1.1\r\nhost: x\r\nContent-Length: 90000000\r\n\r\n");
+  CHECK(contains(client.receive(), "HTTP/1.1 401"));
+  CHECK(client.receive().empty());
+}
+
+TEST_CASE("a Unix socket, one that a killed server left, and one that is taken") {
+  std::string folder = "/tmp/plainconv-unix-XXXXXX";
+  REQUIRE(::mkdtemp(folder.data()) != nullptr);
+  ServeOptions options;
+  options.unix_socket = folder + "/s";
+  {
+    const int left = ::socket(AF_UNIX, SOCK_STREAM, 0);
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    options.unix_socket.copy(address.sun_path, sizeof(address.sun_path) - 1);
+    REQUIRE(::bind(left, reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0);
+    ::close(left);
+    Running running(nullptr, options);
+    CHECK(contains(thrown_by<plainconv::Error>([&] { const Listener second(options); }), "give another --unix-socket"));
+    const int socket = ::socket(AF_UNIX, SOCK_STREAM, 0);
+    REQUIRE(::connect(socket, reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0);
+    const std::string request = "GET /v2/health/ready HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    REQUIRE(::send(socket, request.data(), request.size(), 0) == static_cast<ssize_t>(request.size()));
+    std::array<char, 100> answer{};
+    CHECK(::recv(socket, answer.data(), answer.size() - 1, 0) > 0);
+    CHECK(contains(answer.data(), "HTTP/1.1 200 OK"));
+    ::close(socket);
+  }
+  CHECK(::access(options.unix_socket.c_str(), F_OK) != 0);
+  options.unix_socket = std::string(200, 'x');
+  CHECK(contains(thrown_by<plainconv::Error>([&] { const Listener too_long(options); }), "HTTP cannot listen on xxx"));
+  ::rmdir(folder.c_str());
 }
 
 TEST_CASE("names that a model is served by") {

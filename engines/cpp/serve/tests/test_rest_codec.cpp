@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "connection.hpp"
+#include "body.hpp"
 #include "refusals.hpp"
 #include "rest_codec.hpp"
 #include "serving_doubles.hpp"
@@ -67,8 +67,7 @@ TEST_CASE("lengths of the JSON") {
   using plainconv::serve::header_length;
   CHECK_FALSE(header_length(std::nullopt, 5));
   CHECK(header_length("5", 5) == 5);
-  CHECK(header_length("005", 5) == 5);
-  for (const char* wrong : {"", "6", "-1", "+1", "0x1", " 1", "1.0", "9999999999999999999"}) {
+  for (const char* wrong : {"", "005", "6", "-1", "+1", "0x1", " 1", "1.0", "9999999999999999999"}) {
     CHECK(contains(thrown_by<Refused>([&] { (void)header_length(wrong, 5); }), "wanted up to the 5 bytes of the body"));
   }
 }

@@ -13,7 +13,10 @@ TEST_CASE("paths lead where the protocol says") {
   CHECK(route_of("GET", "/metrics").endpoint == Endpoint::metrics);
   const auto infer = route_of("POST", "/v2/models/a b/versions/7/infer");
   CHECK((infer.endpoint == Endpoint::infer && infer.model == "a b" && infer.version == "7"));
-  CHECK_FALSE(route_of("GET", "/v2/models/ready").version);
+  CHECK(route_of("GET", "/v2/models/ready").version.empty());
+  CHECK(route_of("GET", "/v2/models/stats").endpoint == Endpoint::statistics);
+  CHECK(route_of("GET", "/v2/models/stats/ready").model == "stats");
+  CHECK(route_of("POST", "/v2/repository/models/a/unload").endpoint == Endpoint::unload);
   CHECK(route_of("GET", "/v2/models/m/ready").endpoint == Endpoint::model_ready);
 }
 

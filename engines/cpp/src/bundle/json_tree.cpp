@@ -39,6 +39,24 @@ void Tree::check_keys() const {
   }
 }
 
+void Tree::keep_last_keys() {
+  auto& members = std::get<Object>(open_.back());
+  std::unordered_set<std::string_view> seen;
+  std::vector<bool> is_last(members.size());
+  for (std::size_t i = members.size(); i-- > 0;) {
+    is_last[i] = seen.insert(members[i].key).second;
+  }
+  if (seen.size() != members.size()) {
+    Object kept;
+    for (std::size_t i = 0; i < members.size(); ++i) {
+      if (is_last[i]) {
+        kept.push_back(std::move(members[i]));
+      }
+    }
+    members = std::move(kept);
+  }
+}
+
 void Tree::close() {
   Value value = std::move(open_.back());
   open_.pop_back();

@@ -25,6 +25,8 @@ class Tree {
   void key(std::string name);
   /// Throws SyntaxError where the open object has a key twice.
   void check_keys() const;
+  /// Of a key that the open object has twice, what was there before the last goes.
+  void keep_last_keys();
   void close();
 
   /// Those that are open, the outermost first.

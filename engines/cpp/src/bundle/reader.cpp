@@ -250,6 +250,11 @@ std::string shown_path(const std::filesystem::path& path) {
   return all.empty() ? "." : all;
 }
 
+std::optional<std::string> identity_of(const std::filesystem::path& folder) {
+  const auto raw = manifest_bytes(shown_path(folder));
+  return raw ? sha256_in_manifest(*raw) : std::nullopt;
+}
+
 Bundle Bundle::open(const std::filesystem::path& folder) {
   const std::string path = shown_path(folder);
   std::string broken;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -24,6 +25,9 @@ struct Bundle {
   /// The graph of a precision, by the name of its file. Throws EngineError where the bundle has none.
   [[nodiscard]] std::string graph_of(std::string_view precision) const;
 };
+
+/// The sha256 of the bundle in a folder, as its manifest says; nothing where there is none, or half of it.
+[[nodiscard]] std::optional<std::string> identity_of(const std::filesystem::path& folder);
 
 /// A path as Python shows it: without "." and doubled or trailing slashes.
 [[nodiscard]] std::string shown_path(const std::filesystem::path& path);
