@@ -2,6 +2,8 @@
 
 #include <sys/stat.h>
 
+#include <filesystem>
+
 #include "bundle/plain_file.hpp"
 #include "text.hpp"
 
@@ -10,7 +12,7 @@ namespace {
 
 std::string read_file(const std::string& path) {
   constexpr std::size_t most = 1024 * 1024UL;
-  const PlainFile file(path, path);
+  const PlainFile file(std::filesystem::canonical(path), path);  // Kubernetes mounts secrets behind symbolic links
   std::string all(most, '\0');
   std::size_t size = 0;
   while (const std::size_t count = file.read(std::span(all).subspan(size))) {
