@@ -12,7 +12,12 @@ namespace {
 
 std::string read_file(const std::string& path) {
   constexpr std::size_t most = 1024 * 1024UL;
-  const PlainFile file(std::filesystem::canonical(path), path);  // Kubernetes mounts secrets behind symbolic links
+  std::error_code error;
+  const auto place = std::filesystem::canonical(path, error);  // Kubernetes mounts secrets behind symbolic links
+  if (error) {
+    throw SystemError{error.value(), path};
+  }
+  const PlainFile file(place, path);
   std::string all(most, '\0');
   std::size_t size = 0;
   while (const std::size_t count = file.read(std::span(all).subspan(size))) {

@@ -394,9 +394,13 @@ def test_traces_in_the_access_log(program, bundle, tmp_path):
 
 
 def test_tls_and_a_new_certificate(program, bundle, tmp_path):
-    """Given a certificate -> TLS with it; replaced by a bad pair, then by a good one -> the old, then the new one."""
+    """Given a certificate, behind a link as Kubernetes mounts secrets -> TLS with it; a bad pair, then a good one in its
+    place -> the old, then the new one."""
     certificate, key = write_certificate(tmp_path)
-    words = ("--tls-cert", certificate, "--tls-key", key, "--max-connections", 8)
+    links = [tmp_path / "tls.crt", tmp_path / "tls.key"]
+    for link, file in zip(links, (certificate, key), strict=True):
+        link.symlink_to(file)
+    words = ("--tls-cert", links[0], "--tls-key", links[1], "--max-connections", 8)
 
     def seen(port, trusted):
         context = ssl.create_default_context(cadata=trusted)
