@@ -394,8 +394,7 @@ def test_traces_in_the_access_log(program, bundle, tmp_path):
 
 
 def test_tls_and_a_new_certificate(program, bundle, tmp_path):
-    """Given a certificate, behind a link as Kubernetes mounts secrets -> TLS with it; a bad pair, then a good one in its
-    place -> the old, then the new one."""
+    """Given a certificate behind a link -> TLS with it; replaced by a bad pair, then a good one -> the old, the new."""
     certificate, key = write_certificate(tmp_path)
     links = [tmp_path / "tls.crt", tmp_path / "tls.key"]
     for link, file in zip(links, (certificate, key), strict=True):
