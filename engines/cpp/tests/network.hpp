@@ -75,7 +75,11 @@ struct Written {
     } folder;
     const std::string model = number(1, 10) + bytes(7, graph) + bytes(8, number(2, 20));
     const std::string path = folder.path + "/" + plainconv::sha256_of(model) + ".onnx";
-    std::ofstream(path, std::ios::binary) << model;
+    static std::mutex one_at_a_time;
+    const std::scoped_lock lock(one_at_a_time);
+    if (!std::filesystem::exists(path)) {  // others may be reading it
+      std::ofstream(path, std::ios::binary) << model;
+    }
     return path;
   }
 };

@@ -58,7 +58,7 @@ def export(monkeypatch, tmp_path):
         def load(source, request):
             torch.manual_seed(0)
             example, sha256 = torch.randn(shape), weights_sha256(module)
-            return Network(source, module.eval(), {"input": example}, {}, {"source": source}, sha256)
+            return Network(source, module.eval(), {"input": example}, None, {"source": source}, sha256)
 
         monkeypatch.setattr(pipeline, "load_network", load)
         return export_bundle(Job("net", Request(), tmp_path / "b", **options))
@@ -114,7 +114,7 @@ def test_eager_network_is_freed_before_the_onnx_is_written(monkeypatch, tmp_path
         module = Net().eval()
         alive.append(weakref.ref(module))
         return Network(
-            source, module, {"input": torch.randn(1, 3, 8, 8)}, {}, {"source": source}, weights_sha256(module)
+            source, module, {"input": torch.randn(1, 3, 8, 8)}, None, {"source": source}, weights_sha256(module)
         )
 
     def write(*arguments):

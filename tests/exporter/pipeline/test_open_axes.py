@@ -59,7 +59,7 @@ def export(monkeypatch, tmp_path):
         module = Net(forward).eval()
 
         def load(source, request):
-            return Network("net", module, {"input": torch.randn(shape)}, {}, {"source": source}, weights_sha256(module))
+            return Network("net", module, {"input": torch.randn(shape)}, None, {"source": source}, weights_sha256(module))
 
         monkeypatch.setattr(pipeline, "load_network", load)
         job = Job("net", Request(), tmp_path / "b", dynamic_size=size, **options)
@@ -189,7 +189,7 @@ def test_usual_size_is_that_of_the_export():
 def network():
     torch.manual_seed(0)
     module = Net(lambda net, y: net.head(y.mean((2, 3)))).eval()
-    return Network("net", module, {"input": torch.randn(1, 3, 32, 32)}, {}, {}, "0" * 64)
+    return Network("net", module, {"input": torch.randn(1, 3, 32, 32)}, None, {}, "0" * 64)
 
 
 def at_corners(network, batch, size, macs=1000):

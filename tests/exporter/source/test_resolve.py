@@ -144,7 +144,7 @@ def test_half_precision_is_widened_and_said(user, name, dtype, precision):
     narrow = {key: x for key, x in state.items() if x.is_floating_point() and (name != "Mixed" or "head" in key)}
     assert all(torch.equal(x.to(dtype).float(), x) for x in narrow.values())
     assert network.warnings == (
-        f"{name} has weights in {str(dtype).removeprefix('torch.')}: exported in float32, which holds each exactly; "
+        f"{network.name} has weights in {str(dtype).removeprefix('torch.')}: exported in float32, which holds each exactly; "
         f"--precision {precision} makes it that again",
     )
 

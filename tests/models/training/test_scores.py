@@ -69,6 +69,7 @@ def test_it_is_coco_s(seed: int, capsys: Any) -> None:
         right = np.concatenate([low, low + draw.uniform(10, 30, (4, 2))], 1)
         truth.append(Boxes(right, draw.integers(0, 3, 4), np.ones(4)))
         near = right[draw.integers(0, 4, 7)] + draw.normal(0, 3, (7, 4))
+        near[:, 2:] = np.maximum(near[:, 2:], near[:, :2] + 1)  # COCO counts no box of negative area
         found.append(Boxes(near, draw.integers(0, 3, 7), draw.uniform(0, 1, 7)))
     coco = coco_module.COCO()
 

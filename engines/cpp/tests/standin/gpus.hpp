@@ -206,6 +206,7 @@ class Gpus {
   void no_capture_here();
 
   std::unordered_set<Work> unsettled_;
+  std::vector<decltype(Memory::bytes)> late_;  // given back by a caller while a runner that is lost may still use it
   std::map<std::thread::id, int> current_;
   std::size_t count_ = 0;
 };
