@@ -59,7 +59,9 @@ def export(monkeypatch, tmp_path):
         module = Net(forward).eval()
 
         def load(source, request):
-            return Network("net", module, {"input": torch.randn(shape)}, None, {"source": source}, weights_sha256(module))
+            return Network(
+                "net", module, {"input": torch.randn(shape)}, None, {"source": source}, weights_sha256(module)
+            )
 
         monkeypatch.setattr(pipeline, "load_network", load)
         job = Job("net", Request(), tmp_path / "b", dynamic_size=size, **options)
