@@ -143,10 +143,9 @@ def test_half_precision_is_widened_and_said(user, name, dtype, precision):
     assert {tensor.dtype for tensor in state.values() if tensor.is_floating_point()} == {torch.float32}
     narrow = {key: x for key, x in state.items() if x.is_floating_point() and (name != "Mixed" or "head" in key)}
     assert all(torch.equal(x.to(dtype).float(), x) for x in narrow.values())
-    assert network.warnings == (
-        f"{network.name} has weights in {str(dtype).removeprefix('torch.')}: exported in float32, which holds each exactly; "
-        f"--precision {precision} makes it that again",
-    )
+    type_ = str(dtype).removeprefix("torch.")
+    found = f"{network.name} has weights in {type_}: exported in float32, which holds each exactly"
+    assert network.warnings == (f"{found}; --precision {precision} makes it that again",)
 
 
 @pytest.mark.parametrize(("name", "wanted"), [("pair", ("output_0", "output_1")), ("mapping", ("y",))])
