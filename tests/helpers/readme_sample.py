@@ -12,8 +12,9 @@ WIDEST = 118
 
 
 def sample() -> str:
-    """The output without its seconds, its lines cut to the README's width."""
-    command = [sys.executable, "-m", "plainconv.exporter", "inspect", "out/digits"]
+    """The output of a terminal as wide as the README's samples, without its seconds; longer lines are cut."""
+    wide = f"from plainconv.exporter.cli import main, table; table.NARROW = {WIDEST}"
+    command = [sys.executable, "-c", f"{wide}; main.main(['inspect', 'out/digits'])"]
     text = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
     lines = [line.rstrip() for line in text.partition("\nseconds: ")[0].splitlines()]
     return "".join(f"{line if len(line) <= WIDEST else line[: WIDEST - 1] + '…'}\n" for line in lines)
