@@ -18,6 +18,7 @@ from plainconv.exporter.bundle import (
     sha256_of_file,
     sha256_of_files,
     update_bundle,
+    write_whole,
 )
 from plainconv.exporter.errors import EngineError, PlainconvWarning
 
@@ -233,15 +234,10 @@ def _name(backend: Backend, compiled: Compiled, precision: str, options: BuildOp
 
 
 def _write(out: Path, data: bytes) -> None:
-    """Write it as one step: `out` is the old file or the whole new one."""
-    partial = out.with_name(f"{out.name}.partial")
     try:
-        partial.write_bytes(data)
-        partial.replace(out)
+        write_whole(out, data)
     except OSError as error:
         raise EngineError(f"{out}: cannot be written ({error.strerror}); choose another place") from None
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _file_record(path: Path) -> FileRecord:

@@ -6,7 +6,9 @@ imports no torch: what needs it is loaded on first use.
 
 from typing import TYPE_CHECKING, Any
 
-from .catalogue import CIFAR, DIGITS, IMAGENET, Entry, create, entries, find
+from plainconv.exporter.bundle.presets import DIGITS, IMAGENET
+
+from .catalogue import CIFAR, Entry, create, entries, find
 
 if TYPE_CHECKING:
     from .deepening import deepen

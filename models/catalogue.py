@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from plainconv.exporter.bundle.presets import COCO, DIGITS, IMAGENET, YOLO, Recipe
 from plainconv.exporter.errors import SourceError
 
 from .options import Option, problems_of
@@ -18,39 +19,8 @@ from .parameters import PARAMETERS
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-IMAGENET: Mapping[str, Any] = MappingProxyType(
-    {
-        "color": "rgb",
-        "share": 0.875,
-        "scale": 1 / 255,
-        "mean": [0.485, 0.456, 0.406],
-        "std": [0.229, 0.224, 0.225],
-    }
-)
-CIFAR: Mapping[str, Any] = MappingProxyType(
-    {**IMAGENET, "share": 1.0, "mean": [0.4914, 0.4822, 0.4465], "std": [0.247, 0.2435, 0.2616]}
-)
-DIGITS: Mapping[str, Any] = MappingProxyType({"color": "gray", "scale": 1 / 255, "mean": [0.3], "std": [0.4]})
-_BOXED: Mapping[str, Any] = {"color": "rgb", "rule": "letterbox", "antialias": False}
-COCO: Mapping[str, Any] = MappingProxyType(
-    {
-        **_BOXED,
-        "scale": 1.0,
-        "mean": [123.675, 116.28, 103.53],
-        "std": [58.395, 57.12, 57.375],
-        "value": [123.675, 116.28, 103.53],
-        "place": "corner",
-    }
-)
-YOLO: Mapping[str, Any] = MappingProxyType(
-    {
-        **_BOXED,
-        "scale": 1 / 255,
-        "mean": [0.0, 0.0, 0.0],
-        "std": [1.0, 1.0, 1.0],
-        "value": [114.0, 114.0, 114.0],
-        "place": "centre",
-    }
+CIFAR: Recipe = MappingProxyType(
+    {**IMAGENET, "share": 1.0, "mean": (0.4914, 0.4822, 0.4465), "std": (0.247, 0.2435, 0.2616)}
 )
 
 
@@ -71,7 +41,7 @@ class Entry:
     takes: str
     heads: tuple[str, str]
     input_shape: tuple[int, int, int, int] = (1, 3, 224, 224)
-    preprocessing: Mapping[str, Any] = field(default_factory=lambda: IMAGENET)
+    preprocessing: Recipe = field(default_factory=lambda: IMAGENET)
     postprocess: str | None = None
 
     @property

@@ -57,6 +57,17 @@ def classifier_options(name: str, num_classes: int = 1000) -> dict[str, Option]:
     return {"num_classes": whole(num_classes), "in_channels": whole(3)}
 
 
+def detector_options(score: float, iou: float, candidates: int, detections: int) -> dict[str, Option]:
+    """Return the thresholds and counts of a detector, with these defaults, and how its suppression is expressed."""
+    return {
+        "score_threshold": fraction(score),
+        "iou_threshold": fraction(iou),
+        "candidates": whole(candidates),
+        "detections": whole(detections),
+        "nms": word("plain", "node"),
+    }
+
+
 def problems_of(options: Mapping[str, Any], known: Mapping[str, Option]) -> list[str]:
     """Name everything wrong with `options`, one string each; none if nothing is.
 

@@ -27,7 +27,7 @@ EXPORTER: Mapping[str, set[str]] = {
     "partition": {"onnx_file"},
     "precision": {"parity", "onnx_file"},
     "reparam": {"parity"},
-    "parity": {"count", "onnx_file", "onnx_module"},
+    "parity": {"count", "onnx_file", "onnx_module", "bundle"},
     "onnx_file": set(),
     "onnx_module": {"onnx_file"},
     "bundle": set(),
@@ -65,7 +65,7 @@ ENGINES: Mapping[str, set[str]] = {
 """The rooms of engines/, from servers above runners to what every runtime shares."""
 
 ACROSS: Mapping[str, set[str]] = {
-    "models": {"exporter.errors", "exporter.progress"},
+    "models": {"exporter.errors", "exporter.progress", "exporter.bundle"},
     "engines": {
         "exporter.bundle", "exporter.errors", "exporter.progress", "exporter.version", "exporter.wheels",
         "exporter.source.shapes",  # the ranges of open axes

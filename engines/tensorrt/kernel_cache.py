@@ -3,11 +3,11 @@
 import contextlib
 import os
 import re
-import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
 
+from plainconv.exporter.bundle import write_whole
 from plainconv.exporter.errors import PlainconvWarning, one_line
 
 from .bindings import RAISED
@@ -40,7 +40,7 @@ class KernelCache:
             data = bytes(self._cache.serialize())
             if data and data != self._read and len(data) <= MOST_BYTES:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
-                _replace(self._path, data)
+                write_whole(self._path, data, is_private=True)
                 self._read = data
                 _prune(self._path.parent)
 
@@ -71,17 +71,6 @@ def cache_file(engine: str, gpu: str, version: str) -> Path | None:
         return None
     folder = Path(named) if named else base / "plainconv" / "kernels"
     return folder / f"{engine[:32]}-{re.sub('[^A-Za-z0-9.]+', '_', gpu)}-{version}.rtx"
-
-
-def _replace(path: Path, data: bytes) -> None:
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def _prune(folder: Path) -> None:

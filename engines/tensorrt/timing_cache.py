@@ -1,10 +1,10 @@
 """TensorRT's measurements of its kernels, kept in a file from one build to the next."""
 
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
+from plainconv.exporter.bundle import write_whole
 from plainconv.exporter.errors import EngineError
 
 from ..backend import Backend
@@ -39,15 +39,6 @@ def write_cache(config: Any, path: Path) -> None:
     """Put the measurements into `path`, whole or not at all. Raises EngineError where it cannot be written."""
     data = config.get_timing_cache().serialize()
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(name, path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        write_whole(path, data, is_private=True)
     except OSError as error:
         raise EngineError(f"timing cache {path} cannot be written ({error.strerror}); give another file") from None

@@ -25,7 +25,8 @@ from .manifest import (
 from .postprocessing import Postprocessing, classes_of, default_of
 from .preprocessing import Letterbox, Preprocessing, Resize
 from .reader import Bundle, identity, read_manifest, sha256_of_file
-from .tensor import DTYPES, TensorSpec
+from .tensor import DTYPES, TensorSpec, slice_words
+from .whole_file import write_whole
 from .writer import Draft, check_target, update_bundle, write_bundle
 
 __all__ = [
@@ -59,6 +60,8 @@ __all__ = [
     "sha256_of_arrays",
     "sha256_of_file",
     "sha256_of_files",
+    "slice_words",
     "update_bundle",
     "write_bundle",
+    "write_whole",
 ]

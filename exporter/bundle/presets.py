@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ..errors import SourceError
@@ -18,17 +19,21 @@ from .preprocessing import CHANNELS, VERSION, Letterbox, Preprocessing, Resize, 
 Recipe = Mapping[str, Any]
 NONE = "none"
 _UNIT = {"color": "rgb", "scale": 1 / 255, "mean": (0.0,) * 3, "std": (1.0,) * 3}
-_IMAGENET: Recipe = {**_UNIT, "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "share": 0.875}
 _MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 _BOXED: Recipe = {"rule": "letterbox", "antialias": False}
+IMAGENET: Recipe = MappingProxyType(
+    {**_UNIT, "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "share": 0.875}
+)
+COCO: Recipe = MappingProxyType(
+    {**_BOXED, "color": "rgb", "scale": 1.0, "mean": _MEAN, "std": _STD, "value": _MEAN, "place": "corner"}
+)
+YOLO: Recipe = MappingProxyType({**_BOXED, **_UNIT, "value": (114.0,) * 3, "place": "centre"})
+DIGITS: Recipe = MappingProxyType({"color": "gray", "scale": 1 / 255, "mean": (0.3,), "std": (0.4,)})
 PRESETS: Mapping[str, tuple[Recipe, tuple[int, int]]] = {
-    "imagenet": (_IMAGENET, (224, 224)),
-    "coco": (
-        {**_BOXED, "color": "rgb", "scale": 1.0, "mean": _MEAN, "std": _STD, "value": _MEAN, "place": "corner"},
-        (800, 1280),
-    ),
-    "yolo": ({**_BOXED, **_UNIT, "value": (114.0,) * 3, "place": "centre"}, (640, 640)),
-    "digits": ({"color": "gray", "scale": 1 / 255, "mean": (0.3,), "std": (0.4,)}, (32, 32)),
+    "imagenet": (IMAGENET, (224, 224)),
+    "coco": (COCO, (800, 1280)),
+    "yolo": (YOLO, (640, 640)),
+    "digits": (DIGITS, (32, 32)),
 }
 """Each with the size that it has where its name says none, as `imagenet-320` and `yolo-384x640` do."""
 _NAME = re.compile(r"([a-z]+)(?:-([1-9][0-9]{0,4})(?:x([1-9][0-9]{0,4}))?)?")

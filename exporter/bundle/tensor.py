@@ -6,6 +6,11 @@ DTYPES = ("bool", "int8", "uint8", "int32", "int64", "float16", "bfloat16", "flo
 PART_DTYPES = (*DTYPES, "float8_e4m3fn")
 
 
+def slice_words(axis: int | None, index: int | None) -> str:
+    """A slice as NumPy would write it, "[:, 4]" of axis 1; "" for the whole."""
+    return "" if axis is None or index is None else f"[{':, ' * axis}{index}]"
+
+
 @dataclass(frozen=True)
 class TensorSpec:
     """One input or output: its dtype as NumPy spells it, and its shape with symbolic axes as strings."""

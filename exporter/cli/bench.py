@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..bundle import write_whole
 from ..errors import EngineError, SourceError
 from ..progress import track
 from .arguments import count, devices
@@ -257,15 +258,10 @@ def _description(runner: "Runner") -> dict[str, Any]:
 
 
 def _write(target: Path, result: Mapping[str, Any]) -> None:
-    """Write JSON as one step: `target` is the old file or the whole new one."""
-    partial = target.with_name(f"{target.name}.partial")
     try:
-        partial.write_text(json.dumps(result), encoding="utf-8")
-        partial.replace(target)
+        write_whole(target, json.dumps(result).encode())
     except OSError as error:
         raise SourceError(f"{target}: cannot be written ({error.strerror}); choose another place") from None
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 # ------------------------------------------------------------------ what is shown

@@ -2,12 +2,11 @@
 
 import argparse
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..bundle import Bundle
+from ..bundle import Bundle, write_whole
 from ..errors import SourceError
 
 SUMMARY = "a bundle as one HTML file: what was merged, parities, layers, parts, hashes"
@@ -77,14 +76,7 @@ def _machine(machine: Mapping[str, Any]) -> str:
 
 
 def _write(target: Path, text: str) -> None:
-    """Write as one step: `target` is the old file or the whole new one."""
     try:
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=target.parent, prefix=f".{target.name}.", delete=False
-        ) as file:
-            file.write(text)
-        partial = Path(file.name)
-        partial.chmod(0o644)
-        partial.replace(target)
+        write_whole(target, text.encode())
     except OSError as error:
         raise SourceError(f"{target}: cannot be written ({error.strerror}); choose another place") from None

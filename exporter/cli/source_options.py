@@ -123,25 +123,12 @@ def request_of(args: argparse.Namespace) -> "Request":
 
 def refuse_weights(args: argparse.Namespace, wanted: str) -> None:
     """Raise SourceError for an option of `weight_arguments` that is nothing without what is `wanted`."""
-    given = {f"--{name.replace('_', '-')}": getattr(args, name) for name in _WEIGHTS}
-    used = [option for option, value in given.items() if value not in (None, [], "auto")]
-    if used:
-        raise SourceError(f"{used[0]} given without {wanted}; give both, or neither")
-
-
-_WEIGHTS = (
-    "checkpoint",
-    "ema",
-    "key",
-    "drop",
-    "layout",
-    "slope",
-    "random_init",
-    "set",
-    "input_shape",
-    "input",
-    "inputs",
-)
+    parser = argparse.ArgumentParser(add_help=False)
+    weight_arguments(parser)
+    usual = vars(parser.parse_args([]))
+    used = next((name for name, value in usual.items() if getattr(args, name) != value), None)
+    if used is not None:
+        raise SourceError(f"--{used.replace('_', '-')} given without {wanted}; give both, or neither")
 
 
 def _shape(text: str, least: int = 2) -> tuple[int, ...]:

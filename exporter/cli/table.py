@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from ..bundle import Bundle, EngineRecord, GraphRecord, Manifest, ShapeRange, SplitRecord, default_of
+from ..bundle import Bundle, EngineRecord, GraphRecord, Manifest, ShapeRange, SplitRecord, default_of, slice_words
 from ..bundle.codec import plain_json
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ def _parities(parities: Sequence[Mapping[str, Any]]) -> Table:
     for p in parities:
         table.add_row(
             p["step"],
-            f"{p.get('output') or ''}{place(p)}",
+            f"{p.get('output') or ''}{slice_words(p.get('axis'), p.get('index'))}",
             f"{_MEASURES.get(p.get('measure', ''), '')}{p['error']:.2e}" if p.get("error") is not None else "",
             f"{p['tolerance']:.2e}" if p.get("tolerance") is not None else "",
             f"{p['top1']:.2%}" if p.get("top1") is not None else "",
@@ -192,12 +192,6 @@ def _parities(parities: Sequence[Mapping[str, Any]]) -> Table:
             str(p["status"]).partition(":")[0],
         )
     return table
-
-
-def place(parity: Mapping[str, Any]) -> str:
-    """The slice of the output that an error is of, as NumPy would write it: "[:, 4]"; "" where it is of the whole."""
-    axis, index = parity.get("axis"), parity.get("index")
-    return "" if axis is None or index is None else f"[{':, ' * axis}{index}]"
 
 
 def _parts(parities: Sequence[Mapping[str, Any]]) -> list[str]:

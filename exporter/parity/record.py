@@ -4,6 +4,8 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..bundle.tensor import slice_words
+
 HELD = "held"
 FAILED = "failed"
 NOT_CERTIFIED = "not certified"
@@ -60,7 +62,7 @@ class Parity:
     @property
     def place(self) -> str:
         """The slice that the error is of, as NumPy would write it: "[:, 4]"; "" where it is of the whole."""
-        return "" if self.axis is None else f"[{':, ' * self.axis}{self.index}]"
+        return slice_words(self.axis, self.index)
 
     def __str__(self) -> str:
         if math.isnan(self.error) and self.status not in (HELD, FAILED):

@@ -11,6 +11,7 @@ import onnx
 import onnxruntime as ort
 
 from ..errors import one_line
+from ..onnx_module.by_reference import names_read
 from .onnx_run import session_options
 
 SMALL, FEW_WEIGHTS = 64 << 20, 4 << 20
@@ -108,7 +109,7 @@ class Segments:
                 read.add(name)
             elif id(node) not in nodes:
                 nodes[id(node)] = node
-                waiting += names_read(node)
+                waiting += filter(None, names_read(node))
         return sorted(nodes.values(), key=lambda node: self._order[id(node)]), read
 
     def _session(self, name: str) -> ort.InferenceSession | str:
@@ -130,15 +131,6 @@ class Segments:
             except Exception as error:  # as above
                 self._sessions[name] = one_line(error, 160)
         return self._sessions[name]
-
-
-def names_read(node: onnx.NodeProto) -> list[str]:
-    """The values that a node reads, those within its branches and loops among them."""
-    inner = [each for attribute in node.attribute for each in (attribute.g, *attribute.graphs)]
-    return [
-        *filter(None, node.input),
-        *(name for graph in inner for within in graph.node for name in names_read(within)),
-    ]
 
 
 def _session_of(model: onnx.ModelProto, *, optimized: bool) -> ort.InferenceSession:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ..bundle import Bundle
+from ..bundle import Bundle, slice_words
 from . import charts
 
 TITLE = "Parity"
@@ -35,9 +35,7 @@ MEASURES = {"max": "largest error", "rms": "root mean square error", "agreement"
 
 def _row(p: Mapping[str, Any]) -> dict[str, Any]:
     status = str(p.get("status") or "")
-    axis, index = p.get("axis"), p.get("index")
-    place = "" if axis is None or index is None else f"[{':, ' * axis}{index}]"
-    output = f"{p.get('output') or ''}{place}"
+    output = f"{p.get('output') or ''}{slice_words(p.get('axis'), p.get('index'))}"
     accuracy = p.get("accuracy") or {}
     images = accuracy.get("images")
     names = [name for name in (str(p.get("step") or ""), output) if name]

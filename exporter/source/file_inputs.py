@@ -12,7 +12,7 @@ from ..errors import SourceError
 from ..onnx_file.type_names import type_name
 from ..onnx_module import REMEDY
 from ..parity.inputs import batch_of
-from .inputs import Data, refuse_two_ways, rows_of_npz
+from .inputs import Data, refuse_both, refuse_two_ways, rows_of_npz
 from .network import InputSpec, Request
 
 
@@ -31,9 +31,7 @@ def examples_of_file(inputs: Sequence[Any], request: Request) -> tuple[dict[str,
     unknown = next((name for name in (*specs, *rows) if name not in names), None)
     if unknown is not None:
         raise SourceError(f"there is no input {unknown}; the ONNX file has {', '.join(names)}")
-    both = next((name for name in specs if name in rows), None)
-    if both is not None:
-        raise SourceError(f"--input {both} given, and --inputs has it too; wanted each name once")
+    refuse_both(request, rows)
     if request.input_shape is not None and len(names) > 1:
         raise SourceError(
             f"--input-shape is for one input, the ONNX file has {', '.join(names)}; give --input NAME=SHAPE"

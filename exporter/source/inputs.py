@@ -1,6 +1,6 @@
 """What a network is called with: shapes by name, an .npz file of arrays, an example beside its function, or a shape."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,13 @@ def refuse_two_ways(request: Request) -> None:
         raise SourceError(f"--input {twice} given twice; wanted each name once")
 
 
+def refuse_both(request: Request, rows: Collection[str]) -> None:
+    """Raise SourceError where `request` names an input that its file has, too: the names of `rows`."""
+    both = next((spec.name for spec in request.inputs if spec.name in rows), None)
+    if both is not None:
+        raise SourceError(f"--input {both} given, and --inputs has it too; wanted each name once")
+
+
 def named_tensors(request: Request) -> tuple[dict[str, Tensor], dict[str, np.ndarray]]:
     """The example of each input that `request` names, and the rows [n, …] of those in its file.
 
@@ -80,10 +87,9 @@ def named_tensors(request: Request) -> tuple[dict[str, Tensor], dict[str, np.nda
         data = rows_of_npz(request.inputs_file)
         tensors = {name: torch.from_numpy(x[:1] if x.ndim else x) for name, x in data.items()}
         data = {name: x for name, x in data.items() if x.ndim}
+    refuse_both(request, tensors)
     generator = torch.Generator().manual_seed(0)
     for spec in request.inputs:
-        if spec.name in tensors:
-            raise SourceError(f"--input {spec.name} given, and --inputs has it too; wanted each name once")
         try:
             tensors[spec.name] = tensor_of(spec.shape, spec.dtype or "float32", generator)
         except Exception as error:  # more than memory holds

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..options import Option, flag, fraction, whole, word
+from ..options import Option, detector_options, flag, whole
 from .backbone import FeaturePyramid, VanillaBackbone, named_conv
 from .boxes import Anchors, best, best_of_level, clipped, decode, image_sizes, rows
 from .regions import pasted, region_features
@@ -28,13 +28,9 @@ def options_of(name: str) -> dict[str, Option]:
         "channels": whole(256),
         "hidden": whole(1024),
         "proposals": whole(1000),
-        "score_threshold": fraction(0.05),
-        "iou_threshold": fraction(0.5),
-        "candidates": whole(2000),
-        "detections": whole(100),
         "sampling": whole(0, low=0, high=8),
         "paste": flag(False),
-        "nms": word("plain", "node"),
+        **detector_options(0.05, 0.5, 2000, 100),
     }
 
 

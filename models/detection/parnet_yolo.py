@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..options import Option, fraction, whole, wholes, word
+from ..options import Option, detector_options, whole, wholes, word
 from ..parnet import ParNet
 from ..parnet_blocks import Branches
 from .boxes import best, rows
@@ -32,11 +32,7 @@ def options_of(name: str) -> dict[str, Option]:
         "activation": word("silu", "relu"),
         "planes": wholes(PLANES),
         "neck": whole(512, low=4),
-        "score_threshold": fraction(0.001),
-        "iou_threshold": fraction(0.6),
-        "candidates": whole(3000),
-        "detections": whole(300),
-        "nms": word("plain", "node"),
+        **detector_options(0.001, 0.6, 3000, 300),
     }
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..options import Option, fraction, whole, word
+from ..options import Option, detector_options, whole
 from .backbone import FeaturePyramid, VanillaBackbone, named_conv
 from .boxes import Anchors, best, best_of_level, clipped, decode, image_sizes
 
@@ -25,11 +25,7 @@ def options_of(name: str) -> dict[str, Option]:
         "num_classes": whole(80),
         "series_order": whole(4, low=0, high=15),
         "channels": whole(256),
-        "score_threshold": fraction(0.05),
-        "iou_threshold": fraction(0.5),
-        "candidates": whole(1000),
-        "detections": whole(100),
-        "nms": word("plain", "node"),
+        **detector_options(0.05, 0.5, 1000, 100),
     }
 
 

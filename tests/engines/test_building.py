@@ -1,9 +1,9 @@
 """Engines in a bundle: built into it, and verified with it."""
 
 import importlib.util
+import os
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -126,14 +126,13 @@ def test_build_engine_where_nothing_can_be_written(tmp_path, onnx_file, monkeypa
 def test_build_engine_that_cannot_be_written_keeps_the_old_file(tmp_path, onnx_file, monkeypatch):
     """Given a disk that is full -> one line, the old file whole and nothing beside it."""
 
-    def full(path, data):
-        path.touch()
+    def full(handle):
         raise OSError(28, "No space left on device")
 
     out = tmp_path / "x" / "x.engine"
     out.parent.mkdir()
     out.write_bytes(b"old")
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(EngineError, match=r"cannot be written .No space left on device.; choose another place"):
         building.build_engine(onnx_file, out, options=SM86)
     assert list(out.parent.iterdir()) == [out] and out.read_bytes() == b"old"
