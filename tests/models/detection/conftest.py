@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from plainconv.models.detection.mask_rcnn import MaskRCNN
-from plainconv.models.detection.retinanet import RetinaNet
+from plainconv.models.detection.retinanet import DIMS, STRIDES, RetinaNet
 
 Detector = Callable[..., tuple[Any, conformance_helper.Parts, Tensor]]
 
@@ -29,7 +29,11 @@ def retinanet() -> Detector:
         vector = conformance_helper.load_parts(vector_name)
         told = vector.options
         network = RetinaNet(
-            told["dims"], told["strides"], series_order=told["act_num"], channels=told["channels"], **options
+            told.get("dims", DIMS),
+            told.get("strides", STRIDES),
+            series_order=told["act_num"],
+            channels=told.get("channels", 256),
+            **options,
         )
         return loaded(network, vector), vector, torch.from_numpy(vector.image).double()
 
@@ -46,11 +50,11 @@ def mask_rcnn() -> Detector:
         vector = conformance_helper.load_parts(vector_name)
         told, test = vector.options, vector.options["test_cfg"]
         network = MaskRCNN(
-            told["dims"],
-            told["strides"],
+            told.get("dims", DIMS),
+            told.get("strides", STRIDES),
             series_order=told["act_num"],
-            channels=told["channels"],
-            hidden=told["fc"],
+            channels=told.get("channels", 256),
+            hidden=told.get("fc", 1024),
             proposals=test["rpn"]["max_per_img"],
             detections=test["rcnn"]["max_per_img"],
             **options,

@@ -24,15 +24,17 @@ def _narrow(drawn_state: Draw, *, csp: bool) -> ParNetYolo:
 @pytest.mark.slow
 @pytest.mark.parametrize("csp", [False, True])
 def test_norms_left_are_those_that_no_conv_reaches(csp: bool, drawn_state: Draw) -> None:
-    """A norm behind an activation, a concat or a gate, with an activation behind itself, is in no one conv's reach."""
+    """A norm behind an activation or a gate, with an activation behind itself, is in no conv's reach.
+
+    Those behind two concatenated convs, which the CSP streams have, go into both.
+    """
     network = _narrow(drawn_state, csp=csp)
     image = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0)).double()
     _, report = reparameterize(network, image)
     gates = 14  # the skip of each stride-1 block, whose gate reads the norm
     fusions = 4
     necks = 5  # SPPCSP, and four CSP2: one half of what they norm is an activation
-    streams = 3 if csp else 0  # two convs of different inputs, concatenated: no one conv
-    assert report.counts_after["norm"] == gates + fusions + necks + streams
+    assert report.counts_after["norm"] == gates + fusions + necks
 
 
 @pytest.mark.slow
