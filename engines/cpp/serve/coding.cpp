@@ -50,6 +50,21 @@ struct Stream : z_stream {
 
 auto* bytes_of(const void* data) noexcept { return static_cast<Bytef*>(const_cast<void*>(data)); }  // NOLINT
 
+/// A piece more of what `work`, inflate or deflate, makes of the `left` bytes that the stream has still to read.
+template <class Work>
+int go_on(z_stream& stream, std::size_t& left, std::string& all, const Work& work) {
+  const std::size_t size = all.size();
+  all.resize(size + piece);
+  stream.avail_in = static_cast<uInt>(std::min<std::size_t>(left, UINT_MAX));
+  const uInt given = stream.avail_in;
+  stream.next_out = bytes_of(all.data() + size);
+  stream.avail_out = piece;
+  const int outcome = work(&stream);
+  left -= given - stream.avail_in;
+  all.resize(size + piece - stream.avail_out);
+  return outcome;
+}
+
 }  // namespace
 
 std::string_view coding_of(std::string_view content_encoding) {
@@ -88,15 +103,7 @@ Body decompressed(std::span<const std::byte> body, std::string_view coding, std:
   int outcome = Z_OK;
   std::size_t left = body.size();
   while (outcome == Z_OK && (left != 0 || stream.avail_out == 0)) {
-    const std::size_t size = all.size();
-    all.resize(size + piece);
-    stream.avail_in = static_cast<uInt>(std::min<std::size_t>(left, UINT_MAX));
-    const uInt given = stream.avail_in;
-    stream.next_out = bytes_of(all.data() + size);
-    stream.avail_out = piece;
-    outcome = inflate(&stream, Z_NO_FLUSH);
-    left -= given - stream.avail_in;
-    all.resize(size + piece - stream.avail_out);
+    outcome = go_on(stream, left, all, [](z_stream* now) { return inflate(now, Z_NO_FLUSH); });
     if (all.size() > limit) {
       throw too_large(text("the request's body is larger than the ", limit, " bytes that this server takes"));
     }
@@ -127,15 +134,7 @@ std::string compressed(std::span<const std::string_view> pieces, std::string_vie
     std::size_t left = bytes.size();
     int outcome = Z_OK;
     do {
-      const std::size_t size = all.size();
-      all.resize(size + piece);
-      stream.avail_in = static_cast<uInt>(std::min<std::size_t>(left, UINT_MAX));
-      const uInt given = stream.avail_in;
-      stream.next_out = bytes_of(all.data() + size);
-      stream.avail_out = piece;
-      outcome = deflate(&stream, flush);
-      left -= given - stream.avail_in;
-      all.resize(size + piece - stream.avail_out);
+      outcome = go_on(stream, left, all, [&](z_stream* now) { return deflate(now, flush); });
     } while (flush == Z_FINISH ? outcome != Z_STREAM_END : left != 0);
   };
   for (const std::string_view each : pieces) {

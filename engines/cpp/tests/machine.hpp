@@ -9,6 +9,7 @@
 
 #include "bundle/sha256.hpp"
 #include "calls.hpp"
+#include "folder.hpp"
 #include "tensorrt/loading.hpp"
 
 /// GPUs 0 to 3 of "sm80", but 3, which is "sm90". The engine of a file is that of the part which has its name as file,
@@ -16,9 +17,7 @@
 class Machine {
  public:
   explicit Machine(SplitNetwork of) : net(std::move(of)) {
-    std::string name = (std::filesystem::temp_directory_path() / "plainconv-XXXXXX").string();
-    REQUIRE(::mkdtemp(name.data()) != nullptr);
-    bundle.folder = name;
+    bundle.folder = own_.path;
     bundle.manifest = net.manifest;
     here.gpu = [](int number) {
       return number > 3 ? throw plainconv::EngineError("no such GPU")
@@ -34,7 +33,7 @@ class Machine {
   Machine& operator=(const Machine&) = delete;
   Machine(Machine&&) = delete;
   Machine& operator=(Machine&&) = delete;
-  ~Machine() { std::filesystem::remove_all(bundle.folder); }
+  ~Machine() = default;
 
   void add_file(plainconv::EngineRecord& record, bool is_broken = false) {
     const auto named = std::ranges::find(net.split.parts, record.file, &plainconv::PartRecord::file);
@@ -73,6 +72,9 @@ class Machine {
   std::map<std::string, int> device_of;  // in use while an engine was loaded
   std::vector<std::string> said;
   plainconv::Reasons reasons;
+
+ private:
+  Folder own_;
 };
 
 /// Of one input and one output, as engines for one batch alone want it.

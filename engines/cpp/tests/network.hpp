@@ -2,8 +2,6 @@
 // whole of each gives.
 #pragma once
 
-#include <unistd.h>
-
 #include <bit>
 #include <cstdlib>
 #include <filesystem>
@@ -16,6 +14,7 @@
 #include <vector>
 
 #include "bundle/sha256.hpp"
+#include "folder.hpp"
 #include "standin/library.hpp"
 #include "standin/model.hpp"
 #include "tensorrt/runner.hpp"
@@ -64,17 +63,9 @@ struct Written {
   }
   /// Where it is now; equal graphs are one file.
   [[nodiscard]] std::string file() const {
-    static const struct Folder {
-      std::string path = (std::filesystem::temp_directory_path() / "plainconv-XXXXXX").string();
-      Folder() { path = ::mkdtemp(path.data()) == nullptr ? "" : path; }
-      Folder(const Folder&) = delete;
-      Folder& operator=(const Folder&) = delete;
-      Folder(Folder&&) = delete;
-      Folder& operator=(Folder&&) = delete;
-      ~Folder() { std::filesystem::remove_all(path); }
-    } folder;
+    static const Folder folder;
     const std::string model = number(1, 10) + bytes(7, graph) + bytes(8, number(2, 20));
-    const std::string path = folder.path + "/" + plainconv::sha256_of(model) + ".onnx";
+    const std::string path = (folder.path / (plainconv::sha256_of(model) + ".onnx")).string();
     static std::mutex one_at_a_time;
     const std::scoped_lock lock(one_at_a_time);
     if (!std::filesystem::exists(path)) {  // others may be reading it

@@ -5,6 +5,7 @@
 #include <fstream>
 
 #include "bundle/sha256.hpp"
+#include "folder.hpp"
 #include "refusals.hpp"
 #include "serving_doubles.hpp"
 #include "store.hpp"
@@ -15,21 +16,6 @@ using plainconv::serve::Store;
 namespace fs = std::filesystem;
 
 namespace {
-
-/// A folder of its own, which goes with it.
-struct Folder {
-  Folder() {
-    std::string name = (fs::temp_directory_path() / "plainconv-store-XXXXXX").string();
-    REQUIRE(::mkdtemp(name.data()) != nullptr);
-    path = name;
-  }
-  Folder(const Folder&) = delete;
-  Folder& operator=(const Folder&) = delete;
-  Folder(Folder&&) = delete;
-  Folder& operator=(Folder&&) = delete;
-  ~Folder() { fs::remove_all(path); }
-  fs::path path;
-};
 
 /// A manifest of that content, with its own hash, as a bundle has one. Its hash.
 std::string write(const fs::path& folder, const std::string& content) {

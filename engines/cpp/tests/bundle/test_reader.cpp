@@ -6,25 +6,9 @@
 
 #include "bundle/sha256.hpp"
 #include "doubles.hpp"
+#include "folder.hpp"
 
 namespace {
-
-/// A folder of a test's own.
-class Folder {
- public:
-  Folder() {
-    std::string name = (std::filesystem::temp_directory_path() / "plainconv-XXXXXX").string();
-    REQUIRE(::mkdtemp(name.data()) != nullptr);
-    path = name;
-  }
-  Folder(const Folder&) = delete;
-  Folder& operator=(const Folder&) = delete;
-  Folder(Folder&&) = delete;
-  Folder& operator=(Folder&&) = delete;
-  ~Folder() { std::filesystem::remove_all(path); }
-
-  std::filesystem::path path;
-};
 
 std::string refused(const std::filesystem::path& path) {
   return thrown_by<plainconv::BundleError>([&] { (void)plainconv::Bundle::open(path); });

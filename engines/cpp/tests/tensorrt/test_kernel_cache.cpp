@@ -11,25 +11,12 @@
 #include <vector>
 
 #include "doubles.hpp"
+#include "folder.hpp"
 
 namespace {
 
 namespace fs = std::filesystem;
 using plainconv::KernelFile;
-
-struct Folder {
-  Folder() {
-    std::string name = (fs::temp_directory_path() / "plainconv-XXXXXX").string();
-    REQUIRE(::mkdtemp(name.data()) != nullptr);
-    path = name;
-  }
-  Folder(const Folder&) = delete;
-  Folder& operator=(const Folder&) = delete;
-  Folder(Folder&&) = delete;
-  Folder& operator=(Folder&&) = delete;
-  ~Folder() { fs::remove_all(path); }
-  fs::path path;
-};
 
 /// What a file gives, and what is said of it.
 struct Read {

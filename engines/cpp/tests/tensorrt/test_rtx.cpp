@@ -4,6 +4,7 @@
 
 #include <cstdlib>
 
+#include "folder.hpp"
 #include "machine.hpp"
 #include "tensorrt/backend.hpp"
 
@@ -14,23 +15,17 @@ using Batches = std::vector<std::pair<std::int64_t, std::int64_t>>;
 /// The folder of compiled kernels, as the environment names it.
 struct Kernels {
   Kernels() {
-    std::string name = (std::filesystem::temp_directory_path() / "plainconv-XXXXXX").string();
-    REQUIRE(::mkdtemp(name.data()) != nullptr);
-    folder = name;
-    ::setenv("PLAINCONV_CACHE", name.c_str(), 1);  // NOLINT(concurrency-mt-unsafe): there is one thread
+    ::setenv("PLAINCONV_CACHE", folder.path.c_str(), 1);  // NOLINT(concurrency-mt-unsafe): there is one thread
   }
   Kernels(const Kernels&) = delete;
   Kernels& operator=(const Kernels&) = delete;
   Kernels(Kernels&&) = delete;
   Kernels& operator=(Kernels&&) = delete;
-  ~Kernels() {
-    ::unsetenv("PLAINCONV_CACHE");  // NOLINT(concurrency-mt-unsafe)
-    std::filesystem::remove_all(folder);
-  }
+  ~Kernels() { ::unsetenv("PLAINCONV_CACHE"); }  // NOLINT(concurrency-mt-unsafe)
   [[nodiscard]] std::vector<std::filesystem::path> files() const {
-    return {std::filesystem::directory_iterator(folder), {}};
+    return {std::filesystem::directory_iterator(folder.path), {}};
   }
-  std::filesystem::path folder;
+  Folder folder;
 };
 
 constexpr int eager = 1;
@@ -155,7 +150,7 @@ TEST_CASE("what was compiled is on disk when the runner goes, and there for the 
     compiled = {R"({"a":[2,4]})", R"({"a":[3,4]})"};
     REQUIRE(kernels.files().size() == 1);
     CHECK(kernels.files()[0] ==
-          kernels.folder / (machine.bundle.manifest.engines[0].sha256.substr(0, 32) + "-A_sm80-1.7.rtx"));
+          kernels.folder.path / (machine.bundle.manifest.engines[0].sha256.substr(0, 32) + "-A_sm80-1.7.rtx"));
   }
   std::ofstream(kernels.files()[0]) << "not what it was";
   Machine machine(small({{1, 4}}));
