@@ -76,7 +76,7 @@ def cluster(ray: Any) -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def two(cluster: Any) -> Iterator[RayCluster]:
     """A connection that loads into two replicas."""
-    with RayCluster(RayOptions(replicas=2, start_s=LONG_S)) as connection:
+    with RayCluster(RayOptions(replicas=2, start_s=4 * LONG_S)) as connection:
         yield connection
     assert cluster.is_initialized()  # it was there before
 
@@ -188,7 +188,7 @@ def test_no_place(cluster: Any, make: Any, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_autoscaling(cluster: Any, make: Any, tmp_path: Path) -> None:
     """Given bounds that begin at none -> the first batch brings a replica, and as many runs as the most may have."""
-    options = RayOptions(autoscale=(0, 2), autoscaling={"upscale_delay_s": 0.0}, start_s=LONG_S)
+    options = RayOptions(autoscale=(0, 2), autoscaling={"upscale_delay_s": 0.0}, start_s=4 * LONG_S)
     with RayCluster(options) as scaling:
         loaded = scaling.load(Bundle.open(make(tmp_path / "sums")), OPTIONS)
         assert loaded.workers == 4
