@@ -58,7 +58,7 @@ class Group:
 
 @dataclass(frozen=True)
 class GroupedSum:
-    """A sum of groups."""
+    """A sum of two groups or more; all terms in one group are a `OneMap`."""
 
     groups: tuple[Group, ...]
 

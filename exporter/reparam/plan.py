@@ -179,7 +179,7 @@ class Planner:
             while found := self._next_groups(rest, op.last, some):
                 groups += found
                 rest = [t for t in rest if not any(t in group.terms for group in found)]
-                if groups[0].terms != op.terms:  # all in one group is a OneMap
+                if len(groups[0].terms) < len(op.terms):  # all in one group is a OneMap
                     yield GroupedSum((*groups, *(Group(None, (t,)) for t in rest)))
 
     def _next_groups(self, terms: list[tuple[fx.Node, float]], last: bool, some: bool) -> list[Group]:

@@ -26,6 +26,19 @@ def test_parallel_branches_become_one_conv(check_pass) -> None:
     check_pass(PASS, given, ["Conv", "Relu"], NORM | {"w": (4, 4, 3, 3), "v": (4, 4, 1, 1), "bias": (4,)})
 
 
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("branches", [3, 5])
+def test_any_number_of_branches_becomes_one_conv(check_pass, branches: int, groups: int) -> None:
+    """Given a 1×1 branch, several of 3×3 and a norm, as in MobileOne → Result one Conv; they pay in any order."""
+    convs = [f"b{i} = Conv<pads=[1,1,1,1], group={groups}>(x, w{i})" for i in range(branches)]
+    sums = [f"s{i + 1} = Add(s{i}, b{i})" for i in range(branches)]
+    given = f"""(double[1,4,8,8] x) => (double[1,4,8,8] y) {{
+        s0 = Conv<group={groups}>(x, v) {" ".join([*convs, *sums])}
+        n = BatchNormalization(x, gamma, beta, mean, var) t = Add(s{branches}, n) y = Relu(t) }}"""
+    kernels = {f"w{i}": (4, 4 // groups, 3, 3) for i in range(branches)}
+    check_pass(PASS, given, ["Conv", "Relu"], NORM | {"v": (4, 4 // groups, 1, 1)} | kernels)
+
+
 @pytest.mark.parametrize("between", ["LeakyRelu<alpha=1.0>(c)", "Identity(c)", "Dropout(c)", "PRelu(c, one)"])
 def test_a_chain_of_1x1_convs_becomes_one(check_pass, between: str) -> None:
     given = f"""(double[N,4,8,8] x) => (double[N,6,8,8] y) {{
