@@ -122,6 +122,7 @@ class SurgeryReport:
         costs = [f.name for f in fields(Work) if f.name != "unknown" or self.work_before.unknown]
         lines = [f"{'cost, batch 1':<24}{'before':>16}{'after':>16}"]
         lines += [f"{c:<24}{getattr(self.work_before, c):>16,}{getattr(self.work_after, c):>16,}" for c in costs]
+        lines += [f"{'price, in elements':<24}{self.work_before.price:>16,.0f}{self.work_after.price:>16,.0f}"]
         ops = sorted({*self.before, *self.after}, key=lambda op: (-self.before.get(op, 0), op))
         counts = [*((op, self.before.get(op, 0), self.after.get(op, 0)) for op in ops)]
         counts.append(("nodes", sum(self.before.values()), sum(self.after.values())))
