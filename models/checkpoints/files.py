@@ -159,6 +159,8 @@ def _torch_problem(message: str) -> str:
     """Say in one line what torch.load said in many."""
     if named := re.search(r"GLOBAL ([\w.]+)", message):
         return _refused((named[1],))
+    if "Invalid magic number" in message:
+        return f"is a pickle that torch.save did not write; wanted a .pth, .pt or .safetensors file; {OWN_LOADER}"
     if "Unsupported operand" in message:
         return (
             "is pickled by a protocol that is not read; wanted the one that torch.save takes by itself: leave "

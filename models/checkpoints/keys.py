@@ -5,6 +5,7 @@
     module.conv.weight, _orig_mod.conv.weight, conv.module.weight    conv.weight
     conv.weight_g, conv.weight_v          conv.parametrizations.weight.original0, .original1
     conv.weight_orig, .weight_u, .weight_v    conv.parametrizations.weight.original, .0._u, .0._v
+    conv.weight_orig, .weight_mask        conv.parametrizations.weight.original, .0.mask
 """
 
 import re
@@ -19,6 +20,7 @@ WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoin
 
 WEIGHT_NORM = {"_g": "original0", "_v": "original1"}
 SPECTRAL_NORM = {"_orig": "original", "_u": "0._u", "_v": "0._v"}
+PRUNED = {"_orig": "original", "_mask": "0.mask"}
 
 COUNTERS = frozenset({"total_ops", "total_params", "n_averaged", "num_updates", "steps", "step", "decay", "initted"})
 LOSSES = frozenset({"criterion", "criterions", "criteria", "loss", "losses", "loss_fn", "loss_func", "loss_function"})
@@ -43,7 +45,7 @@ def without_wrappers(key: str) -> str:
 def _parametrized(key: str, known: Collection[str]) -> str:
     stem, underline, last = key.rpartition("_")
     ending = underline + last
-    for spellings in (SPECTRAL_NORM, WEIGHT_NORM):
+    for spellings in (SPECTRAL_NORM, WEIGHT_NORM, PRUNED):
         if ending in spellings and all(stem + other in known for other in spellings):
             owner, dot, name = stem.rpartition(".")
             return f"{owner}{dot}parametrizations.{name}.{spellings[ending]}"
@@ -99,22 +101,50 @@ def is_average(prefix: str) -> bool:
 
 
 def fused_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Replace weight-normed pairs by the weights that they make, for a network without weight norm.
+    """Replace parametrized weights by what they come to, for a network that is not parametrized.
 
-        w = g · v / ‖v‖,  the norm over all axes along which g has one element
+        weight norm      w = g · v / ‖v‖,  the norm over all axes along which g has one element
+        spectral norm    w = v / (uᵀ · V · z),  V the matrix of v whose rows are those of u (Miyato et al. 2018, eq. 8)
+        pruning          w = v · mask
 
-    In float64, rounded once.
+    In float64, rounded once. The weight takes the place of the first of its parts.
     """
-    plain = dict(state)
+    parts: dict[str, dict[str, str]] = defaultdict(dict)
     for name in state:
         owner, parametrizations, rest = name.rpartition("parametrizations.")
         weight, _, last = rest.partition(".")
-        partner = f"{owner}{parametrizations}{weight}.original1"
-        if not parametrizations or last != "original0" or partner not in state:
-            continue
-        g, v = plain.pop(name), plain.pop(partner)
-        if g.is_floating_point() and v.is_floating_point() and g.ndim in (0, v.ndim):
+        if parametrizations:
+            parts[owner + weight][last] = name
+    plain: dict[str, Tensor] = dict(state)
+    for weight, names in parts.items():
+        known = {last: state[name] for last, name in names.items()}
+        made = _made_of(known) if all(tensor.is_floating_point() for tensor in known.values()) else None
+        if made is not None:
+            plain = {name: tensor for name, tensor in plain.items() if name not in names.values()} | {weight: made}
+    return plain
+
+
+def holder_of(weight: str, holders: Mapping[str, str]) -> str:
+    """Name the dict that a weight of `fused_weights` came from: that of its first part."""
+    owner, dot, name = weight.rpartition(".")
+    parts = f"{owner}{dot}parametrizations.{name}."
+    return next(holder for part, holder in holders.items() if part.startswith(parts))
+
+
+def _made_of(parts: Mapping[str, Tensor]) -> Tensor | None:
+    """The weight that the parts of a parametrization make; None where they are no known one, or do not fit."""
+    match parts:
+        case {"original0": g, "original1": v} if len(parts) == 2 and g.ndim in (0, v.ndim):
             axes = [axis for axis in range(v.ndim) if g.ndim == 0 or g.shape[axis] == 1]
             norm = torch.linalg.vector_norm(v.double(), dim=axes, keepdim=True)
-            plain[owner + weight] = (g.double() * v.double() / norm).to(v.dtype)
-    return plain
+            return (g.double() * v.double() / norm).to(v.dtype)
+        case {"original": v, "0._u": u, "0._v": z} if len(parts) == 3 and u.ndim == z.ndim == 1:
+            rows = next((axis for axis in (0, 1) if v.ndim > 1 and v.shape[axis] == u.numel()), None)
+            if rows is None or v.numel() != u.numel() * z.numel():
+                return None
+            sigma = u.double() @ v.double().movedim(rows, 0).flatten(1) @ z.double()
+            return (v.double() / sigma).to(v.dtype)
+        case {"original": v, "0.mask": mask} if len(parts) == 2 and v.shape == mask.shape:
+            return v * mask.to(v.dtype)
+        case _:
+            return None

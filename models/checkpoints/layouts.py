@@ -13,7 +13,7 @@ from torch import Tensor
 from plainconv.exporter.errors import CheckpointError
 
 from .content import Checkpoint, some
-from .keys import canonical, fused_weights, is_average, is_counter, is_loss, prefixes
+from .keys import canonical, fused_weights, holder_of, is_average, is_counter, is_loss, prefixes
 
 BARE = "the file itself"
 
@@ -75,9 +75,8 @@ class _Found:
         self.holders = {name: checkpoint.holders[path] for name, path in names.items()}
         if not any("parametrizations." in name for name in wanted):
             self.state = fused_weights(self.state)
-            for name in self.state.keys() - self.holders.keys():
-                owner, dot, weight = name.rpartition(".")
-                self.holders[name] = self.holders[f"{owner}{dot}parametrizations.{weight}.original0"]
+            made = self.state.keys() - self.holders.keys()
+            self.holders |= {name: holder_of(name, self.holders) for name in made}
 
     def weights(self, prefix: str) -> Weights:
         behind = {name.removeprefix(prefix): name for name in self.state if name.startswith(prefix)}

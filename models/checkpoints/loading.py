@@ -66,7 +66,8 @@ def load_into(module: nn.Module, checkpoint: Checkpoint, *, ema: bool | None = N
         closest = found[0] if found else nearest(checkpoint, _needed(twins))
         raise CheckpointError(f"{checkpoint.path.name}: {_misfit(closest, shapes, type(module).__name__)}")
     reading = settle(checkpoint, fitting, ema)
-    check_values(checkpoint, reading)
+    entries = module.state_dict(keep_vars=True)
+    check_values(checkpoint, reading, {name: entries[key] for name, key in spelled.items() if key in entries})
     fill(module, {spelled[name]: tensor for name, tensor in reading.state.items() if name in spelled})
     return info_of(checkpoint, reading, left_out(checkpoint, reading))
 
@@ -84,13 +85,13 @@ def fill(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     module.load_state_dict({**fitting, **absent}, strict=False, assign=on_meta)
 
 
-def check_values(checkpoint: Checkpoint, reading: Weights) -> None:
-    """Refuse weights that are no dense, finite numbers.
+def check_values(checkpoint: Checkpoint, reading: Weights, wanted: Mapping[str, Tensor]) -> None:
+    """Refuse weights that are no dense, finite numbers, or of a type that those wanted cannot hold.
 
     Raises:
         CheckpointError: an entry is none.
     """
-    if problem := problem_of(reading.state):
+    if problem := problem_of(reading.state, wanted):
         raise CheckpointError(f"{checkpoint.path.name}: {problem}")
 
 

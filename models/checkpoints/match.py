@@ -32,9 +32,9 @@ class Mismatch:
         return bool(self.missing or self.unexpected or self.reshaped)
 
     def __str__(self) -> str:
-        parts = []
-        if self.missing or self.unexpected:
-            parts = [_counted(self.missing, "missing"), _counted(self.unexpected, "unexpected")]
+        parts = [
+            _counted(keys, what) for keys, what in ((self.missing, "missing"), (self.unexpected, "unexpected")) if keys
+        ]
         if self.reshaped:
             parts.append(f"{len(self.reshaped)} of another shape (first: {self.reshaped[0]})")
         return ", ".join(parts)
@@ -124,8 +124,7 @@ def _shapes_of_forms(entry: Entry, state: Mapping[str, Tensor]) -> dict[Form, Sh
 
 
 def _counted(keys: tuple[str, ...], what: str) -> str:
-    first = f" (first: {', '.join(keys[:3])})" if keys else ""
-    return f"{len(keys)} {'key' if len(keys) == 1 else 'keys'} {what}{first}"
+    return f"{len(keys)} {'key' if len(keys) == 1 else 'keys'} {what} (first: {', '.join(keys[:3])})"
 
 
 def _times(shape: tuple[int, ...]) -> str:

@@ -76,7 +76,7 @@ def load_checkpoint(
     empty_network(name, "training", options)  # a wrong option is told before a large file is read
     checkpoint = read_checkpoint(path, key=key, drop=drop)
     reading, form, network = _reading_of(entry, checkpoint, ema, layout, options)
-    check_values(checkpoint, reading)
+    check_values(checkpoint, reading, network.state_dict(keep_vars=True))
     fill(network, reading.state)
     asked = options.get("slope") if slope is None else slope
     slope, warnings = _settle_slope(network, checkpoint, asked)

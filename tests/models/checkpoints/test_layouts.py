@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from checkpoint_layouts import LAYOUTS, OTHER, STATE, Net, at
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, prune
 
 from plainconv.exporter.errors import CheckpointError
 from plainconv.models.checkpoints.published import CheckpointInfo, load_into, read_checkpoint
@@ -210,6 +210,32 @@ def test_weight_norm_is_fused_for_a_network_without(wrap: Any, saved: Callable[.
     loaded(saved(source.state_dict()), plain)
     for index in (0, 2):
         assert torch.allclose(plain[index].weight, source[index].weight, rtol=1e-6)
+
+
+@pytest.mark.parametrize("old", [True, False])
+def test_spectral_norm_is_fused_for_a_network_without(old: bool, saved: Callable[..., Path]) -> None:
+    source, plain = normed(parametrizations.spectral_norm), normed(lambda conv: conv)
+    source[:3](torch.ones(2, 3, 9, 9))  # its singular vectors take a step
+    source.eval()
+    state = source.state_dict()
+    if old:
+        names = {"original": "weight_orig", "0._u": "weight_u", "0._v": "weight_v"}
+        state = {
+            stem + names[last] if begins else key: tensor
+            for key, tensor in state.items()
+            for stem, begins, last in [key.partition("parametrizations.weight.")]
+        }
+    loaded(saved(state), plain)
+    for index in (0, 2):
+        assert torch.allclose(plain[index].weight, source[index].weight, rtol=1e-5)
+
+
+def test_pruned_weights_are_fused_for_a_network_without(saved: Callable[..., Path]) -> None:
+    source, plain = normed(lambda conv: prune.random_unstructured(conv, "weight", 0.5)), normed(lambda conv: conv)
+    loaded(saved(source.state_dict()), plain)
+    for index in (0, 2):
+        assert torch.equal(plain[index].weight, source[index].weight)
+        assert (plain[index].weight == 0).any()
 
 
 def test_one_name_of_a_tied_weight_is_enough(saved: Callable[..., Path]) -> None:
