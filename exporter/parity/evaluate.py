@@ -27,7 +27,7 @@ CHUNK = 8
 ROUNDINGS = 3
 """How often a network that chooses is evaluated with coarser roundings; once where that takes long."""
 APART = 1e-9
-"""How far, of the largest output, an image among others may be from the image alone, in float64."""
+"""How far, of the largest output, an image among others may be from the image by itself, in float64."""
 Examples = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
 
 
@@ -160,8 +160,9 @@ def _in_float64(module: nn.Module, inputs: Inputs, batch: int) -> tuple[list[np.
         return found, False, False
     whole = [name in inputs.whole for name in inputs.arrays]
     last = min(max(batch, CHUNK if joined else 1), len(inputs.kinds)) - 1  # of those that were run together first
+    among = [last] * batch  # as often as it takes: some networks take no image alone
     try:
-        alone = run(*(x[last] if w else x[last : last + 1] for x, w in zip(inputs.arrays.values(), whole, strict=True)))
+        alone = run(*(x[last] if w else x[among] for x, w in zip(inputs.arrays.values(), whole, strict=True)))
     except Exception:  # a network made for its batch, whatever it raises
         return found, False, joined
     apart = all(len(y) == len(inputs.kinds) for y in found)
@@ -172,12 +173,14 @@ def _in_float64(module: nn.Module, inputs: Inputs, batch: int) -> tuple[list[np.
 
 
 def _close(y: np.ndarray, alone: np.ndarray) -> bool:
-    if alone.shape != (1, *y.shape):
+    if alone.shape[1:] != y.shape:
         return True  # it says nothing of the images
     if y.dtype.kind != "f":
         return bool(np.mean(y == alone[0]) > 0.999) if y.size else True
+    if not np.isfinite(y).all():
+        return True
     off, most = np.abs(y - alone[0]), float(np.max(np.abs(y), initial=0.0))
-    return not np.isfinite(off).all() or float(np.max(off, initial=0.0)) <= APART * most
+    return bool(np.isfinite(off).all()) and float(np.max(off, initial=0.0)) <= APART * most
 
 
 def _shaken(

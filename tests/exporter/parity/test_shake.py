@@ -79,3 +79,19 @@ def test_each_value_is_moved_by_about_one_rounding_and_the_network_left_as_it_is
     assert 0 < np.abs(y - x).max() < 2.0**-20
     assert np.array_equal(shaken(net, 1.0, 0)(x)[0], y)
     assert np.array_equal(run_module(net)(x)[0], x)
+
+
+class Deviation(nn.Module):
+    """Appends the standard deviation over the batch, which one image alone does not have, as a channel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x, x.std(0).mean().expand(len(x), 1, *x.shape[2:])], 1)
+
+
+def test_a_network_that_takes_no_image_alone_mixes_those_of_its_batch() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), Deviation(), nn.Conv2d(9, 4, 3), nn.Flatten()).eval()
+    reference = reference_from_module(net, torch.zeros(4, 3, 16, 16))
+    assert reference.mixes
+    assert not reference.left_out
+    assert all(reference.judge("eager", run_module(net)))
