@@ -11,18 +11,23 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from .batches import Run, in_batches
-from .inputs import DATA, EDGES, NORMAL, Inputs, Scale, batch_of, test_inputs
-from .order import in_order
+from .inputs import DATA, EDGES, HOT, MAC_BUDGET, NORMAL, ZEROS, Inputs, Scale, batch_of, test_inputs
+from .measure import MULTIPLE
+from .order import matched
 from .own_scale import own_scales
 from .reference import Reference
+from .shake import shaken, turned_rows
+from .turns import excused
 from .uncast import without_autocast
 from .wanted import wanted_output
 from .widen import float64_outputs
 
 CHUNK = 8
 """Images evaluated at a time, where the network takes them together: each weight is widened once for all of them."""
+ROUNDINGS = 3
+"""How often a network that chooses is evaluated with coarser roundings; once where that takes long."""
 APART = 1e-9
-"""How far, of the largest output, an image among others may be from the image alone, in float64."""
+"""How far, of the largest output, an image among others may be from the image by itself, in float64."""
 Examples = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
 
 
@@ -89,15 +94,24 @@ def reference_from_module(
             narrow = [_evaluate(run, inputs, batch, together=False)[0] for run in runs]
         else:
             wide, narrow = [y[rows] for y in wide], [[y[rows] for y in each] for each in narrow]
-    narrow = [in_order(wide, each) for each in narrow]
     kinds = inputs.kinds
+    moved, turns = _shaken(module, inputs, wide, narrow, batch, together=together, mixes=mixes, macs=macs)
+    narrow, moved = ([_but_for_turns(wide, y) for y in each] for each in (narrow, moved))
     spread_of = np.flatnonzero(np.array(kinds) == (DATA if kinds.count(DATA) > 1 else NORMAL))
     names = (*output_names, *(f"output_{i}" for i in range(len(output_names), len(wide))))[: len(wide)]
     outputs = {
-        name: wanted_output(y, [each[i] for each in narrow if each[i].shape == y.shape], kinds, spread_of)
+        name: wanted_output(
+            y,
+            [each[i] for each in narrow if each[i].shape == y.shape],
+            kinds,
+            spread_of,
+            moved=[each[i] for each in moved if each[i].shape == y.shape],
+        )
         for i, (name, y) in enumerate(zip(names, wide, strict=True))
     }
-    return Reference(batch, inputs.arrays, kinds, outputs, longest_sum, _dtype(module), inputs.whole, mixes, left_out)
+    dtype = _dtype(module)
+    found = Reference(batch, inputs.arrays, kinds, outputs, longest_sum, dtype, inputs.whole, mixes, left_out, turns)
+    return found.but_for_amplified() if len(moved) else found
 
 
 def run_module(module: nn.Module, types: Sequence[torch.dtype] | None = None) -> Run:
@@ -146,8 +160,9 @@ def _in_float64(module: nn.Module, inputs: Inputs, batch: int) -> tuple[list[np.
         return found, False, False
     whole = [name in inputs.whole for name in inputs.arrays]
     last = min(max(batch, CHUNK if joined else 1), len(inputs.kinds)) - 1  # of those that were run together first
+    among = [last] * batch  # as often as it takes: some networks take no image alone
     try:
-        alone = run(*(x[last] if w else x[last : last + 1] for x, w in zip(inputs.arrays.values(), whole, strict=True)))
+        alone = run(*(x[last] if w else x[among] for x, w in zip(inputs.arrays.values(), whole, strict=True)))
     except Exception:  # a network made for its batch, whatever it raises
         return found, False, joined
     apart = all(len(y) == len(inputs.kinds) for y in found)
@@ -158,12 +173,62 @@ def _in_float64(module: nn.Module, inputs: Inputs, batch: int) -> tuple[list[np.
 
 
 def _close(y: np.ndarray, alone: np.ndarray) -> bool:
-    if alone.shape != (1, *y.shape):
+    if alone.shape[1:] != y.shape:
         return True  # it says nothing of the images
     if y.dtype.kind != "f":
         return bool(np.mean(y == alone[0]) > 0.999) if y.size else True
+    if not np.isfinite(y).all():
+        return True
     off, most = np.abs(y - alone[0]), float(np.max(np.abs(y), initial=0.0))
-    return not np.isfinite(off).all() or float(np.max(off, initial=0.0)) <= APART * most
+    return bool(np.isfinite(off).all()) and float(np.max(off, initial=0.0)) <= APART * most
+
+
+def _shaken(
+    module: nn.Module,
+    inputs: Inputs,
+    wide: list[np.ndarray],
+    narrow: list[list[np.ndarray]],
+    batch: int,
+    *,
+    together: bool,
+    mixes: bool,
+    macs: float | None,
+) -> tuple[list[list[np.ndarray]], np.ndarray]:
+    """What the roundings of a float32 network may come to where one evaluation does not show it.
+
+    Result: outputs with the flat images' as one more rounding of every value leaves them, none where that cannot be
+    told; and which rows of a sorted list the network chooses otherwise, [images, D].
+    """
+    count = len(inputs.kinds)
+    turns = turned_rows(wide, narrow)
+    apart = all(len(y) == count for y in wide) and not (mixes and batch > 1)
+    if not apart or _dtype(module) != "float32":
+        return [], turns
+    flat = np.flatnonzero(np.isin(inputs.kinds, (ZEROS, HOT)))
+    moved = []
+    with contextlib.suppress(Exception):  # whatever a network raises whose values are replaced on their way
+        if len(flat):
+            rows = replace(
+                inputs,
+                arrays={name: x[flat] for name, x in inputs.arrays.items()},
+                kinds=tuple(inputs.kinds[i] for i in flat),
+            )
+            found, _ = _evaluate(shaken(module, 1.0, 0), rows, batch, together=together)
+            moved = [y.copy() for y in wide]
+            for y, each in zip(moved, found, strict=True):
+                y[flat] = each
+        if len(turns):
+            times = ROUNDINGS if not macs or ROUNDINGS * macs * count <= MAC_BUDGET else 1
+            runs = (shaken(module, MULTIPLE, k) for k in range(times))
+            others = (_evaluate(run, inputs, batch, together=together)[0] for run in runs)
+            turns |= turned_rows(wide, others)
+    return [moved] if moved else [], turns
+
+
+def _but_for_turns(wide: list[np.ndarray], y: list[np.ndarray]) -> list[np.ndarray]:
+    """`y` with each row of a sorted list that has no counterpart as in `wide`."""
+    found = matched(wide, y)
+    return found.outputs if found.astray is None else excused(wide, found, found.astray, every=True)[0]
 
 
 def _finite_rows(each: Sequence[list[np.ndarray]], count: int) -> np.ndarray:

@@ -7,7 +7,8 @@ from all images but the chaotic ones, on which they are `CHAOTIC` times the usua
 alone. A part is allowed what any other part is off by, in its own spread, up to where that would certify nothing. The
 images of zeros and of hot pixels have feature maps of equal values, and in a sum of n equal terms all roundings go the
 same way: added one after another they are off by up to n·u of the sum, where eager PyTorch, which adds in pairs, shows
-nothing of it. On these images n·u·max |y64| is allowed, n being the longest sum in the network.
+nothing of it. On these images n·u·max |y64| is allowed, n being the longest sum in the network, and `MULTIPLE` times
+what one more rounding of every value comes to: where a network normalizes, that of a constant map is all that is left.
 
 Lower precisions, and float32 where single elements are chaotic: the root mean square of these errors: of all elements,
 of each image, and at each index of each axis over the spread there. A slice of n elements is allowed 1 + 3/√n times the
@@ -75,7 +76,7 @@ def float32_tolerances(wanted: Wanted, flat: np.ndarray, longest_sum: int) -> np
         bias = longest_sum * peaks.max(axis=0, initial=0.0) / wanted.scales[flat]
         rounding = np.where(wanted.are_shares(), UNIT_ROUNDOFF["float32"], peaks) / wanted.scales
     allowed: np.ndarray = MULTIPLE * np.maximum(own, np.maximum(typical, rounding.max(axis=0, initial=0.0)))
-    allowed[flat] = np.fmax(allowed[flat], bias)
+    allowed[flat] = np.fmax(allowed[flat], np.fmax(bias, MULTIPLE * wanted.moved[flat]))
     return allowed
 
 

@@ -14,6 +14,7 @@ as that. So a part of them is measured as if it moved by `LEAST_SHARE` at least.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,7 +38,8 @@ class Wanted:
 
     `spreads` [K] and `scales` [images, K] are in the output's units, `own_errors` [images, K] the largest of the
     network itself in its own type, in units of the scale; of integers, [images, 1], the share that differs.
-    `own_rms` is the root mean square of these errors. `slices` gives for each further axis the spread at each index, in
+    `own_rms` is the root mean square of these errors. `moved` [images, K] are the largest errors, of flat images, where
+    every value is rounded once more; else 0. `slices` gives for each further axis the spread at each index, in
     units of the parts' own.
     """
 
@@ -47,6 +49,7 @@ class Wanted:
     scales: np.ndarray
     own_errors: np.ndarray
     own_rms: float
+    moved: np.ndarray
     slices: tuple[np.ndarray, ...]
 
     @property
@@ -93,11 +96,22 @@ class Wanted:
     def rows(self, rows: np.ndarray) -> "Wanted":
         """The same on some of the images."""
         return dataclasses.replace(
-            self, values=self.values[rows], scales=self.scales[rows], own_errors=self.own_errors[rows]
+            self,
+            values=self.values[rows],
+            scales=self.scales[rows],
+            own_errors=self.own_errors[rows],
+            moved=self.moved[rows],
         )
 
 
-def wanted_output(y: np.ndarray, own: list[np.ndarray], kinds: tuple[str, ...], spread_of: np.ndarray) -> Wanted:
+def wanted_output(
+    y: np.ndarray,
+    own: list[np.ndarray],
+    kinds: tuple[str, ...],
+    spread_of: np.ndarray,
+    *,
+    moved: Sequence[np.ndarray] = (),
+) -> Wanted:
     """The facts of one output.
 
     Args:
@@ -105,6 +119,7 @@ def wanted_output(y: np.ndarray, own: list[np.ndarray], kinds: tuple[str, ...], 
         own: the same by the network in its own type; where there are several, by each of the runtimes that count.
         kinds: of the images; of other length where the output does not keep the images apart.
         spread_of: the images that set the spread.
+        moved: as `own`, by the network with every value rounded once more on flat images.
 
     """
     keeps_apart = len(y) == len(kinds)
@@ -116,7 +131,8 @@ def wanted_output(y: np.ndarray, own: list[np.ndarray], kinds: tuple[str, ...], 
         variance = np.var(y[rows], axis=0, ddof=1) if len(rows) > 1 else np.zeros(y.shape[1:])
         axis = _parts_axis(variance, len(rows))
         parts = 1 if axis is None else y.shape[axis]
-        one = Wanted(y, axis, np.zeros(parts), np.zeros((len(y), parts)), np.zeros((len(y), parts)), 0.0, ())
+        none = np.zeros((len(y), parts))
+        one = Wanted(y, axis, np.zeros(parts), none, none, 0.0, none, ())
         spreads = np.sqrt(one.by_part(variance[None], np.mean)[0])
         floors = np.sqrt(one.by_part(y**2, np.mean).max(axis=0)) if y.size else np.zeros_like(spreads)
         still = CONSTANT * floors
@@ -130,11 +146,12 @@ def wanted_output(y: np.ndarray, own: list[np.ndarray], kinds: tuple[str, ...], 
         away = np.sqrt(one.by_part((y[edges] - mean) ** 2, np.mean)) if edges.any() else scales[:0]
         scales[edges] = np.maximum(scales[edges], away)
         one = dataclasses.replace(one, spreads=spreads, scales=scales)
-        errors, squares = np.zeros_like(scales), 0.0
+        errors, shaken, squares = none, none, 0.0
+        for each in moved:
+            shaken = np.fmax(shaken, _largest(one, each))
         for each in own:
             off = np.abs(each.astype(np.float64) - y)
-            peaks = one.by_part(off, np.max) / scales
-            errors = np.fmax(errors, np.where(np.isnan(peaks), np.inf, peaks))
+            errors = np.fmax(errors, _largest(one, each))
             squares = max(squares, float(np.mean(one.by_part(off**2, np.mean) / scales**2)))
         relative = variance / one.along(np.maximum(moving, np.finfo(np.float64).tiny)) ** 2
     slices = []
@@ -142,14 +159,25 @@ def wanted_output(y: np.ndarray, own: list[np.ndarray], kinds: tuple[str, ...], 
         others = tuple(i for i in range(relative.ndim) if i != k)
         found = np.sqrt(relative.mean(axis=others))
         slices.append(found if len(found) <= MOST_SLICES or k + 1 == axis else found[:0])
-    return dataclasses.replace(one, own_errors=errors, own_rms=float(np.sqrt(squares)), slices=tuple(slices))
+    return dataclasses.replace(
+        one, own_errors=errors, own_rms=float(np.sqrt(squares)), moved=shaken, slices=tuple(slices)
+    )
+
+
+def _largest(wanted: Wanted, y: np.ndarray) -> np.ndarray:
+    """The largest error of each image and part, in units of its scale; infinite where it is no number."""
+    peaks = wanted.by_part(np.abs(y.astype(np.float64) - wanted.values), np.max) / wanted.scales
+    found: np.ndarray = np.where(np.isnan(peaks), np.inf, peaks)
+    return found
 
 
 def _of_integers(y: np.ndarray, own: list[np.ndarray], rows: np.ndarray) -> Wanted:
     varies = float(np.mean(np.any(y[rows] != y[rows[:1]], axis=0))) if len(rows) > 1 and y.size else 0.0
     differ = [(each != y).reshape(len(y), -1).mean(axis=1) for each in own if each.shape == y.shape and y.size]
     errors = np.max(differ, axis=0)[:, None] if differ else np.zeros((len(y), 1))
-    return Wanted(y, None, np.array([varies]), np.ones((len(y), 1)), errors, float(errors.mean()), ())
+    return Wanted(
+        y, None, np.array([varies]), np.ones((len(y), 1)), errors, float(errors.mean()), np.zeros((len(y), 1)), ()
+    )
 
 
 def _parts_axis(variance: np.ndarray, images: int) -> int | None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from plainconv.exporter.parity.order import in_order
+from plainconv.exporter.parity.order import matched
 from plainconv.exporter.parity.reference import Reference
 from plainconv.exporter.parity.wanted import wanted_output
 
@@ -29,14 +29,14 @@ def swapped(outputs: list[np.ndarray], a: int, b: int) -> list[np.ndarray]:
 def test_tied_rows_come_back_in_all_outputs() -> None:
     wanted = detections()
     found = swapped(wanted, 4, 5)
-    assert all(np.array_equal(a, b) for a, b in zip(in_order(wanted, found), wanted, strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(matched(wanted, found).outputs, wanted, strict=True))
 
 
 def test_what_is_given_stays_as_it_is() -> None:
     wanted = detections()
     found = swapped(wanted, 4, 5)
     kept = [y.copy() for y in found]
-    in_order(wanted, found)
+    matched(wanted, found)
     assert all(np.array_equal(a, b) for a, b in zip(found, kept, strict=True))
 
 
@@ -51,7 +51,7 @@ def test_nothing_else_is_forgiven(change: str) -> None:
         found[2][:, 4] += 1
     if change == "a number that is none":
         found[0][2, 4, 1] = np.nan
-    ordered = in_order(wanted, found)
+    ordered = matched(wanted, found).outputs
     reference = _reference(wanted)
     assert not all(reference.compare("step", ordered)) and not all(reference.compare("step", found))
 
@@ -72,13 +72,13 @@ def test_a_reference_of_detections_holds_tied_rows_in_either_order() -> None:
 ])  # fmt: skip
 def test_what_is_no_sorted_list_is_left_alone(outputs: list[np.ndarray]) -> None:
     found = [y + 1 for y in outputs]
-    assert all(a is b for a, b in zip(in_order(outputs, found), found, strict=True))
+    assert all(a is b for a, b in zip(matched(outputs, found).outputs, found, strict=True))
 
 
 def test_another_shape_is_left_to_the_comparison() -> None:
     wanted = detections()
     found = [y[:, :7] for y in wanted]
-    assert all(a is b for a, b in zip(in_order(wanted, found), found, strict=True))
+    assert all(a is b for a, b in zip(matched(wanted, found).outputs, found, strict=True))
 
 
 def _reference(outputs: list[np.ndarray]) -> Reference:
@@ -88,3 +88,29 @@ def _reference(outputs: list[np.ndarray]) -> Reference:
         for name, y in zip(names, outputs, strict=True)
     }
     return Reference(1, {"x": np.zeros((13, 1))}, KINDS, facts)
+
+
+def one_less(outputs: list[np.ndarray], image: int, row: int) -> list[np.ndarray]:
+    """The list of one image without a row: all behind it stand one place on, and a worse one follows the last."""
+    changed = [y.copy() for y in outputs]
+    for y in changed:
+        y[image, row:-1] = y[image, row + 1 :]
+    changed[0][image, -1] += 7
+    changed[1][image, -1] *= 0.9
+    return changed
+
+
+def test_rows_behind_one_that_is_missing_have_their_counterparts() -> None:
+    wanted = detections()
+    found = matched(wanted, one_less(wanted, 3, 6))
+    assert found.astray is not None
+    assert found.astray.sum() == 1 and found.astray[3, 6]
+    assert all(np.array_equal(a[~found.astray], b[~found.astray]) for a, b in zip(found.outputs, wanted, strict=True))
+
+
+def test_masks_that_differ_make_a_row_one_without_a_counterpart() -> None:
+    wanted = detections()
+    found = [y.copy() for y in wanted]
+    found[3][2, 5] += 1
+    astray = matched(wanted, found).astray
+    assert astray is not None and astray.sum() == 1 and astray[2, 5]

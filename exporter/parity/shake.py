@@ -1,0 +1,52 @@
+"""A network in float32 whose every value is rounded more coarsely, at random: what its rounding errors may come to.
+
+One evaluation shows one way in which roundings fall. Where all values of a map are equal it shows none at all, and
+where a choice hangs on the last digit it shows one of two. Monte Carlo arithmetic shows the others.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
+
+from .batches import Run
+from .measure import UNIT_ROUNDOFF
+from .order import list_of, matched
+from .uncast import without_autocast
+from .watch import run_watched, tensors
+
+
+@torch.no_grad()
+def shaken(module: nn.Module, size: float, seed: int) -> Run:
+    """`module` with each value moved by `size` roundings, of itself and of the values beside it, whichever is larger.
+
+    Sums round their largest terms, so a value near zero is off by as much as those beside it.
+    """
+
+    def run(*arrays: np.ndarray) -> list[np.ndarray]:
+        generator = torch.Generator().manual_seed(seed)
+
+        def move(_name: str, y: Tensor) -> Tensor:
+            if y.dtype != torch.float32 or not y.numel():
+                return y
+            noise = torch.randn(y.shape, generator=generator)
+            return y + noise * (size * UNIT_ROUNDOFF["float32"]) * (y.square() + y.square().mean()).sqrt()
+
+        with without_autocast():
+            outputs = tree_flatten(run_watched(module, tensors(arrays), move))[0]
+        return [y.detach().cpu().numpy() for y in outputs if isinstance(y, Tensor)]
+
+    return run
+
+
+def turned_rows(wanted: Sequence[np.ndarray], each: Iterable[Sequence[np.ndarray]]) -> np.ndarray:
+    """Which rows of a sorted list an evaluation of `each` has otherwise, [images, D]; empty where there is no list."""
+    members, _ = list_of(wanted)
+    rows = np.zeros(wanted[members[0]].shape[:2] if members else (0, 0), bool)
+    for outputs in each if members else ():
+        astray = matched(wanted, outputs).astray
+        if astray is not None:
+            rows |= astray
+    return rows

@@ -1,0 +1,97 @@
+"""Networks that normalize what they see: on a flat image only a rounding is left of it, and that is amplified."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from plainconv.exporter.parity import reference_from_module, run_module
+from plainconv.exporter.parity.shake import shaken
+
+EXAMPLE = torch.zeros(1, 3, 16, 16)
+
+
+class OnBatchStatistics(nn.BatchNorm2d):
+    """A batch norm whose statistics are never tracked."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, track_running_stats=False)
+
+
+def normalizing(norm: type[nn.Module], blocks: int = 3) -> nn.Module:
+    torch.manual_seed(1)
+    layers: list[nn.Module] = []
+    for i in range(blocks):
+        layers += [nn.Conv2d(8 if i else 3, 8, 3, padding=0), norm(8), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)).eval()
+
+
+class OtherMeans(nn.Module):
+    """Normalizes as the sum of squares less the square of the sum: as right, and rounded otherwise."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.eps = norm.eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = x.flatten(2).flip(2).cumsum(2)[..., -1] / (x.shape[2] * x.shape[3])
+        off = x - mean[..., None, None]
+        return off / (off.square().flatten(2).mean(2)[..., None, None] + self.eps).sqrt()
+
+
+def with_other_means(net: nn.Module) -> nn.Module:
+    return nn.Sequential(*(OtherMeans(m) if hasattr(m, "num_features") else m for m in net))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("norm", [nn.InstanceNorm2d, OnBatchStatistics])
+def test_flat_images_of_a_normalizing_network_are_left_out_or_judged_by_their_rounding(norm: type[nn.Module]) -> None:
+    net = normalizing(norm)
+    reference = reference_from_module(net, EXAMPLE)
+    assert "zeros" not in reference.kinds
+    assert any("the image of zeros is left out: one rounding" in line for line in reference.left_out)
+    assert set(reference.kinds) >= {"normal", "large"}
+    (parity,) = reference.judge("other means", run_module(with_other_means(net)))
+    assert parity, str(parity)
+    assert parity.tolerance < 1e-3
+
+
+@pytest.mark.parametrize("wrong", [1.001, -1.0])
+def test_a_normalizing_network_that_is_wrong_is_refused(wrong: float) -> None:
+    net = normalizing(nn.InstanceNorm2d)
+    reference = reference_from_module(net, EXAMPLE)
+    (parity,) = reference.judge("step", lambda x: [run_module(net)(x)[0] * np.float32(wrong)])
+    assert not parity
+
+
+def test_flat_images_of_other_networks_stay() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)).eval()
+    reference = reference_from_module(net, EXAMPLE)
+    assert not reference.left_out
+    assert {"zeros", "hot"} <= set(reference.kinds)
+    assert reference.outputs["logits"].moved.max() < 1e-5
+
+
+def test_each_value_is_moved_by_about_one_rounding_and_the_network_left_as_it_is() -> None:
+    net = nn.Sequential(nn.Identity())
+    x = np.full((1, 3, 8, 8), 1.0, np.float32)
+    (y,) = shaken(net, 1.0, 0)(x)
+    assert 0 < np.abs(y - x).max() < 2.0**-20
+    assert np.array_equal(shaken(net, 1.0, 0)(x)[0], y)
+    assert np.array_equal(run_module(net)(x)[0], x)
+
+
+class Deviation(nn.Module):
+    """Appends the standard deviation over the batch, which one image alone does not have, as a channel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x, x.std(0).mean().expand(len(x), 1, *x.shape[2:])], 1)
+
+
+def test_a_network_that_takes_no_image_alone_mixes_those_of_its_batch() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), Deviation(), nn.Conv2d(9, 4, 3), nn.Flatten()).eval()
+    reference = reference_from_module(net, torch.zeros(4, 3, 16, 16))
+    assert reference.mixes
+    assert not reference.left_out
+    assert all(reference.judge("eager", run_module(net)))

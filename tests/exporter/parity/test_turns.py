@@ -1,0 +1,163 @@
+"""Which detections float32 keeps where a choice hangs on its last digit: told from faults, row by row."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from plainconv.exporter.parity import Reference, reference_from_module, run_module
+from plainconv.exporter.parity.evaluate import _but_for_turns
+from plainconv.exporter.parity.order import matched
+from plainconv.exporter.parity.turns import excused
+from plainconv.models.detection.boxes import best
+
+EXAMPLE = torch.zeros(1, 3, 16, 16)
+ROWS = 20
+
+
+class Detector(nn.Module):
+    """Each pixel a box about itself, suppressed; `even` puts pairs of boxes at an overlap of exactly the threshold."""
+
+    def __init__(self, *, even: bool) -> None:
+        super().__init__()
+        self.scores, self.sizes, self.even = nn.Conv2d(3, 1, 3, padding=1), nn.Conv2d(3, 4, 3, padding=1), even
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        scores = self.scores(x).flatten(1).sigmoid()
+        place = torch.arange(256, dtype=x.dtype)
+        low = torch.stack([place % 16, place // 16], -1) * 8
+        sizes = self.sizes(x).flatten(2).transpose(1, 2).sigmoid() * 20
+        boxes = torch.cat([low - sizes[..., :2], low + sizes[..., 2:]], -1)
+        if self.even:  # the second of a pair is the first, moved by a third of its width: IoU 1/2 but for rounding
+            first = boxes[:, 0::2]
+            third = (first[..., 2:3] - first[..., 0:1]) / 3
+            shift = torch.cat([third, torch.zeros_like(third)] * 2, -1)
+            boxes = torch.stack([first, first + shift], 2).flatten(1, 2)
+        found = best(boxes, scores, torch.zeros_like(scores).long(), classes=1, iou_threshold=0.5, most=ROWS, form="")
+        return {**found, "areas": (found["boxes"][..., 2:] - found["boxes"][..., :2]).prod(-1)}
+
+
+NAMES = ("boxes", "scores", "labels", "count", "areas")
+
+
+def made(*, even: bool) -> tuple[nn.Module, Reference]:
+    torch.manual_seed(0)
+    net = Detector(even=even).eval()
+    return net, reference_from_module(net, EXAMPLE, output_names=NAMES)
+
+
+@pytest.fixture(scope="module")
+def sharp() -> tuple[nn.Module, Reference]:
+    """Whose choices are far from their thresholds."""
+    return made(even=False)
+
+
+@pytest.fixture(scope="module")
+def even() -> tuple[nn.Module, Reference]:
+    """Whose every choice is one of rounding."""
+    return made(even=True)
+
+
+def other_roundings(net: nn.Module) -> nn.Module:
+    """The same function by kernels that are larger by a ring of zeros, and weights rounded once more."""
+    other = Detector(even=net.even)  # type: ignore[arg-type]
+    other.load_state_dict({k: v * (1 + 2**-23) for k, v in net.state_dict().items()})
+    return other.eval()
+
+
+def test_a_detector_with_margins_chooses_as_float64_does(sharp: tuple[nn.Module, Reference]) -> None:
+    net, reference = sharp
+    assert reference.turns.shape == (len(reference.kinds), ROWS)
+    assert np.median(reference.turns.sum(axis=1)) == 0
+    assert not [p for p in reference.judge("step", run_module(other_roundings(net))) if p.failed]
+
+
+def test_choices_that_rounding_makes_are_passed(even: tuple[nn.Module, Reference]) -> None:
+    """Given pairs of boxes at the threshold -> eager float32 chooses otherwise, and so may a step."""
+    net, reference = even
+    assert reference.turns.max() > 0
+    found = reference.run(run_module(other_roundings(net)))
+    astray = matched([y.values for y in reference.outputs.values()], found).astray
+    assert astray is not None and astray.any()
+    assert not [p for p in reference.compare("step", found) if p.failed]
+    assert reference.outputs["boxes"].own_errors.max() < 1e-3  # of the rows that have counterparts
+
+
+FAULTS: dict[str, Callable[[list[np.ndarray]], None]] = {
+    "boxes 1 px off": lambda y: np.add(y[0], 1, out=y[0]),
+    "scores halved": lambda y: np.multiply(y[1], 0.5, out=y[1]),
+    "labels one on": lambda y: np.add(y[2], 1, out=y[2]),
+    "the best row of each image lost": lambda y: [np.copyto(a[:, :-1], a[:, 1:].copy()) for a in (y[0], y[1], y[4])],
+    "images shuffled": lambda y: [np.copyto(a, np.roll(a, 1, axis=0)) for a in y],
+    "areas of one image wrong": lambda y: np.multiply(y[4][2], 1.1, out=y[4][2]),
+    "one number is none": lambda y: np.put(y[0], 5, np.nan),
+    "all counts one on": lambda y: np.add(y[3], 1, out=y[3]),
+    "zero": lambda y: [a.fill(0) for a in y],
+    "rows in another order": lambda y: [np.copyto(a, a[:, ::-1].copy()) for a in (y[0], y[1], y[2], y[4])],
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("kind", ["sharp", "even"])
+def test_a_fault_is_refused(kind: str, fault: str, request: pytest.FixtureRequest) -> None:
+    net, reference = request.getfixturevalue(kind)
+    found = [y.copy() for y in reference.run(run_module(net))]
+    FAULTS[fault](found)
+    assert [p for p in reference.compare("step", found) if p.failed or not p.error <= p.tolerance]
+
+
+def lists(images: int = 12) -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    scores = -np.sort(-rng.uniform(0, 1, (images, ROWS)), axis=1)
+    return [rng.uniform(0, 100, (images, ROWS, 4)), scores, np.full(images, ROWS)]
+
+
+FIVE = {0: [3], 1: [3], 2: [3, 8], 7: [1], 9: [3]}
+
+
+@pytest.mark.parametrize(
+    ("own", "step", "passed"),
+    [
+        ({0: [3, 4]}, {0: [3, 4]}, True),
+        ({0: [3, 4]}, {0: [4]}, True),
+        ({0: [3, 4]}, {0: [4, 5]}, True),  # one that was not seen
+        ({0: [3]}, {5: [9]}, True),  # on another image
+        ({0: [3]}, {5: [9, 10]}, False),  # more than was seen of any
+        ({0: [3]}, {4: [9], 5: [9]}, False),
+        ({}, {5: [1]}, False),
+        (FIVE, {4: [9], 5: [9]}, True),
+        (FIVE, {4: [9], 5: [9], 6: [1]}, False),
+        ({0: range(15)}, {0: range(15)}, True),
+        ({0: range(15)}, {5: range(11)}, False),  # most of an image is no chance
+    ],
+)
+def test_a_step_may_choose_otherwise_where_float32_does_and_by_chance(
+    own: dict[int, Sequence[int]], step: dict[int, Sequence[int]], passed: bool
+) -> None:
+    wanted, turns = lists(), np.zeros((12, ROWS), bool)
+    found = [y.copy() for y in wanted]
+    for image, rows in own.items():
+        turns[image, list(rows)] = True
+    for image, rows in step.items():
+        found[0][image, list(rows)] += 500
+    outputs, excuses = excused(wanted, matched(wanted, found), turns)
+    assert np.array_equal(outputs[0], wanted[0]) == passed
+    assert not passed or excuses == sum(len(rows) for rows in step.values())
+
+
+def test_the_networks_own_choices_are_no_errors_of_its_numbers() -> None:
+    wanted = lists()
+    found = [y.copy() for y in wanted]
+    found[0][3, 4] += 500
+    found[2][3] -= 1
+    assert all(np.array_equal(a, b) for a, b in zip(_but_for_turns(wanted, found), wanted, strict=True))
+
+
+def test_what_was_found_of_choices_is_kept(even: tuple[nn.Module, Reference], tmp_path: Path) -> None:
+    reference = even[1]
+    reference.save(tmp_path / "r.npz")
+    assert np.array_equal(Reference.load(tmp_path / "r.npz").turns, reference.turns)
+    assert reference.first(3).turns.shape == (3, ROWS)
