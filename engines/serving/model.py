@@ -1,5 +1,6 @@
 """One version of a model, loaded: what it takes and gives, its queue, and who is using it."""
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ class Model:
     def __init__(self, bundle: Bundle, loaded: Loaded, options: ServeOptions, observe: Observe = _nobody) -> None:
         """`observe` is told of every run: its rows, and the seconds it took."""
         self.sha256, self.inputs, self.outputs = bundle.sha256, bundle.inputs, bundle.outputs
+        self.report = Path(f"{os.path.abspath(bundle.folder)}.html")
         self.predictor = _predictor(bundle)
         self.backend, self.precision, self.profiles = loaded.runtime, loaded.precision, loaded.profiles
         open_axis = batch_axis(self.inputs, self.outputs) is not None

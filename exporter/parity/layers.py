@@ -119,13 +119,17 @@ class StepLayers:
 
 
 class Eager:
-    """The network as it was trained, in float64, on a few batches of inputs; `labels` name its values for people."""
+    """The network as it was trained, in float64, on a few batches of inputs; `labels` name its values for people.
+
+    `inside` says of values which modules are computed on the way to them and to no other, where that is known.
+    """
 
     def __init__(
         self, module: nn.Module, batches: Sequence[Sequence[np.ndarray]], labels: Mapping[str, str] | None = None
     ) -> None:
         self.module, self.batches = module, batches
         self._labels = labels or {}
+        self.inside: Mapping[str, Sequence[str]] = {}
         first = values_of_module(module, tensors(batches[0]), float64=True)
         self.order = list(first)
         self._right: list[dict[str, np.ndarray]] = [first]
@@ -146,12 +150,14 @@ class Eager:
         self._right = [{k: y for k, y in each.items() if k in wanted} for each in (self._right[0], *rest)]
 
     def within(self, keys: Iterable[str]) -> dict[str, tuple[str, ...]]:
-        """For each of `keys` the labels of the values that are computed behind the one before it."""
+        """For each of `keys` the labels of what is `inside` it, and of what is computed behind the one before it."""
         ends, found, waiting = set(keys), {}, list[str]()
+        owner = {label: key for key in self.inside.keys() & ends for label in self.inside[key]}
         for key in self.order:
             waiting.append(self.label(key))
             if key in ends:
-                found[key], waiting = tuple(dict.fromkeys(waiting)), []
+                mine = [label for label in waiting if owner.get(label, key) == key]
+                found[key], waiting = tuple(dict.fromkeys((*self.inside.get(key, ()), *mine))), []
         return found
 
     def own(self, x: Sequence[np.ndarray], right: Right, *, forced: bool) -> Iterator[tuple[str, np.ndarray]]:

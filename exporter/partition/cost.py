@@ -139,10 +139,13 @@ def sizes_of_values(wiring: Wiring, axes: Mapping[str, int] | None = None) -> Si
 def works_of_model(model: ir.Model, wiring: Wiring, sizes: Sizes) -> dict[str, Work]:
     """Node → what it does; what is of unknown size counts as nothing but a kernel."""
     types = types_of_layers(model)
+    nodes = {op.name: (node, op) for node, op in zip(model.graph, wiring.ops, strict=True)}
+    joined = {name: _inner(node, sizes) for name, (node, op) in nodes.items() if _is_joined(op, wiring)}
+    held = _in_memory(nodes, joined, wiring, sizes)
     works = {}
-    for at, (node, op) in enumerate(zip(model.graph, wiring.ops, strict=True)):
+    for at, (name, (node, op)) in enumerate(nodes.items()):
         free = at in wiring.folded or op.kind in VIEWS
-        works[op.name] = Work() if free else _work(node, types.get(op.name, "fp32"), _is_joined(op, wiring), sizes)
+        works[name] = Work() if free else _work(node, types.get(name, "fp32"), joined.get(name), held)
     return works
 
 
@@ -207,11 +210,39 @@ def _is_joined(op: Op, wiring: Wiring) -> bool:
     )
 
 
-def _work(node: ir.Node, type_name: str, joined: bool, sizes: Sizes) -> Work:
-    reads = [str(v.name) for v in dict.fromkeys(values_read(node)) if v.name]
-    writes = [str(v.name) for v in node.outputs if v.name]
-    if joined:
-        moved = sorted((sizes.bytes.get(v, 0.0) for v in reads), reverse=True)[1:]  # the largest never left its kernel
+def _inner(node: ir.Node, sizes: Sizes) -> str:
+    """The largest value that a node reads, which never leaves the kernel that the node joins."""
+    return max(_reads(node), key=lambda v: sizes.bytes.get(v, 0.0))
+
+
+def _in_memory(
+    nodes: Mapping[str, tuple[ir.Node, Op]], joined: Mapping[str, str], wiring: Wiring, sizes: Sizes
+) -> Sizes:
+    """Bytes of each value as it is read and written: integers until a kernel reads them, and as soon as one has them.
+
+    What a DequantizeLinear makes is read as what it reads; in the place of a value that never leaves its kernel, what
+    the op that joins it makes of it is written.
+    """
+    held = dict(sizes.bytes)
+    for node, op in nodes.values():
+        if op.kind == "DequantizeLinear":
+            held[op.writes[0]] = held.get(_reads(node)[0], 0.0)
+    for name, value in reversed(joined.items()):
+        made = nodes[name][1].writes[0]
+        if len(wiring.readers.get(value, ())) == 1 and sizes.elements.get(value) == sizes.elements.get(made):
+            held[value] = held.get(made, 0.0)
+    return Sizes(sizes.elements, held, sizes.unknown)
+
+
+def _reads(node: ir.Node) -> list[str]:
+    return [str(v.name) for v in dict.fromkeys(values_read(node)) if v.name]
+
+
+def _work(node: ir.Node, type_name: str, inner: str | None, sizes: Sizes) -> Work:
+    """`inner` is what never leaves the kernel that the node joins, where it joins one."""
+    reads, writes = _reads(node), [str(v.name) for v in node.outputs if v.name]
+    if inner is not None:
+        moved = (sizes.bytes.get(v, 0.0) for v in reads if v != inner)
         return Work(bytes=sum(moved), elements=sizes.elements.get(writes[0], 0))
     return Work(
         macs=_macs(node, sizes),

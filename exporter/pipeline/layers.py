@@ -1,6 +1,7 @@
 """A bundle's graphs beside the eager network in float64, module by module: `exporter validate --layers`."""
 
 import math
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from torch import nn
 from plainconv.engines.choice import graph_of, why_not_run
 
 from ..bundle import Bundle, GraphRecord, SplitRecord
-from ..errors import SourceError
+from ..errors import EngineError, SourceError
 from ..onnx_file.file import write
 from ..onnx_module import OnnxModule
 from ..parity import Reference, values_of_module
@@ -31,7 +32,6 @@ from ..parity.layers import (
     explained_by,
     with_causes,
 )
-from ..parity.measure import MULTIPLE
 from ..parity.segments import GROUPS, Segments
 from ..parity.watch import tensors
 from ..precision import emulated, load, precision_of_name, typed_again
@@ -41,6 +41,7 @@ from ..source.network import Network, Request
 from ..source.resolve import load_network
 from ..surgery import run_passes
 from ..to_onnx.export import MIN_OPSET, graph_from_module
+from .fused_layers import SERVED, EngineForm, Served, as_fused
 from .lower_graphs import REFERENCE
 from .steps import ONNX, PLAIN
 
@@ -53,7 +54,6 @@ MOST_CAUSES = 16
 """Layers of a lower precision whose effect on the output is measured: each takes a run of the network."""
 PART_ERROR = 1e-6
 """Of its spread: what a part may differ by from the whole, whose sums may be in another order."""
-SERVED = "ONNX Runtime, as it serves"
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def compare_bundle(path: Path, source: str | None, request: Request) -> Layers:
     bundle = Bundle.open(path)
     reference = Reference.load(bundle.file(REFERENCE))
     network = _network(bundle, source, request, reference)
-    total = 4 + len(bundle.manifest.graphs) + len(bundle.splits)
+    total = 5 + len(bundle.manifest.graphs) + len(bundle.splits)
     with track(f"{bundle.manifest.name}, layer by layer", total=total, unit="steps") as bar:
         bar.advance(0, "eager network")
         eager = Eager(network.module, _batches(bundle, reference), _labels(network.module))
@@ -90,15 +90,16 @@ def compare_bundle(path: Path, source: str | None, request: Request) -> Layers:
         matches = _matches(model, again, eager, same=source is None)
         of_plain = {} if plain is None else aligned(values_of_module(plain, tensors(eager.batches[0])), eager.right[0])
         eager.keep(match.key for match in (*matches.values(), *of_plain.values()))
+        form = Segments(model, matches)
+        eager.inside = _inside(bundle, form, matches)
         steps = []
         if plain is not None:
             steps.append(compare_layers(PLAIN, TorchForm(plain, of_plain), eager, of_plain))
             del plain
         bar.advance(1, "ONNX")
-        form = Segments(model, matches)
         steps.append(compare_layers(ONNX, form, eager, matches, dtype=reference.dtype))
         bar.advance(1, SERVED)
-        steps.append(_as_served(form, steps[-1], eager, matches))
+        steps.append(as_fused(SERVED, Served(form), steps[-1], eager, matches))
         bar.advance(1, "")
         for graph in bundle.manifest.graphs:
             bar.advance(0, graph.precision)
@@ -107,7 +108,10 @@ def compare_bundle(path: Path, source: str | None, request: Request) -> Layers:
         for split in bundle.splits:
             steps.append(_split(bundle, split, eager, matches))
             bar.advance(1, "")
-    return Layers(tuple(steps), tuple(_notes(bundle, source, len(matches), len(eager.order))))
+        engines, left_out = _engines(bundle, steps, eager, matches)
+        bar.advance(1, "")
+    notes = [*_notes(source, len(matches), len(eager.order)), *left_out]
+    return Layers((*steps, *engines), tuple(notes))
 
 
 def _network(bundle: Bundle, source: str | None, request: Request, reference: Reference) -> Network:
@@ -208,6 +212,22 @@ def _matches(model: onnx.ModelProto, again: onnx.ModelProto | None, eager: Eager
     return found
 
 
+def _inside(bundle: Bundle, form: Segments, matches: Matches) -> dict[str, list[str]]:
+    """Value of the eager network → the modules that were merged into the nodes right before it."""
+    merged = (bundle.manifest.extra.get("reparameterization") or {}).get("merged") or ()
+    regions = {str(region["name"]): [str(module) for module in region["modules"]] for region in merged}
+    of_node = {  # surgery may make two of one, called NAME_0 and NAME_1
+        node.name: regions.get(node.name) or regions.get(re.sub(r"_\d+$", "", node.name), [])
+        for node in form.model.graph.node
+    }
+    found: dict[str, list[str]] = {}
+    for name, nodes in form.within.items():
+        modules = [m for node, each in of_node.items() if node in nodes for m in each]
+        inner = [m for m in modules if not any(other.startswith(f"{m}.") for other in modules)]
+        found.setdefault(matches[name].key, []).extend(inner)
+    return found
+
+
 def _twins(again: onnx.ModelProto, model: onnx.ModelProto) -> Iterator[tuple[str, str]]:
     """The values of nodes that both models have, by name and op: as the one calls them, and as the other does."""
     nodes = {(node.name, node.op_type): node for node in model.graph.node if node.name}
@@ -220,41 +240,6 @@ def _twins(again: onnx.ModelProto, model: onnx.ModelProto) -> Iterator[tuple[str
 def _float_values(model: onnx.ModelProto, x: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
     names = [name for node in model.graph.node for name in node.output if name]
     return {name: y for name, y in Segments(model, names).free(x).items() if y.dtype == np.float32}
-
-
-def _as_served(form: Segments, plain: StepLayers, eager: Eager, matches: Matches) -> StepLayers:
-    """The graph as ONNX Runtime fuses it, read in turns: no further off than a few times what it is by itself."""
-    served = _Served(form)
-    found = compare_layers(SERVED, served, eager, matches)
-    by_value = {b.value: b for b in plain.boundaries}
-    kept = []
-    for b in found.boundaries:
-        known = by_value[b.value]
-        if math.isfinite(known.error) and not math.isnan(b.error):
-            limit = MULTIPLE * max(known.error, known.own, known.tolerance)
-            kept.append(replace(b, local=b.error, tolerance=limit))
-    return StepLayers(SERVED, tuple(kept))
-
-
-@dataclass(frozen=True)
-class _Served:
-    """`form` with ONNX Runtime's optimizer."""
-
-    form: Segments
-
-    @property
-    def names(self) -> Sequence[str]:
-        return self.form.names
-
-    @property
-    def nodes(self) -> Mapping[str, str]:
-        return self.form.nodes
-
-    def free(self, inputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-        return self.form.optimized(inputs)
-
-    def local(self, inputs: Sequence[np.ndarray], right: Mapping[str, np.ndarray]) -> list[tuple[str, object]]:
-        return []
 
 
 def _typed(bundle: Bundle, graph: GraphRecord, eager: Eager, matches: Matches) -> StepLayers:
@@ -333,13 +318,29 @@ def _first_behind(form: Segments, matches: Matches) -> dict[str, str]:
     return found
 
 
-def _notes(bundle: Bundle, source: str | None, count: int, of: int) -> Iterator[str]:
+def _engines(
+    bundle: Bundle, steps: Sequence[StepLayers], eager: Eager, matches: Matches
+) -> tuple[list[StepLayers], list[str]]:
+    """The engines that run here, each beside its graph; a line for each reason why others were left out."""
+    graphs = {step.step: step for step in steps}
+    found, left_out = [], dict[str, list[str]]()
+    for record in bundle.engines:
+        reason = why_not_run(record, 0)
+        if reason is None:
+            graph = graphs.get(f"ONNX {record.precision}", graphs[ONNX])
+            try:
+                with EngineForm(bundle, record, list(matches)) as form:
+                    found.append(as_fused(record.file, form, graph, eager, matches))
+            except EngineError as error:
+                reason = str(error)
+        if reason is not None:
+            left_out.setdefault(reason, []).append(record.file)
+    return found, [f"{', '.join(files)} not compared: {reason}" for reason, files in left_out.items()]
+
+
+def _notes(source: str | None, count: int, of: int) -> Iterator[str]:
     what = (
         f"the eager network {source}" if source is not None else "the bundle's ONNX model (give SOURCE for the eager)"
     )
     yield f"{count} values of the graph are among the {of} that end a module of {what}, in float64"
-    yield f"{SERVED}: optimized, its values read in {GROUPS} turns, so that most fusions are as when it serves"
-    for record in bundle.engines:
-        reason = why_not_run(record, 0)
-        if reason is not None:
-            yield f"{record.file} not compared: {reason}"
+    yield f"{SERVED}, and engines: optimized, values read in {GROUPS} turns, so that most fusions are as when it serves"

@@ -45,6 +45,8 @@ STYLE: Any = {  # mypy would have each key be one of its literals
     "ytick.major.size": 0,
 }
 NAME = 26
+LETTER, AXIS = 4.8, 250.0
+"""Points: the width of a letter in a bar, and what of an axis names beside it leave."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def pairs(names: Sequence[str], before: Sequence[float], after: Sequence[float],
                 axes.text(value, at, f" {value:,.0f}", va="center", fontsize=7.5, color=_INK["soft"])
         _rows(axes, names)
         axes.xaxis.set_visible(False)
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderpad=0)
+        figure.legend(loc="outside upper left", ncols=2, borderpad=0)
         return _svg(figure, title)
 
 
@@ -102,9 +104,10 @@ def spans(
     rows = list(dict.fromkeys(bar.row for bar in bars))
     with matplotlib.rc_context(STYLE):
         figure, axes = _figure(len(rows) * (0.55 if thin else 1.2) + 1.4)
+        end = max((bar.start + bar.length for bar in bars), default=0.0) or 1.0
         for bar in bars:
             axes.barh(rows.index(bar.row), bar.length, 0.72, left=bar.start, color=_INK[bar.color])
-            if bar.label:
+            if len(bar.label) * LETTER < bar.length / end * AXIS:
                 at = bar.start + bar.length / 2
                 row, ink = rows.index(bar.row), _INK["card"]
                 axes.text(at, row, bar.label, clip_on=True, color=ink, fontsize=7.5, ha="center", va="center")
@@ -119,7 +122,7 @@ def spans(
             if color in used:
                 axes.barh(0, 0, color=_INK[color], label=name)
         if legend:
-            axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderpad=0)
+            figure.legend(loc="outside upper left", ncols=2, borderpad=0)
         return _svg(figure, title)
 
 

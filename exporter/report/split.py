@@ -67,14 +67,12 @@ def _timeline(predicted: Prediction, split: SplitRecord) -> Any:
     bars = []
     for part in sorted(predicted.parts, key=lambda p: (p.device, p.stream, p.start)):
         row = f"device {part.device}" + (f" stream {part.stream}" if split.streams > 1 else "")
-        long = (part.finish - part.start) * 12 > predicted.seconds
-        label = part.name.rpartition(".")[2] if long and len(part.name) > 12 else part.name if long else ""
+        label = part.name if len(part.name) <= 12 else part.name.rpartition(".")[2]
         color = "accent" if part.critical else "second"
         bars.append(charts.Bar(row, part.start * 1e6, (part.finish - part.start) * 1e6, color, label))
     for edge in predicted.edges:
         row, color = f"to device {edge.device}", "warn" if edge.critical else "soft"
         bars.append(charts.Bar(row, edge.begin * 1e6, max(edge.arrival - edge.begin, 1e-9) * 1e6, color))
-    legend = {"accent": "waited for", "second": "other parts"}
-    if predicted.edges:
-        legend |= {"soft": "copies"}
+    kinds = ("parts waited for", "other parts", "copies waited for", "other copies")
+    legend = dict(zip(("accent", "second", "warn", "soft"), kinds, strict=True))
     return charts.spans(bars, "µs from the start, predicted", f"the {split.precision} parts on a timeline", legend)

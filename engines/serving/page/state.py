@@ -17,6 +17,7 @@ from ..model import Model
 from ..refusals import RefusedError
 from ..service import Service
 from ..store import READY
+from .reports import has_report
 
 _LINE = re.compile(r"(\w+)\{([^}]*)\} (\S+)")
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
@@ -101,7 +102,7 @@ def state(service: Service) -> JsonObject:
 
 
 def described(model: Model) -> JsonObject:
-    """What a loaded model is, what it takes and gives, and what its form takes, or why it has none."""
+    """What a loaded model is, what it takes and gives, what its form takes, or why it has none, if it has a report."""
     predictor = model.predictor
     image: JsonObject = {"refused": predictor}
     if not isinstance(predictor, str):
@@ -114,6 +115,7 @@ def described(model: Model) -> JsonObject:
         "inputs": [_tensor(spec) for spec in model.inputs],
         "outputs": [_tensor(spec) for spec in model.outputs],
         "image": image,
+        "report": has_report(model),
     }
 
 

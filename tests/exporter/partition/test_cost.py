@@ -87,6 +87,20 @@ def test_quantized_conv_computes_in_its_type_and_moves_a_quarter(made):
     assert kinds["Conv"].type == "int8"
     assert all(found[op.name].bytes == 0 for op in wiring.ops if op.kind == "DequantizeLinear")
     assert sizes_of_values(wiring).bytes["q"] == 256
+    assert kinds["Conv"].bytes == 256 + 16 + 4 * 256
+
+
+def test_between_two_quantized_convs_are_bytes(made):
+    """Given conv → relu → Q → DQ → conv → the first writes a byte each, and the second reads them so."""
+    text = """(int8[1,4,8,8] q) => (float[1,4,8,8] y) {
+        d = DequantizeLinear(q, s, z) v = DequantizeLinear(w, s, z)
+        a = Conv(d, v) r = Relu(a) p = QuantizeLinear(r, s, z)
+        e = DequantizeLinear(p, s, z) y = Conv(e, v)
+    }"""
+    found, wiring = works(made(text, s=np.float32(0.1), z=np.int8(0), w=np.ones((4, 4, 1, 1), np.int8)))
+    moved = {op.writes[0]: found[op.name].bytes for op in wiring.ops}
+    assert (moved["a"], moved["r"], moved["y"]) == (256 + 16 + 256, 0, 256 + 16 + 4 * 256)
+    assert moved["p"] <= 5  # the scale and the zero point
 
 
 def test_half_precision_values_are_half_the_bytes(made):

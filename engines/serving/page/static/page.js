@@ -139,8 +139,25 @@ function makeCard(model, kind) {
       return make("tr", {}, ...cells.map((text) => make("td", { textContent: text })));
     }));
   }
+  if (model.report) linkReport(card.is("report"), model.name);
   makeForm(card, model);
   return card;
+}
+
+// A link sends no token: where one is wanted, the report is fetched with it, and saved as a file.
+function linkReport(link, name) {
+  link.href = `ui/reports/${encodeURIComponent(name)}`;
+  link.hidden = false;
+  link.addEventListener("click", async (event) => {
+    const token = sessionStorage.getItem(TOKEN);
+    if (!token) return;
+    event.preventDefault();
+    const response = await fetch(link.href, { headers: { Authorization: `Bearer ${token}` }, cache: "no-store" });
+    if (!response.ok) return poll();
+    const file = make("a", { href: URL.createObjectURL(await response.blob()), download: `${name}.html` });
+    file.click();
+    URL.revokeObjectURL(file.href);
+  });
 }
 
 function showCounts(card, model, state) {

@@ -19,6 +19,7 @@ from PIL import Image
 from places import ASSETS
 
 from plainconv import engines
+from plainconv.exporter.bundle import Bundle
 from plainconv.exporter.cli.main import main
 
 WEIRD = "<img src=x onerror='window.harmed=1'>"
@@ -205,7 +206,35 @@ def test_the_page_needs_no_token_and_all_that_it_asks_does(
     server = start(store, "--token-file", token_file(tmp_path), "--access-log", "none")
     assert get(server, "/")[0] == get(server, "/ui/page.js")[0] == 200
     assert server.ask("GET", "/ui/state")[0] == server.ask("POST", CLASSIFY, b"x", PNG)[0] == 401
+    assert server.ask("GET", "/ui/reports/digits")[0] == 401
     assert server.ask("GET", "/ui/state", headers={"Authorization": f"Bearer {TOKEN}"})[0] == 200
+
+
+def report(bundle: Path, sha256: str) -> bytes:
+    """Put a report beside a bundle, which says that it is of a bundle with that hash."""
+    text = f"<!doctype html><style>p {{ color: red }}</style><p>Bundle {sha256}</p><script>document.title = 1</script>"
+    bundle.with_name(f"{bundle.name}.html").write_text(text)
+    return text.encode()
+
+
+def test_a_report_beside_its_bundle(start: Callable[..., Any], make: Callable[..., Path], tmp_path: Path) -> None:
+    """Given a report -> it is there while it is of the version served, and may neither run nor fetch anything."""
+    bundle = make(tmp_path / "models" / "digits")
+    server = start(tmp_path / "models", "--access-log", "none")
+    assert not state_of(server)["report"]
+    status, answer = server.ask("GET", "/ui/reports/digits")
+    assert status == 404 and "exporter report BUNDLE -o BUNDLE.html" in answer["error"]
+    text = report(bundle, Bundle.open(bundle).sha256)
+    assert state_of(server)["report"]
+    status, headers, body = get(server, "/ui/reports/digits")
+    assert (status, body, headers["content-type"]) == (200, text, "text/html; charset=utf-8")
+    policy = headers["content-security-policy"].split("; ")
+    assert {"default-src 'none'", "style-src 'unsafe-inline'", "sandbox"} <= set(policy) and "script" not in str(policy)
+    assert (headers["x-content-type-options"], headers["cache-control"]) == ("nosniff", "no-store")
+    report(bundle, "0" * 64)
+    assert not state_of(server)["report"] and server.ask("GET", "/ui/reports/digits")[0] == 404
+    for name in ("none", "..%2fdigits", "%2e%2e"):
+        assert server.ask("GET", f"/ui/reports/{name}")[0] == 404
 
 
 def token_file(folder: Path) -> Path:
@@ -426,6 +455,36 @@ def test_people_give_a_token_once(start: Callable[..., Any], store: Path, browse
     assert browser.js("[localStorage.length, document.cookie]") == [0, ""]
     assert not any(TOKEN in address for address in browser.asked)
     assert [text for text in browser.console if "401" not in text] == []
+
+
+@in_a_browser
+def test_people_read_the_report(
+    start: Callable[..., Any], make: Callable[..., Path], browser: Any, tmp_path: Path
+) -> None:
+    """Given a report -> a link to it; where a token is wanted the page fetches it, and saves it as a file."""
+    bundle = make(tmp_path / "models" / "digits")
+    text = report(bundle, Bundle.open(bundle).sha256)
+    link = in_card("[data-is=report]", "href")
+    server = start(tmp_path / "models", "--access-log", "none")
+    browser.open(f"http://{server.http}/")
+    browser.wait(f"!!{CARD}")
+    browser("Page.navigate", url=browser.js(link))
+    browser.wait("document.body?.innerText.startsWith('Bundle ')")
+    assert browser.js("getComputedStyle(document.querySelector('p')).color") == "rgb(255, 0, 0)"
+    assert browser.js("document.title") == "" and any("Blocked script" in said for said in browser.console)
+    browser.console.clear()
+    server = start(tmp_path / "models", "--token-file", token_file(tmp_path), "--access-log", "none")
+    browser("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path / "saved"))
+    browser.open(f"http://{server.http}/")
+    browser.js(f"document.getElementById('token').value = '{TOKEN}'")
+    browser.js("document.querySelector('#sign-in button').click()")
+    browser.wait(f"!!{CARD}")
+    browser.js(in_card("[data-is=report]", "click()"))
+    saved, end = tmp_path / "saved" / "digits.html", time.monotonic() + page_browser.LONG_S
+    while not saved.exists():
+        assert time.monotonic() < end and browser.js("1")
+    assert saved.read_bytes() == text
+    assert [said for said in browser.console if "401" not in said] == []
 
 
 @in_a_browser
