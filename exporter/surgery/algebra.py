@@ -15,6 +15,7 @@ from ..reparam.regions import Planned, planned
 from ..reparam.report import Region
 from .edit import add_node, append, constant, fresh
 from .mirror import DTYPES, Mirror
+from .names import names_kept
 from .sizes import sizes_of
 
 NUMPY = {ours: theirs for theirs, ours in DTYPES.items()}
@@ -35,7 +36,8 @@ def reparameterize_graph(graph: gs.Graph) -> list[Region]:
         plan = planned(fx.GraphModule(mirror.root, mirror.calls))
     if all(isinstance(choice, Keep) for choice in plan.choices.values()):
         return []
-    return _Emitter(graph, mirror, plan).emit()
+    with names_kept(graph):
+        return _Emitter(graph, mirror, plan).emit()
 
 
 class _Emitter:

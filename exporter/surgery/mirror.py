@@ -33,6 +33,7 @@ class Mirror:
         self.tensors: dict[fx.Node, Any] = {}
         self.parts: dict[int, list[fx.Node]] = {}
         self._current: list[fx.Node] = []
+        self._results: dict[tuple[Any, str], Tensor | None] = {}
         for tensor in graph.inputs:
             self._bind(tensor, self.calls.placeholder(f"input_{len(self.values)}"))
         for node in graph.nodes:
@@ -84,12 +85,23 @@ class Mirror:
         node = self.calls.call_function(target, args)
         node.meta["nn_module_stack"] = {"": (self._path, "")}
         self._current.append(node)
-        metas = fx.node.map_arg(args, lambda n: n.meta.get("val"))
-        try:
-            node.meta["val"] = target(*metas)
-        except Exception:  # a value without a known shape is among them
-            node.meta.pop("val", None)
+        found = self._result(target, args)
+        if found is not None:
+            node.meta["val"] = found
         return node
+
+    def _result(self, target: Any, args: tuple[Any, ...]) -> Tensor | None:
+        """What the call gives, without numbers; None where a value without a known shape is among the arguments.
+
+        A network repeats itself: each call is run once for all that are like it.
+        """
+        key = (target, repr(fx.node.map_arg(args, _type)))
+        if key not in self._results:
+            try:
+                self._results[key] = target(*fx.node.map_arg(args, lambda n: n.meta.get("val")))
+            except Exception:  # whatever an op makes of None
+                self._results[key] = None
+        return self._results[key]
 
     def rank(self, tensor: Any) -> int | None:
         """How many axes the tensor has, or None."""
@@ -107,6 +119,11 @@ def _read_within(node: Any) -> list[Any]:
     made = {id(t) for g in inner for n in g.nodes for t in n.outputs}
     read = [t for g in inner for tensors in (g.outputs, *(n.inputs for n in g.nodes)) for t in tensors]
     return [t for t in read if id(t) not in made]
+
+
+def _type(node: fx.Node) -> str:
+    value = node.meta.get("val")
+    return "unknown" if value is None else f"{value.dtype} {tuple(value.shape)}"
 
 
 def _torch(tensor: Any) -> Tensor:
