@@ -1,8 +1,8 @@
 """The convolutions of a plan: kernels built in float64, checked against the ops they replace, and rounded once."""
 
-import itertools
 import math
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,8 +45,10 @@ class Builder:
     def __init__(self, lifter: Lifter, planner: Planner, *, exact: int = 0) -> None:
         self.lifter, self.planner, self.exact = lifter, planner, exact
         self.regions: list[Region] = []
-        self.names: set[str] = set()
-        self.made: dict[str, nn.Module] = {}
+        self.taken = {name for name, _ in lifter.graph_module.named_children()}
+        self.numbers: Counter[str] = Counter()
+        self.made: dict[Hashable, dict[str, nn.Module]] = defaultdict(dict)
+        self.position = {node: i for i, node in enumerate(planner.ops)}
 
     def build(self, node: fx.Node, choice: Choice) -> list[Merged]:
         """The convolutions of one choice, in the order of its groups; none for a node that stays as it is."""
@@ -86,9 +88,10 @@ class Builder:
             )
         nodes = self._between(source, [value for value, _ in wanted.terms])
         module = module.to(value.device) if value.device.type != "meta" else module
-        twin = next((known for known, made in self.made.items() if _equal(made, module)), None)
+        alike = self.made[_look(module)]
+        twin = next((known for known, made in alike.items() if _equal(made, module)), None)
         name = twin or self._name(nodes)  # a network that applies the same weights twice goes on doing so
-        self.made[name] = module
+        alike[name] = module
         self._record(name, source, node, nodes, form, geometry, worst, largest)
         return Merged(name, module, geometry.extends)
 
@@ -101,7 +104,7 @@ class Builder:
             if node is not source and node not in seen:
                 seen.add(node)
                 stack.extend(inputs(self.planner.ops[node]))
-        return [node for node in self.planner.ops if node in seen]
+        return sorted(seen, key=self.position.__getitem__)
 
     # -------------------------------------------------------------- names and records
 
@@ -158,17 +161,21 @@ class Builder:
         stem = "_".join(shared) or first.replace(".", "_") or "conv"
         if stem[0].isdigit():
             stem = f"_{stem}"
-        names = itertools.chain([stem], (f"{stem}_{i}" for i in itertools.count(1)))
-        taken = {n for n, _ in self.lifter.graph_module.named_children()} | self.names
-        name = next(n for n in names if n not in taken)
-        self.names.add(name)
+        name = stem
+        while name in self.taken:
+            self.numbers[stem] += 1
+            name = f"{stem}_{self.numbers[stem]}"
+        self.taken.add(name)
         return name
 
 
+def _look(module: nn.Module) -> Hashable:
+    """What two convolutions that are the same have in common: their settings and first numbers."""
+    return repr(module), *(float(p.reshape(-1)[0]) for p in module.parameters())
+
+
 def _equal(one: nn.Module, other: nn.Module) -> bool:
-    """Whether two convolutions are the same, number by number."""
-    if repr(one) != repr(other):
-        return False
+    """Whether two convolutions of the same look are the same, number by number."""
     return all(
         a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True)
     )

@@ -8,8 +8,7 @@ elements read and written, and a constant per launched op; a value that several 
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from torch import fx
 
@@ -19,6 +18,7 @@ from .geometry import conv_geometry
 from .graph import places, sizes
 from .lift import Concat, Linear, Op, Sum
 from .report import Refusal
+from .search import Option, search
 
 MAX_ANCESTORS = 64  # a linear chain longer than this is cut
 
@@ -104,23 +104,20 @@ class Planner:
 
     def _plan_component(self, component: Sequence[fx.Node]) -> Choices:
         """Cheapest plan found; never more multiply-accumulates than the component has as it stands."""
-        needed = [n for n in component if any(user not in self.ops for user in n.users)]
-        shared = [n for n in component if n not in needed and len(n.users) > 1]
-        kept = self._kept(needed)
+        position = {node: i for i, node in enumerate(component)}
+        options = [[self._option(node, choice, position) for choice in self._options(node)] for node in component]
+        needed = [i for i, n in enumerate(component) if any(user not in self.ops for user in n.users)]
+        shared = [i for i, n in enumerate(component) if len(n.users) > 1 and all(user in self.ops for user in n.users)]
+        kept = self._kept(component[i] for i in needed)
         ceiling = self._cost(kept).macs
-        best = self._search(needed, shared, lambda cost: (cost.total, 0))
-        if self._cost(best).macs > ceiling:
-            best = self._search(needed, shared, lambda cost: cost.macs_first)
-        return best if self._cost(best).macs <= ceiling else kept
+        best = search(options, needed, shared, lambda cost: (cost.total, 0))
+        if best.cost.macs > ceiling:
+            best = search(options, needed, shared, lambda cost: cost.macs_first)
+        return {component[i]: o.choice for i, o in best.options.items()} if best.cost.macs <= ceiling else kept
 
-    def _search(self, needed: list[fx.Node], shared: list[fx.Node], rank: "Rank") -> Choices:
-        """Plan the needed values; then see whether computing a shared one once, for all its readers, is cheaper."""
-        best = self._plan_values(needed, rank)
-        for node in shared:
-            tried = self._plan_values(sorted({*needed, node}, key=list(self.ops).index), rank)
-            if rank(self._cost(tried)) < rank(self._cost(best)):
-                needed, best = [*needed, node], tried
-        return best
+    def _option(self, node: fx.Node, choice: Choice, position: Mapping[fx.Node, int]) -> Option:
+        read = reads(choice, self.ops[node])
+        return Option(choice, self.choice_cost(node, choice), tuple(position[n] for n in read if n in position))
 
     def _kept(self, needed: Iterable[fx.Node]) -> Choices:
         """Everything as it stands."""
@@ -132,30 +129,6 @@ class Planner:
                 choices[node] = Keep()
                 stack.extend(inputs(self.ops[node]))
         return choices
-
-    def _plan_values(self, needed: Iterable[fx.Node], rank: "Rank") -> Choices:
-        choices: Choices = {}
-        targets = set(needed)
-        for node in needed:
-            free = (targets - {node}) | set(choices)
-            choices |= self._cheapest(node, free, rank, {})
-        return choices
-
-    def _cheapest(self, node: fx.Node, free: set[fx.Node], rank: "Rank", memo: dict[fx.Node, Choices]) -> Choices:
-        """The choices that make `node` available, given values that are there anyway."""
-        if node in free or node not in self.ops:
-            return {}
-        if node in memo:
-            return memo[node]
-        plans = []
-        for choice in self._options(node):
-            plan: Choices = {}
-            for value in reads(choice, self.ops[node]):
-                plan |= self._cheapest(value, free, rank, memo)
-            plans.append({**plan, node: choice})
-        # Of two as cheap, what is there already, else that of fewer ops.
-        memo[node] = min(plans, key=lambda p: (rank(self._cost(p)), not isinstance(p[node], Keep), len(p)))
-        return memo[node]
 
     def _options(self, node: fx.Node) -> Iterator[Choice]:
         op = self.ops[node]
@@ -235,16 +208,6 @@ class Planner:
 
     def choice_cost(self, node: fx.Node, choice: Choice) -> Cost:
         """Cost of one choice, without what it reads."""
-        key = (node, choice)
-        if key not in self._costs:
-            self._costs[key] = self._choice_cost(node, choice)
-        return self._costs[key]
-
-    @cached_property
-    def _costs(self) -> dict[tuple[fx.Node, Choice], Cost]:
-        return {}
-
-    def _choice_cost(self, node: fx.Node, choice: Choice) -> Cost:
         op = self.ops[node]
         out = elements(node)
         if isinstance(choice, OneMap):
@@ -288,9 +251,6 @@ class Planner:
                 continue
             found = f"one conv would take {one / 1e6:.3g} MMACs, its parts take {parts / 1e6:.3g}"
             self.refusals.append(Refusal(node.name, "COST", found, "nothing to do: the parts are cheaper"))
-
-
-Rank = Callable[[Cost], tuple[int, int]]
 
 
 def inputs(op: Op) -> list[fx.Node]:

@@ -27,7 +27,6 @@ from .cost import Work, forget_usual_sizes, suppose_usual_sizes
 from .edit import forget_exact, name_nodes, sort
 from .inner import settle
 from .judge import best_of
-from .mirror import sizes_of
 from .passes.channel_layout import ChannelLayout
 from .passes.common_subexpressions import CommonSubexpressions
 from .passes.dead_nodes import DeadNodes
@@ -53,6 +52,7 @@ from .passes.shift_into_bias import ShiftIntoBias
 from .passes.shuffle_into_conv import ShuffleIntoConv
 from .passes.slice_chains import SliceChains
 from .passes.split_concat_conv import SplitConcatConv
+from .sizes import sizes_of
 
 __all__ = ["PASSES", "Pass", "PassCount", "SurgeryReport", "Work", "run_passes", "simplify"]
 

@@ -6,6 +6,7 @@ from typing import Any
 import onnx_graphsurgeon as gs
 
 from .edit import find_outputs
+from .names import names_kept
 
 
 class Pass(ABC):
@@ -25,9 +26,10 @@ class Pass(ABC):
         """Rewrite `graph` in place until the pass fits nowhere; the number of rewrites made (0: nothing changed)."""
         total = 0
         find_outputs(graph)
-        while count := self.sweep(graph):
-            total += count
-            graph.cleanup()  # what a rewrite left behind must not count as a reader in the next sweep
+        with names_kept(graph):
+            while count := self.sweep(graph):
+                total += count
+                graph.cleanup()  # what a rewrite left behind must not count as a reader in the next sweep
         return total
 
     def sweep(self, graph: gs.Graph) -> int:

@@ -3,6 +3,7 @@
 Values and nodes are compared by identity; onnx-graphsurgeon's own `==` compares names.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +13,7 @@ import onnx_graphsurgeon as gs
 
 from ..errors import ExportError, one_line
 from ..onnx_file.file import LARGE, all_tensors
+from .names import first_free, names_of
 
 MAX_EXACT = 1 << 29
 """Bytes of unrounded values that are kept beside a graph; all of them for a network of 60 M parameters."""
@@ -143,28 +145,39 @@ def spatial(tensor: Any) -> tuple[int, ...] | None:
 
 def fresh(graph: gs.Graph, stem: str) -> str:
     """A name that no value of `graph` has, or of a graph within: `stem`, or `stem` and the first free number."""
-    return _first_free(stem, set(all_tensors(root_of(graph))))
+    names = names_of(root_of(graph))
+    if names is None:
+        return first_free(stem, all_tensors(root_of(graph)).__contains__)
+    name = first_free(stem, names.is_taken)
+    names.promise(name)
+    return name
 
 
 def fresh_node(graph: gs.Graph, stem: str) -> str:
     """A name that no node of `graph` has, likewise."""
-    return _first_free(stem, {node.name for node in graph.nodes})
+    names = names_of(graph)
+    return first_free(stem, names.is_taken_by_node if names else {node.name for node in graph.nodes}.__contains__)
+
+
+def _named(graph: gs.Graph, tensor: Any) -> Any:
+    """`tensor`, whose name came from `fresh`."""
+    names = names_of(root_of(graph))
+    if names is not None:
+        names.give(tensor)
+    return tensor
 
 
 def name_nodes(graph: gs.Graph) -> None:
     """Give every node a name of its own: what a pass adds is named after what it replaces."""
     taken: set[str] = set()
+    tried: Counter[str] = Counter()
     for node in graph.nodes:
-        node.name = _first_free(node.name or node.op.lower(), taken)
-        taken.add(node.name)
-
-
-def _first_free(stem: str, taken: set[str]) -> str:
-    name, n = stem, 0
-    while name in taken:
-        n += 1
-        name = f"{stem}_{n}"
-    return name
+        stem = node.name or node.op.lower()
+        node.name = name = stem
+        while name in taken:
+            tried[stem] += 1
+            node.name = name = f"{stem}_{tried[stem]}"
+        taken.add(name)
 
 
 def constant(graph: gs.Graph, stem: str, values: np.ndarray, dtype: Any) -> gs.Constant:
@@ -172,7 +185,7 @@ def constant(graph: gs.Graph, stem: str, values: np.ndarray, dtype: Any) -> gs.C
 
     At most `MAX_EXACT` bytes of them a graph: past that, a weight that two passes change is rounded twice.
     """
-    tensor = gs.Constant(fresh(graph, stem), np.ascontiguousarray(values.astype(dtype, copy=False)))
+    tensor = _named(graph, gs.Constant(fresh(graph, stem), np.ascontiguousarray(values.astype(dtype, copy=False))))
     kept = vars(graph).get("exact_bytes", 0) + values.nbytes
     if kept <= MAX_EXACT and not np.array_equal(tensor.values, values):
         tensor.exact = values
@@ -182,7 +195,7 @@ def constant(graph: gs.Graph, stem: str, values: np.ndarray, dtype: Any) -> gs.C
 
 def rearranged(graph: gs.Graph, stem: str, old: Any, move: Callable[[np.ndarray], np.ndarray]) -> gs.Constant:
     """A new constant of the elements of `old` as `move` lays them out, which computes nothing: it rounds nothing."""
-    tensor = gs.Constant(fresh(graph, stem), np.ascontiguousarray(move(old.values)))
+    tensor = _named(graph, gs.Constant(fresh(graph, stem), np.ascontiguousarray(move(old.values))))
     if hasattr(old, "exact"):
         tensor.exact = move(old.exact)
     return tensor
@@ -207,9 +220,8 @@ def append(
     attrs: Mapping[str, Any] | None = None,
 ) -> Any:
     """Add a node and return its new output: of the type of `like`, and of its shape unless `shape` is given."""
-    output = gs.Variable(
-        fresh(graph, name), dtype=like.dtype, shape=list(shape if shape is not None else like.shape or []) or None
-    )
+    sizes = list(shape if shape is not None else like.shape or []) or None
+    output = _named(graph, gs.Variable(fresh(graph, name), dtype=like.dtype, shape=sizes))
     add_node(graph, op, inputs, output, name=name, attrs=attrs)
     return output
 
@@ -222,6 +234,9 @@ def add_node(
         detach(graph, old)
     node = gs.Node(op, fresh_node(graph, name), attrs=dict(attrs or {}), inputs=list(inputs), outputs=[output])
     graph.nodes.append(node)
+    names = names_of(graph)
+    if names is not None:
+        names.give_node(node)
     return node
 
 
@@ -244,7 +259,9 @@ def detach(graph: gs.Graph, node: Any) -> None:
     """Take `node` out of the graph; its name, and those of its weights that nothing else reads, become free."""
     node.inputs.clear()
     node.outputs.clear()
-    graph.nodes[:] = [other for other in graph.nodes if other is not node]
+    at = next((i for i, other in enumerate(graph.nodes) if other is node), None)
+    if at is not None:
+        del graph.nodes[at]
 
 
 def bypass(graph: gs.Graph, node: Any, source: Any) -> bool:

@@ -8,7 +8,7 @@ import onnx_graphsurgeon as gs
 from ..onnx_file.file import all_tensors
 from .base import Pass
 from .cost import Work, forget_usual_sizes, suppose_usual_sizes, work_of
-from .mirror import sizes_of
+from .sizes import sizes_of
 
 ALWAYS = frozenset(
     {

@@ -4,7 +4,6 @@ What has no such call is an opaque node, which bounds the regions. Weights are s
 """
 
 import warnings
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -12,51 +11,11 @@ import onnx_graphsurgeon as gs
 import torch
 from torch import Tensor, fx, nn
 
-from ..errors import ExportError
-from ..onnx_file.file import infer_shapes
 from ..reparam.regions import Planned
 from .edit import values64
 from .onnx_ops import TRANSLATIONS, known
 
 DTYPES = {np.dtype(np.float16): torch.float16, np.dtype(np.float32): torch.float32, np.dtype(np.float64): torch.float64}
-MOST_ELEMENTS = 1 << 48
-HINT_BATCH, HINT_SIZE = 2, 224  # what an open axis is taken for where costs are compared; legality does not use them
-
-
-def sizes_of(graph: gs.Graph) -> dict[str, list[int]]:
-    """The shape of every value by name; an open axis has the size that follows from the hints for the inputs."""
-    tensors = {name: t for name, t in graph.tensors().items() if isinstance(t, gs.Variable)}
-    written = {name: t.shape for name, t in tensors.items()}
-    found = written
-    if not all(_is_static(shape) for shape in written.values()):
-        inputs, outputs = {t.name for t in graph.inputs}, list(graph.outputs)
-        try:
-            for name, tensor in tensors.items():
-                shape = tensor.shape if name in inputs else None
-                tensor.shape = shape and [n if isinstance(n, int) else _hint(d) for d, n in enumerate(shape)]
-            graph.outputs.clear()  # inference leaves the shapes of outputs as they are declared
-            infer_shapes(graph, within=False)
-            found = {name: t.shape for name, t in tensors.items()}
-        except ExportError:  # the network does not take those sizes
-            pass
-        finally:
-            graph.outputs.extend(outputs)
-            for name, tensor in tensors.items():
-                tensor.shape = written[name]
-    return {name: list(shape) for name, shape in found.items() if _is_static(shape) and _is_held(shape)}
-
-
-def _is_static(shape: Any) -> bool:
-    return shape is not None and all(isinstance(n, int) for n in shape)
-
-
-def _is_held(shape: Any) -> bool:
-    """Whether a value of this shape can be: windows of absurd dilations leave a negative size."""
-    return min(shape, default=0) >= 0 and prod(shape) < MOST_ELEMENTS
-
-
-def _hint(axis: int) -> int:
-    return HINT_BATCH if axis == 0 else HINT_SIZE
 
 
 def opaque(*values: object) -> Tensor:
@@ -74,6 +33,7 @@ class Mirror:
         self.tensors: dict[fx.Node, Any] = {}
         self.parts: dict[int, list[fx.Node]] = {}
         self._current: list[fx.Node] = []
+        self._results: dict[tuple[Any, str], Tensor | None] = {}
         for tensor in graph.inputs:
             self._bind(tensor, self.calls.placeholder(f"input_{len(self.values)}"))
         for node in graph.nodes:
@@ -125,12 +85,23 @@ class Mirror:
         node = self.calls.call_function(target, args)
         node.meta["nn_module_stack"] = {"": (self._path, "")}
         self._current.append(node)
-        metas = fx.node.map_arg(args, lambda n: n.meta.get("val"))
-        try:
-            node.meta["val"] = target(*metas)
-        except Exception:  # a value without a known shape is among them
-            node.meta.pop("val", None)
+        found = self._result(target, args)
+        if found is not None:
+            node.meta["val"] = found
         return node
+
+    def _result(self, target: Any, args: tuple[Any, ...]) -> Tensor | None:
+        """What the call gives, without numbers; None where a value without a known shape is among the arguments.
+
+        A network repeats itself: each call is run once for all that are like it.
+        """
+        key = (target, repr(fx.node.map_arg(args, _type)))
+        if key not in self._results:
+            try:
+                self._results[key] = target(*fx.node.map_arg(args, lambda n: n.meta.get("val")))
+            except Exception:  # whatever an op makes of None
+                self._results[key] = None
+        return self._results[key]
 
     def rank(self, tensor: Any) -> int | None:
         """How many axes the tensor has, or None."""
@@ -148,6 +119,11 @@ def _read_within(node: Any) -> list[Any]:
     made = {id(t) for g in inner for n in g.nodes for t in n.outputs}
     read = [t for g in inner for tensors in (g.outputs, *(n.inputs for n in g.nodes)) for t in tensors]
     return [t for t in read if id(t) not in made]
+
+
+def _type(node: fx.Node) -> str:
+    value = node.meta.get("val")
+    return "unknown" if value is None else f"{value.dtype} {tuple(value.shape)}"
 
 
 def _torch(tensor: Any) -> Tensor:

@@ -29,7 +29,7 @@ from plainconv.exporter.source.randomize import randomized
 from plainconv.exporter.surgery import simplify
 from plainconv.exporter.surgery.compare import compare
 from plainconv.exporter.surgery.cost import suppose_usual_sizes, work_of
-from plainconv.exporter.surgery.mirror import sizes_of
+from plainconv.exporter.surgery.sizes import sizes_of
 from plainconv.exporter.to_onnx.export import graph_from_module
 
 LIMIT = 600

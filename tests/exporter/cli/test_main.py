@@ -329,6 +329,26 @@ def test_json_is_pure_whatever_the_network_prints(capsys, nets, tmp_path):
     assert set(said.err.splitlines()) == {"chatter"}
 
 
+def test_no_torch_where_none_is_needed(exported, nets, tmp_path):
+    """Given commands that list, show, measure, or simplify what is plain already -> none loads PyTorch."""
+    plain = exported / "model.onnx"
+    lines = [
+        ["--help"], ["models"], ["simplify", "--list"], ["simplify", str(plain), "-o", str(tmp_path / "p.onnx")],
+        ["inspect", str(exported)], ["bench", str(exported), "--rounds", "1", "--warmup", "0"], ["serve", "--help"],
+    ]  # fmt: skip
+    code = """
+import contextlib, json, sys
+from plainconv.exporter.cli import main, serve
+from plainconv.engines import serving
+for line in json.loads(sys.argv[1]):
+    with contextlib.suppress(SystemExit):
+        assert main.main([*line, "--quiet"] if line[-1] != "--help" else line) == 0, line
+    assert "torch" not in sys.modules, line
+"""
+    run = subprocess.run([sys.executable, "-c", code, json.dumps(lines)], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+
+
 def test_inspect_and_models_in_json(capsys, exported):
     assert main(["inspect", str(exported), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["inputs"][0]["shape"] == [1, 3, 8, 8]

@@ -98,7 +98,7 @@ def test_a_pass_that_is_wrong_is_found_out_and_nothing_is_written(
 ) -> None:
     rounded = constant
     monkeypatch.setattr(
-        "plainconv.exporter.surgery.passes.kernel_algebra.constant",
+        "plainconv.exporter.surgery.algebra.constant",
         lambda graph, stem, values, dtype: rounded(graph, stem, 1.01 * values, dtype),
     )
     (tmp_path / "plain.onnx").write_text("as it was")

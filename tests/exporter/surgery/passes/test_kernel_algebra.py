@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from plainconv.exporter.onnx_file.file import graph_from_proto, infer_shapes
 from plainconv.exporter.reparam import reparameterize
 from plainconv.exporter.source.randomize import randomized
-from plainconv.exporter.surgery.passes.kernel_algebra import KernelAlgebra, reparameterize_graph
+from plainconv.exporter.surgery.algebra import reparameterize_graph
+from plainconv.exporter.surgery.passes.kernel_algebra import KernelAlgebra
 from plainconv.exporter.to_onnx.export import graph_from_module
 
 NORM = {"gamma": (4,), "beta": (4,), "mean": (4,), "var": (4,)}
