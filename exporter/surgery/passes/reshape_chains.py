@@ -16,9 +16,10 @@ class ReshapeChains(Pass):
 
     Given  Reshape, Flatten, Squeeze or Unsqueeze of such a one that nothing else reads; or one whose result has the
            shape N × (all the rest), whichever way that shape was computed
-           Reshape to a computed shape that inference knows but for one axis; Transpose of a Transpose
+           Reshape to a computed shape that inference knows but for one axis; Transpose of a Transpose; Transpose that
+           moves axes of length 1 alone past others
     Result nothing where the shape is that of x, one Flatten where it is N × rest, else the last Reshape alone; Reshape
-           to a constant shape; one Transpose
+           to a constant shape; one Transpose; Reshape
     """
 
     name = "reshape-chains"
@@ -26,7 +27,7 @@ class ReshapeChains(Pass):
 
     def rewrite(self, graph: gs.Graph, node: Any) -> bool:  # noqa: D102
         if node.op == "Transpose":
-            return _compose(node)
+            return _compose(node) or _moves_nothing(graph, node)
         if node.op not in VIEWS:
             return False
         source = node.inputs[0]
@@ -77,6 +78,22 @@ def _compose(outer: Any) -> bool:
     first, second = (list(node.attrs.get("perm", backwards)) for node in (inner, outer))
     outer.attrs = {"perm": [first[axis] for axis in second]}
     outer.inputs[0] = inner.inputs[0]
+    return True
+
+
+def _moves_nothing(graph: gs.Graph, node: Any) -> bool:
+    """Make a Reshape of a Transpose that leaves every element in its place in memory."""
+    x, y = node.inputs[0], node.outputs[0]
+    if x.shape is None or len(x.shape) < 2 or not all(x.shape):
+        return False
+    perm = list(node.attrs.get("perm", range(len(x.shape))[::-1]))
+    long = [axis for axis in perm if x.shape[axis] != 1]
+    open_ones = [axis for axis in long if not isinstance(x.shape[axis], int)]
+    if long != sorted(long) or perm == sorted(perm) or len(open_ones) > 1:
+        return False
+    target = [-1 if axis in open_ones else x.shape[axis] for axis in perm]
+    shape = gs.Constant(fresh(graph, f"{node.name}_shape"), np.array(target, np.int64))
+    add_node(graph, "Reshape", [x, shape], y, name=node.name)
     return True
 
 

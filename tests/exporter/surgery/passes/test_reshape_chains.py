@@ -52,6 +52,35 @@ def test_two_transposes_are_one(check_pass, perms: tuple[str, str]) -> None:
     check_pass(ReshapeChains(), given, ["Transpose"])
 
 
+@pytest.mark.parametrize(
+    ("size", "perm"), [("2,1,3", "1,0,2"), ("1,1,2,4", "0,2,1,3"), ("N,5,1,1", "0,2,3,1"), ("1,N,1", "1,2,0")]
+)
+def test_a_transpose_that_moves_axes_of_one_element_is_a_view(check_pass, size: str, perm: str) -> None:
+    axes = size.split(",")
+    moved = ",".join(axes[int(axis)] for axis in perm.split(","))
+    given = f"(double[{size}] x) => (double[{moved}] y) {{ y = Transpose<perm=[{perm}]>(x) }}"
+    check_pass(ReshapeChains(), given, ["Reshape"])
+
+
+def test_and_goes_with_the_views_beside_it(check_pass) -> None:
+    given = """(double[1,8,1,1] x) => (double[1,2,4,1,1] y) {
+        a = Reshape(x, s) b = Transpose<perm=[0,2,1,3]>(a) c = Neg(b) y = Reshape(c, t) }"""
+    check_pass(
+        ReshapeChains(),
+        given,
+        ["Reshape", "Neg", "Reshape"],
+        {"s": np.array([1, 1, 2, 4]), "t": np.array([1, 2, 4, 1, 1])},
+    )
+
+
+@pytest.mark.parametrize(("size", "perm"), [("2,3,1", "1,0,2"), ("N,M,1", "0,2,1"), ("N,2", "1,0")])
+def test_a_transpose_that_moves_elements_or_has_two_open_axes_stays(check_pass, size: str, perm: str) -> None:
+    moved = ",".join(size.split(",")[int(axis)] for axis in perm.split(","))
+    check_pass(
+        ReshapeChains(), f"(double[{size}] x) => (double[{moved}] y) {{ y = Transpose<perm=[{perm}]>(x) }}", None
+    )
+
+
 DYNAMIC = """(double[N,8,1,1] x, double[N,2] z) => (double[N,M] y) {{ r = Neg(x) s = Shape(r) n = Gather(s, zero)
     u = Unsqueeze(n, axes) c = Concat<axis=0>({}) f = Reshape(r, c) y = Exp(f) }}"""
 
