@@ -5,19 +5,30 @@ import operator
 import torch
 from torch import Tensor, fx
 
-from .graph import arguments, constants, drop_dead_code, is_cast, is_per_channel, sizes
+from .graph import arguments, constants, draws_random_numbers, drop_dead_code, is_cast, is_per_channel, sizes
 from .lift import Lifter, Linear
 from .rules.layout import TO_THE_END
 from .scatters import concats_from_scatters
 
 aten = torch.ops.aten
 SAME = 1e-9  # of a border's value and the shift it stands for, both computed in float64
+_DROPOUTS = (
+    aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default, aten.feature_alpha_dropout.default
+)  # fmt: skip
 _METADATA_CHECKS = {aten._assert_tensor_metadata.default, aten._assert_scalar.default, torch._assert}
 
 
 def tidy(graph_module: fx.GraphModule) -> None:
     """Change `graph_module` in place to an equal graph; pads by hand are sought while writes are still slices."""
-    steps = (_drop_checks, _drop_casts, _restore_batch_norms, _free_views, _drop_full_slices, _pad_before_shift)
+    steps = (
+        _drop_checks,
+        _drop_casts,
+        _switch_off,
+        _restore_batch_norms,
+        _free_views,
+        _drop_full_slices,
+        _pad_before_shift,
+    )
     for step in (*steps, concats_from_scatters):
         step(graph_module)
         drop_dead_code(graph_module.graph)
@@ -46,6 +57,24 @@ def _drop_casts(graph_module: fx.GraphModule) -> None:
         if (before.dtype, before.device) == (after.dtype, after.device):
             node.replace_all_uses_with(source)
             graph_module.graph.erase_node(node)
+
+
+def _switch_off(graph_module: fx.GraphModule) -> None:
+    """What draws random numbers in training alone: a dropout is its input, an RReLU leaks by the mean of its slopes."""
+    graph = graph_module.graph
+    for node in calls(graph, *_DROPOUTS, aten.rrelu.default):
+        if draws_random_numbers(node):
+            continue
+        if node.target is aten.rrelu.default:
+            given = arguments(node)
+            node.target, node.args, node.kwargs = (
+                aten.leaky_relu.default,
+                (given["self"], (given["lower"] + given["upper"]) / 2),
+                {},
+            )
+        else:
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
 
 
 def _restore_batch_norms(graph_module: fx.GraphModule) -> None:

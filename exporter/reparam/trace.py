@@ -1,6 +1,8 @@
 """An nn.Module as a functional torch.fx graph of ATen calls: by torch.export, else by torch.fx."""
 
+import ast
 import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -203,12 +205,30 @@ def _export(module: nn.Module, example: tuple[Tensor, ...]) -> ExportedProgram:
 def _guards(program: ExportedProgram) -> tuple[str, ...]:
     """What the sizes must satisfy where the trace took one for a number, or branched on one; mostly nothing.
 
-    What every network has is taken out of the program's guards: that no size is 1 (the ops broadcast by themselves),
-    and that the terms of a sum are equal (so do they check).
+    What every network has is taken out of the program's guards: that no size is 1 (the ops broadcast by themselves, and
+    views of what they leave contiguous are reshapes here), and that the terms of a sum are equal (so do they check).
     """
     found = getattr(program, "_guards_code", None)
     if found is None:
         return ("sizes as traced",)
-    needed = [guard for guard in found if not HARMLESS.fullmatch(guard)]
+    needed = [guard for guard in found if not HARMLESS.fullmatch(guard) and not _holds_but_for_ones(guard)]
     program._guards_code = needed
     return tuple(re.sub(r"L\['(\w+)'\]", r"\1", guard) for guard in needed)
+
+
+def _holds_but_for_ones(guard: str) -> bool:
+    """Whether the guard is a·b != a·b·n or a·b % (a·b·n) != 0: true of all sizes but n = 1, of layouts and broadcasts."""
+    match ast.parse(guard, mode="eval").body:
+        case ast.Compare(ast.BinOp(part, ast.Mod(), whole), [ast.NotEq()], [ast.Constant(0)]):
+            return Counter(_factors(part)) < Counter(_factors(whole))
+        case ast.Compare(one, [ast.NotEq()], [other]):
+            few, many = sorted((Counter(_factors(one)), Counter(_factors(other))), key=Counter.total)
+            return few < many
+    return False
+
+
+def _factors(product: ast.expr) -> list[str]:
+    match product:
+        case ast.BinOp(left, ast.Mult(), right):
+            return [*_factors(left), *_factors(right)]
+    return [ast.unparse(product)]

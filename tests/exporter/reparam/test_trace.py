@@ -176,7 +176,9 @@ def test_a_counter_that_the_result_does_not_read_is_dropped() -> None:
         lambda x: nn.functional.dropout(x, 0.0),
         lambda x: nn.functional.dropout(x, 0.4, training=False),
         lambda x: nn.functional.alpha_dropout(x, 0.4, training=False),
+        lambda x: nn.functional.feature_alpha_dropout(x, 0.4, training=False),
         lambda x: nn.functional.rrelu(x),
+        lambda x: nn.functional.rrelu(x, 0.2, 0.6),
         lambda x: nn.functional.scaled_dot_product_attention(x, x, x),
         lambda x: nn.functional.scaled_dot_product_attention(x, x, x, dropout_p=0.0, is_causal=True),
     ],
@@ -193,6 +195,8 @@ def test_an_op_whose_arguments_switch_chance_off_is_not_random(act) -> None:
     net = Net().eval()
     plain, _ = reparameterize(net, X)
     assert torch.allclose(plain(X), net(X), atol=1e-5)
+    left = [str(node.target) for node in plain.graph.nodes]
+    assert not any("dropout." in target or "rrelu" in target for target in left)
 
 
 @pytest.mark.parametrize(
@@ -214,19 +218,27 @@ def test_an_op_of_chance_is_refused(act) -> None:
         reparameterize(Net().eval(), X)
 
 
-def test_attention_in_eval_mode_is_traced() -> None:
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("first", [True, False])
+def test_attention_in_eval_mode_is_traced(first: bool, weighted: bool) -> None:
+    """Given attention over the positions → Result a plain network for any batch and size, one of each among them."""
+
     class Net(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.mha, self.norm = nn.MultiheadAttention(4, 2, dropout=0.2, batch_first=True), nn.BatchNorm2d(4)
+            self.mha, self.norm = nn.MultiheadAttention(4, 2, dropout=0.2, batch_first=first), nn.BatchNorm2d(4)
 
         def forward(self, x: Tensor) -> Tensor:
-            y = self.norm(x).flatten(2).transpose(1, 2)
-            return self.mha(y, y, y)[0]
+            y = self.norm(x).flatten(2)
+            y = y.transpose(1, 2) if first else y.permute(2, 0, 1)
+            return self.mha(y, y, y, need_weights=weighted)[0]
 
     net = Net().eval()
-    plain, _ = reparameterize(net, X)
-    assert torch.allclose(plain(X), net(X), atol=1e-5)
+    plain, report = reparameterize(net, X)
+    assert report.guards == ()
+    for size in ((1, 4, 8, 8), (3, 4, 8, 8), (2, 4, 5, 1), (1, 4, 1, 7)):
+        x = torch.randn(size)
+        assert torch.allclose(plain(x), net(x), atol=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
