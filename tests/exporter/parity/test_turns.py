@@ -169,7 +169,7 @@ def test_what_was_found_of_choices_is_kept(even: tuple[nn.Module, Reference], tm
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 2])
 def test_mask_rcnn_with_random_weights_holds(seed: int) -> None:
-    """Given scores that float32 rounds to ties -> which proposals are kept differs, and no number of the others does."""
+    """Given scores that float32 rounds to ties -> which proposals are kept differs, no number of others does."""
     dims, strides = (16, 16, 32, *[64] * 7, 128, 128), (1, 2, 2, 1, 1, 1, 1, 1, 1, 2, 1)
     example = torch.zeros(1, 3, 128, 160)
     net = MaskRCNN(dims, strides, channels=32, hidden=64, proposals=200, detections=ROWS).eval()
