@@ -44,6 +44,8 @@ class Parity:
     """The share of positions with the same largest class, where there are classes; else None."""
     status: str
     """"held", "failed", or one of "failed: …", "not certified: …", "not executed: …" with the reason."""
+    turned: int | None = None
+    """Rows of a list that the step chooses otherwise as float32 does itself, of all images; they are not in `error`."""
 
     def __bool__(self) -> bool:
         return self.status == HELD and self.error <= self.tolerance
@@ -71,6 +73,7 @@ class Parity:
             f"image {self.worst[0]} ({self.worst_input}), element {list(self.worst[1:])}" if self.worst else "nowhere"
         )
         top1 = "" if self.top1 is None else f"; top-1 agrees on {self.top1:.1%}"
+        top1 += f"; {self.turned} rows chosen otherwise, as float32 does" if self.turned else ""
         if self.measure == "agreement":
             return (
                 f"{self.step}, {self.output}: {self.status}; {self.error:.2%} of the numbers differ, "

@@ -131,10 +131,11 @@ class Reference:
             return tuple(unmeasured(step, name, found) for name in self.names)
         values = [wanted.values for wanted in self.outputs.values()]
         found = matched(values, outputs)
-        outputs = found.outputs
+        outputs, turned = found.outputs, None
         if tolerance is None and self.dtype == "float32" and len(self.turns):
-            outputs, _ = excused(values, found, self.turns)
-        return tuple(self._compare(step, name, y, tolerance) for name, y in zip(self.names, outputs, strict=True))
+            outputs, turned = excused(values, found, self.turns)
+        each = [self._compare(step, name, y, tolerance) for name, y in zip(self.names, outputs, strict=True)]
+        return tuple(dataclasses.replace(p, turned=turned) if k in found.members else p for k, p in enumerate(each))
 
     def tolerances(self, name: str) -> np.ndarray:
         """What a float32 step may differ by on each image and part of an output, in units of its scale."""

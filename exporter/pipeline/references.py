@@ -62,7 +62,9 @@ def with_batch(examples: Mapping[str, Tensor], batch: int) -> dict[str, Tensor]:
 def said_of(reference: Reference, *, open_batch: bool) -> tuple[str, ...]:
     """What a user should know of it, one line each."""
     mixed = "the images of a batch influence one another: what one gives depends on those that go with it"
-    return (*reference.left_out, *([mixed] if reference.mixes and open_batch else []))
+    rows, turned = reference.turns.size, int(reference.turns.sum())
+    chosen = f"float32 itself may choose {turned} of {rows} detections otherwise than float64: there a step may, too"
+    return (*reference.left_out, *([chosen] if turned else []), *([mixed] if reference.mixes and open_batch else []))
 
 
 def _scales(network: Network, examples: Mapping[str, Tensor]) -> dict[str, Scale]:

@@ -12,7 +12,10 @@ from plainconv.exporter.parity import Reference, reference_from_module, run_modu
 from plainconv.exporter.parity.evaluate import _but_for_turns
 from plainconv.exporter.parity.order import matched
 from plainconv.exporter.parity.turns import excused
+from plainconv.exporter.reparam import reparameterize
+from plainconv.exporter.source.randomize import randomized
 from plainconv.models.detection.boxes import best
+from plainconv.models.detection.mask_rcnn import MaskRCNN
 
 EXAMPLE = torch.zeros(1, 3, 16, 16)
 ROWS = 20
@@ -161,3 +164,22 @@ def test_what_was_found_of_choices_is_kept(even: tuple[nn.Module, Reference], tm
     reference.save(tmp_path / "r.npz")
     assert np.array_equal(Reference.load(tmp_path / "r.npz").turns, reference.turns)
     assert reference.first(3).turns.shape == (3, ROWS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 2])
+def test_mask_rcnn_with_random_weights_holds(seed: int) -> None:
+    """Given scores that float32 rounds to ties -> which proposals are kept differs, no number of others does."""
+    dims, strides = (16, 16, 32, *[64] * 7, 128, 128), (1, 2, 2, 1, 1, 1, 1, 1, 1, 2, 1)
+    example = torch.zeros(1, 3, 128, 160)
+    net = MaskRCNN(dims, strides, channels=32, hidden=64, proposals=200, detections=ROWS).eval()
+    randomized(net, seed, example)
+    reference = reference_from_module(net, example, output_names=list(net(example)))
+    plain, _ = reparameterize(net, example, check=False)
+    parities = reference.judge("plain network", run_module(plain))
+    assert all(parities), [str(p) for p in parities]
+    assert parities[0].turned
+    assert max(p.tolerance for p in parities) < 5e-3
+    wrong = reference.run(run_module(plain))
+    wrong[0][:, :3] += 0.1  # pixels
+    assert not reference.compare("step", wrong)[0]
