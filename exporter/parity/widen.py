@@ -24,6 +24,9 @@ _NARROW = (torch.float32, torch.float16, torch.bfloat16)
 _SHAPE_ONLY = {Tensor.size, Tensor.dim, Tensor.numel, Tensor.stride, Tensor.is_contiguous, Tensor.is_floating_point}
 _BY_ROWS = ("conv1d", "conv2d", "conv3d", "linear")
 LARGE = 1 << 20  # elements; a larger weight is in float64 some output channels at a time
+SMALL = 1 << 14  # elements; a smaller one is not worth a place of its own
+_AS_THEY_ARE = (aten.slice.Tensor, aten.copy_.default)
+"""Ops whose arguments need no widening: rows of a weight; a copy, which widens by itself."""
 _TO_FLOAT64 = {Tensor.float, Tensor.half, Tensor.bfloat16}
 
 
@@ -58,7 +61,23 @@ def widened() -> Iterator[None]:
 
 
 class _WidenCalls(TorchFunctionMode):
-    """Widens the arguments of what Python calls."""
+    """Widens the arguments of what Python calls; weights, one after another, into one place.
+
+    Memory that is fresh for each of them would cost more than to widen them does.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._place: Tensor | None = None
+
+    def _wide_rows(self, weight: Tensor, rows: slice) -> Tensor:
+        """Those output channels of a weight, until the next are asked for."""
+        some = weight[rows]
+        if some.numel() > LARGE:
+            return some.double()
+        if self._place is None or self._place.device != some.device:
+            self._place = torch.empty(LARGE, dtype=torch.float64, device=some.device)
+        return self._place[: some.numel()].view(some.shape).copy_(some)
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -74,7 +93,7 @@ class _WidenCalls(TorchFunctionMode):
         if func is Tensor.__getitem__:
             return func(*args, **kwargs)  # some rows of a weight: what is made of them is widened
         if name.partition(".")[0] in _BY_ROWS and _is_large(args):
-            return _by_rows(func, args, kwargs)
+            return _by_rows(func, self._wide_rows, args, kwargs)
         return tree_map(_wide, func(*tree_map(_wide, args), **tree_map(_wide, kwargs)))
 
 
@@ -87,7 +106,7 @@ class _WidenDispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for value, argument in zip(args, func._schema.arguments, strict=False):
             if argument.is_write and isinstance(value, Tensor) and value.dtype in _NARROW:
                 raise TypeError(f"{func} writes into a {value.dtype} tensor that lives outside this evaluation")
-        if func is aten.slice.Tensor:
+        if func in _AS_THEY_ARE:
             return func(*args, **(kwargs or {}))
         args, kwargs = tree_map(_wide, args), tree_map(_wide, kwargs or {})
         if func is aten.convolution.default and _is_depthwise(*args):
@@ -96,23 +115,31 @@ class _WidenDispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _is_large(args: tuple[Any, ...]) -> bool:
-    """Whether a convolution or Linear with those arguments has a weight that is better not widened at once."""
+    """Whether a convolution or Linear with those arguments has a weight that is worth a place of its own."""
     weight = args[1] if len(args) > 1 else None
-    return isinstance(weight, Tensor) and weight.dtype in _NARROW and weight.numel() > LARGE
+    return isinstance(weight, Tensor) and weight.dtype in _NARROW and weight.numel() > SMALL
 
 
-def _by_rows(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    """A convolution (x, weight, bias, stride, padding, dilation, groups) with some output channels at a time."""
+def _by_rows(
+    func: Callable[..., Any],
+    wide_rows: Callable[[Tensor, slice], Tensor],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Tensor:
+    """A convolution (x, weight, bias, stride, padding, dilation, groups), a large one by some output channels."""
     x, weight, *rest = args
     x, bias = _wide(x), rest[0] if rest else kwargs.get("bias")
-    settings = dict(zip(("stride", "padding", "dilation"), rest[1:4], strict=False)) | kwargs
-    groups = settings.pop("groups", rest[4] if len(rest) > 4 else 1)
+    settings = dict(zip(("stride", "padding", "dilation", "groups"), rest[1:5], strict=False)) | kwargs
     settings.pop("bias", None)
+    if weight.numel() <= LARGE:
+        return func(x, wide_rows(weight, slice(None)), _wide(bias), **settings)  # type: ignore[no-any-return]
+    groups = settings.pop("groups", 1)
     axis = -1 if weight.dim() == 2 else x.dim() - weight.dim() + 1
     parts = []
     for rows, read in rows_in_turn(weight.shape, groups):
         shift = None if bias is None else _wide(bias[rows])
-        parts.append(func(x.narrow(axis, read.start, read.stop - read.start), _wide(weight[rows]), shift, **settings))
+        some = x.narrow(axis, read.start, read.stop - read.start)
+        parts.append(func(some, wide_rows(weight, rows), shift, **settings))
     return torch.cat(parts, axis)
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from .graph import arguments
 
@@ -77,6 +76,10 @@ def _product(sizes: list[Any]) -> Any:
 
 def _equal(one: Any, other: Any) -> bool:
     """Whether two sizes are equal at every input."""
+    if isinstance(one, int) and isinstance(other, int):
+        return one == other
+    from torch.fx.experimental.symbolic_shapes import statically_known_true  # sizes as symbols: it loads sympy
+
     return bool(statically_known_true(one == other))
 
 

@@ -1,7 +1,8 @@
 """The whole plain network against the whole module, in float64, at several sizes and at batch 2.
 
-Each region is checked by itself when it is built; what goes wrong between regions (aliasing, a value read twice, a size
-that was taken for a constant) only shows here.
+Each region is checked by itself when it is built, at its own borders; what goes wrong between regions (aliasing, a
+value read twice, a size that was taken for a constant) only shows here. It shows at any size, so the sizes are the
+smallest that networks take which halve the map five times: one odd, one even, height and width different.
 """
 
 from collections.abc import Iterator
@@ -46,11 +47,11 @@ def check_end_to_end(
     macs: int,
     guarded: bool = False,
 ) -> EndToEnd:
-    """Compare at two small sizes, the first odd, with a batch of two; at the example's where the module wants that.
+    """Compare at two small sizes, the first odd where it can be, with a batch of two.
 
-    `macs` is what one forward of the example takes; `guarded` says that the plain network refuses some sizes by
-    itself. Raises CheckFailedError where the two differ by more than the module's own rounding explains, and
-    ReparamError where the module itself gives two answers for one input.
+    At the example's size where the module takes no other. `macs` is what one forward of the example takes; `guarded`
+    says that the plain network refuses some sizes by itself. Raises CheckFailedError where the two differ by more than
+    the module's own rounding explains, and ReparamError where the module itself gives two answers for one input.
     """
     found: list[EndToEnd] = []
     for inputs, work in _inputs(example, open_axes):
@@ -134,11 +135,12 @@ def _inputs(
     """Inputs to compare on and how many examples' work each is: small ones, the example's size, the example's shape.
 
     The open spatial axes shrink together, to odd numbers or to multiples of 32 (networks that halve and join want
-    those).
+    those), a square where the first is refused.
     """
     generator = torch.Generator().manual_seed(0)
     seen: set[tuple[torch.Size, ...]] = set()
-    for divisor, odd in ((4, True), (4, False), (2.5, False), (3, True), (2, True), (1, False), (0, False)):
+    sizes = ((6, True), (7, False), (4, True), (4, False), (2.5, False), (3, True), (2, True), (1, False), (0, False))
+    for divisor, odd in sizes:
         tensors = []
         for x, axes in zip(example, open_axes, strict=True):
             shape = [_shrunk(n, divisor, odd, d) if axes[d] else n for d, n in enumerate(x.shape)]
@@ -159,14 +161,18 @@ def _repeated(x: Tensor, shape: list[int]) -> Tensor:
 
 
 def _shrunk(size: int, divisor: float, odd: bool, axis: int) -> int:
-    """About size / divisor: odd, and another odd on the next axis, or a multiple of 32. A batch of two, but for 0."""
+    """About size / divisor: odd, and another odd on the next axis, or a multiple of 32, for 7 another on the next.
+
+    A batch of two, but for 0.
+    """
     if divisor == 0 or (divisor == 1 and axis):
         return size
     if axis == 0:
         return 2
     if odd:
         return int(size / divisor) // 2 * 2 + 1 + 2 * (axis % 2)
-    return max(32 * round(size / divisor / 32), min(size, 32))
+    other = 32 * (axis % 2) if divisor == 7 and size >= 64 else 0
+    return max(32 * round(size / divisor / 32), min(size, 32)) + other
 
 
 def _numbers(outputs: object) -> list[Tensor]:

@@ -14,6 +14,11 @@ def probes(lifter: Lifter, source: fx.Node, wanted: Sum, form: Form) -> list[tup
 
     The map does not depend on the position, so small inputs suffice: both borders occur on them. What happens there
     repeats with the size modulo the stride, hence up to three sizes per axis that differ modulo it.
+
+    Each position of an output channel is Freivalds' check of the products that its kernel row was made by: a random
+    vector through the ops one by one, and through their product. A row off by δ, |δ| its norm, shows there as a normal
+    number of standard deviation |δ|, so k positions that share no pixel all stay below τ·|δ| with a probability of at
+    most (0.8·τ)ᵏ: for |δ| = 100 times what is let through, τ = 0.01, at most 0.8 % for one position, 10⁻⁸ for four.
     """
     generator = torch.Generator().manual_seed(0)
     shapes: list[tuple[int, ...]] = [(1, form.in_channels, *size) for size in probe_sizes(form)]

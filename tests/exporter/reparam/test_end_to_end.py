@@ -43,11 +43,11 @@ def test_a_size_that_only_the_module_takes_fails() -> None:
 
 def test_sizes_are_odd_and_even_with_a_batch_of_two() -> None:
     found = check_end_to_end(Scaled(1.0), Scaled(1.0), (torch.randn(1, 4, 224, 224),), OPEN, macs=0)
-    assert found.shapes == ((2, 4, 57, 59), (2, 4, 64, 64))
+    assert found.shapes == ((2, 4, 37, 39), (2, 4, 32, 64))
 
 
 def test_costly_sizes_are_left_out_where_small_ones_run() -> None:
-    found = check_end_to_end(Scaled(1.0), Scaled(1.0), (torch.randn(1, 4, 224, 224),), OPEN, macs=int(50e9))
+    found = check_end_to_end(Scaled(1.0), Scaled(1.0), (torch.randn(1, 4, 224, 224),), OPEN, macs=int(200e9))
     assert found.shapes == ((1, 4, 224, 224),)
 
 
