@@ -8,13 +8,12 @@ any graph holds. OpenVINO is measured where it is installed (pip install 'plainc
 """
 
 import argparse
-import contextlib
 import importlib.util
-import io
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,10 +21,10 @@ import numpy as np
 
 from plainconv.engines.onnxruntime.runner import OnnxRuntimeRunner
 from plainconv.exporter.bundle import Bundle
-from plainconv.exporter.cli.main import main as exporter
 
 NETWORKS = ("vanillanet_6", "parnet_s", "repvgg_a0")
 FILES = {"fp32": "model.onnx", "int8, TensorRT's": "model.int8.onnx", "int8, CPU's": "model.int8.cpu.onnx"}
+EXPORTER = str(Path(sys.executable).with_name("exporter"))
 HEAD = "| network | runtime | graph | ms, median | fp32 in ONNX Runtime ÷ this (quartiles) |\n|---|---|---|---|---|"
 
 Call = Callable[[np.ndarray], object]
@@ -50,9 +49,9 @@ def by_openvino(path: Path, threads: int) -> Call:
 def rows(name: str, rounds: int, threads: int, folder: Path) -> list[str]:
     """Each runtime and graph of one network, all in turns."""
     bundle = folder / name
-    with warnings.catch_warnings(action="ignore"), contextlib.redirect_stdout(io.StringIO()):
-        exporter(["export", name, "--random-init", "0", "-o", str(bundle), "--json"])
-        exporter(["build", str(bundle), "--engine", "none", "--precision", "int8", "--tolerance", "99", "--json"])
+    subprocess.run([EXPORTER, "export", name, "--random-init", "0", "-o", bundle], check=True, capture_output=True)
+    made = [EXPORTER, "build", bundle, "--engine", "none", "--precision", "int8", "--tolerance", "99"]
+    subprocess.run(made, check=True, capture_output=True)
     opened = Bundle.open(bundle)
     runtimes = {"ONNX Runtime": by_onnxruntime}
     if importlib.util.find_spec("openvino") is not None:
