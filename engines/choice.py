@@ -79,8 +79,10 @@ def say_why(reasons: Mapping[str, Sequence[str]], instead: str) -> None:
         warnings.warn(f"{words}; {instead} runs instead", PlainconvWarning, stacklevel=3)
 
 
-def graph_of(manifest: Manifest, precision: str, part: str = "") -> tuple[str, str]:
+def graph_of(manifest: Manifest, precision: str, part: str = "", *, on_cpu: bool = False) -> tuple[str, str]:
     """The ONNX file of that precision, or of a part of its split, and its hash.
+
+    On a CPU it is the one laid out for that, where the bundle has one.
 
     Raises EngineError where the bundle has none.
     """
@@ -90,7 +92,8 @@ def graph_of(manifest: Manifest, precision: str, part: str = "") -> tuple[str, s
         if found is None:
             raise EngineError(f"there is no part {part} of a {precision} split in the bundle; see `exporter split`")
         return found.file, found.sha256
-    graphs: dict[str, GraphRecord] = {graph.precision: graph for graph in manifest.graphs}
+    for_cpu = manifest.cpu_graphs if on_cpu else ()
+    graphs: dict[str, GraphRecord] = {graph.precision: graph for graph in (*manifest.graphs, *for_cpu)}
     link = next((link for link in manifest.chain if link.step == "onnx"), None)
     if link is None:
         raise EngineError("the draft has no ONNX model linked; link_onnx before building an engine")

@@ -12,6 +12,7 @@ from .backend import backends
 from .choice import by_speed, graph_of, merged, say_why, speed, why_not_run, why_words
 from .cuda.runtime import CudaRuntime
 from .onnxruntime.runner import OnnxRuntimeRunner
+from .onnxruntime.session import SessionOptions, provider_of
 from .runner import Runner
 from .schedule import whole
 from .split_loading import load_split
@@ -121,7 +122,8 @@ def _loaded(
     if engine in ("auto", "onnxruntime"):
         say_why(reasons, "ONNX Runtime")
         precision = "fp32" if precision == "auto" else precision
-        graph, _ = graph_of(opened.manifest, precision)
+        on_cpu = provider_of(SessionOptions(providers, device=device)) == "cpu"
+        graph, _ = graph_of(opened.manifest, precision, on_cpu=on_cpu)
         try:
             return OnnxRuntimeRunner(
                 opened.file(graph), providers=providers, threads=threads, precision=precision, device=device

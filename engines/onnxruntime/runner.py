@@ -39,7 +39,7 @@ class OnnxRuntimeRunner(Runner):
     nothing here does either.
 
     `provider` is what it runs on, one of `PROVIDERS`. `tf32` says whether a GPU may round the factors of
-    float32 products to 10 bits.
+    float32 products to 10 bits. `graph` is the name of the file.
 
     A runner on a GPU takes GPU arrays without a copy, and gives GPU arrays where an input is one.
     """
@@ -70,7 +70,7 @@ class OnnxRuntimeRunner(Runner):
             providers, threads, tf32, conv_search, options or {}, device=device, cuda_graph=cuda_graph
         )
         session, self.provider = start(onnx, settings)
-        self.precision, self.tf32 = precision, tf32
+        self.precision, self.tf32, self.graph = precision, tf32, onnx.name
         self.inputs = tuple(_spec(value) for value in session.get_inputs())
         self.outputs = tuple(_spec(value) for value in session.get_outputs())
         binds = any(spec.dtype == "bfloat16" for spec in (*self.inputs, *self.outputs))  # which `run` does not know

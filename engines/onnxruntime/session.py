@@ -87,11 +87,7 @@ def start(onnx: Path, options: SessionOptions) -> tuple[Any, str]:
     Raises EngineError where ONNX Runtime is not installed, the provider asked for does not start, or the file is no
     model that it takes.
     """
-    problems = option_problems(options)
-    if problems:
-        raise EngineError(problems[0])
-    onnxruntime = runtime()
-    provider = _chosen(onnxruntime, options)
+    provider, onnxruntime = provider_of(options), runtime()
     session = _session(onnxruntime, onnx, provider, options)
     if PROVIDERS[provider] in session.get_providers():
         return session, provider
@@ -101,6 +97,14 @@ def start(onnx: Path, options: SessionOptions) -> tuple[Any, str]:
         raise EngineError(f"{found}; {remedy}, or run on the CPU")
     warnings.warn(f"{found}, the CPU runs the model; {remedy}", PlainconvWarning, stacklevel=3)
     return session, "cpu"
+
+
+def provider_of(options: SessionOptions) -> str:
+    """What `start` starts first. Raises EngineError where there is no such thing here."""
+    problems = option_problems(options)
+    if problems:
+        raise EngineError(problems[0])
+    return _chosen(runtime(), options)
 
 
 def option_problems(options: SessionOptions) -> list[str]:

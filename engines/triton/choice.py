@@ -82,7 +82,8 @@ def chosen(bundle: Bundle, options: TritonOptions) -> Choice:
         if options.engine == "tensorrt":
             raise EngineError(_why_no_engines(bundle, options))
     precision = "fp32" if options.precision == "auto" else options.precision
-    file, sha256 = graph_of(bundle.manifest, precision)
+    file, _ = graph_of(bundle.manifest, precision, on_cpu=not options.devices)
+    _, sha256 = graph_of(bundle.manifest, precision)
     split = _split(bundle, precision, options)
     rtx = options.engine == "auto" and any(e.backend == "tensorrt_rtx" for e in _all_engines(bundle))
     notes = ("the bundle's TensorRT-RTX engines are left out: Triton's TensorRT backend cannot load them",) * rtx

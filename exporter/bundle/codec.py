@@ -104,6 +104,7 @@ def manifest_of_bytes(raw: bytes) -> Manifest:
         parities=list(_take_all(data, "parities", dict)),
         chain=tuple(_link_of_json(item, at) for at, item in _members(data, "chain")),
         graphs=tuple(_graph_of_json(item, at) for at, item in _members(data, "graphs")),
+        cpu_graphs=tuple(_graph_of_json(item, at) for at, item in _members({"cpu_graphs": []} | data, "cpu_graphs")),
         engines=tuple(_engine_of_json(item, at) for at, item in _members(data, "engines")),
         splits=tuple(_split_of_json(item, at) for at, item in _members({"splits": []} | data, "splits")),
         files={name: _file_of_json(item, f"files.{name}.") for name, item in _take(data, "files", dict).items()},

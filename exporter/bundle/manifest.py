@@ -20,6 +20,8 @@ FORMAT_VERSION = 3
 MANIFEST = "manifest.json"
 MODEL = "model.onnx"
 MODEL_DATA = "model.onnx.data"
+CPU_STEP = "typed-cpu"
+"""The step of the hash chain that makes one of `cpu_graphs`."""
 
 JsonObject = dict[str, Any]
 
@@ -139,6 +141,8 @@ class SplitRecord:
 class Manifest:
     """Everything a manifest says. A writer fills it, except `files` and `written`, which leaving the block fills.
 
+    `cpu_graphs` are graphs in the precisions of `graphs`, laid out for what runs them on a CPU.
+
     `source`, `counts` and the members of `parities` are JSON sections: their values may hold
     dataclasses, tuples, paths and NumPy scalars (see `codec.plain_json`). `extra` holds further top-level keys.
     """
@@ -155,6 +159,7 @@ class Manifest:
     parities: list[Any] = field(default_factory=list)
     chain: tuple[Link, ...] = ()
     graphs: tuple[GraphRecord, ...] = ()
+    cpu_graphs: tuple[GraphRecord, ...] = ()
     engines: tuple[EngineRecord, ...] = ()
     splits: tuple[SplitRecord, ...] = ()
     files: dict[str, FileRecord] = field(default_factory=dict)

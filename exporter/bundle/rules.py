@@ -10,11 +10,13 @@ from dataclasses import dataclass
 
 from ..errors import escaped
 from .manifest import (
+    CPU_STEP,
     MANIFEST,
     MODEL,
     MODEL_DATA,
     EngineRecord,
     FileRecord,
+    GraphRecord,
     Manifest,
     PartRecord,
     ShapeRange,
@@ -104,10 +106,16 @@ def _chain_problems(manifest: Manifest) -> list[str]:
 
 
 def _graph_problems(manifest: Manifest) -> list[str]:
+    kinds = {"typed": manifest.graphs, CPU_STEP: manifest.cpu_graphs}
+    return [problem for step, graphs in kinds.items() for problem in _problems_of_graphs(manifest, graphs, step)]
+
+
+def _problems_of_graphs(manifest: Manifest, graphs: Sequence[GraphRecord], step: str) -> list[str]:
+    """What is wrong with graphs whose links are `step`."""
     found: list[str] = []
     onnx = {link.sha256 for link in manifest.chain if link.step == "onnx"}
-    links = [link for link in manifest.chain if link.step == "typed"]
-    for graph in manifest.graphs:
+    links = [link for link in manifest.chain if link.step == step]
+    for graph in graphs:
         files = tuple(name for name in (graph.file, f"{graph.file}.data") if name in manifest.files)
         own = [link for link in links if link.files == files]
         if [(link.sha256, link.parent) for link in own] != [(graph.sha256, graph.onnx_sha256)]:
@@ -120,8 +128,8 @@ def _graph_problems(manifest: Manifest) -> list[str]:
             found.append(f"graph {graph.file} is fp32, wanted a lower precision: fp32 is {MODEL}")
         if not 0 < graph.tolerance < math.inf:
             found.append(f"graph {graph.file} has tolerance {graph.tolerance}, wanted a positive number")
-    if len(links) != len(manifest.graphs) or len({g.precision for g in manifest.graphs}) != len(links):
-        found.append(f"the chain has {len(links)} typed links for {len(manifest.graphs)} graphs, one a precision")
+    if len(links) != len(graphs) or len({graph.precision for graph in graphs}) != len(links):
+        found.append(f"the chain has {len(links)} {step} links for {len(graphs)} graphs, one a precision")
     return found
 
 

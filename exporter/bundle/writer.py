@@ -3,7 +3,6 @@
 import contextlib
 import copy
 import dataclasses
-import errno
 import os
 import re
 import shutil
@@ -14,7 +13,9 @@ from pathlib import Path
 from ..errors import BundleError
 from . import swap
 from .codec import bytes_of_manifest, manifest_of_bytes
+from .disk_errors import ELSEWHERE, IN_PLACE, disk_full_errors, write_errors
 from .manifest import (
+    CPU_STEP,
     FORMAT,
     MANIFEST,
     MODEL,
@@ -30,9 +31,6 @@ from .plain_file import open_plain
 from .reader import Bundle, file_sizes, more, sha256_of_file
 from .rules import is_file_name, problems
 
-ELSEWHERE, IN_PLACE = "give another -o, or ", ""
-"""Remedies where something new is written, and where a bundle is to change where it is."""
-_DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 _OUR_LAYOUT = re.compile(r"manifest\.json|(parts/[^/]+/)?[^/]+\.onnx(\.data)?|engines/([^/]+/)?[^/]+\.(engine|log)")
 
 
@@ -122,6 +120,26 @@ class Draft:
         filled = dataclasses.replace(record, sha256=sha256)
         manifest.graphs = (*(graph for graph in manifest.graphs if graph is not old), filled)
         return filled
+
+    def add_cpu_graph(self, record: GraphRecord) -> GraphRecord:
+        """Add a graph for CPUs: its record, whose `sha256` is filled in, and its link.
+
+        An earlier one of that precision is removed before the file is written, by `remove_cpu_graph`.
+        """
+        link = self.link(CPU_STEP, files=self._with_data(record.file), parent=record.onnx_sha256)
+        filled = dataclasses.replace(record, sha256=link.sha256)
+        self.manifest.cpu_graphs = (*self.manifest.cpu_graphs, filled)
+        return filled
+
+    def remove_cpu_graph(self, precision: str) -> None:
+        """Remove the graph for CPUs of a precision, if there is one, with what was measured of it."""
+        manifest = self.manifest
+        for graph in [graph for graph in manifest.cpu_graphs if graph.precision == precision]:
+            manifest.cpu_graphs = tuple(other for other in manifest.cpu_graphs if other is not graph)
+            files = self._with_data(graph.file)
+            manifest.chain = tuple(link for link in manifest.chain if link.files != files)
+            for name in files:
+                self.remove(name)
 
     def add_engine(self, record: EngineRecord) -> None:
         """Add an engine, its record and its link, in the place of an earlier one in the same file.
@@ -227,10 +245,10 @@ def write_bundle(target: Path | str, force: bool = False) -> Iterator[Draft]:
     disk is full, or another process has written `target` meanwhile (without `force`).
     """
     place = check_target(target, force)
-    with _disk_full_errors(place), _folder_beside(place) as folder:
+    with disk_full_errors(place), _folder_beside(place) as folder:
         draft = Draft(folder, Manifest())
         yield draft
-        with _write_errors(place):
+        with write_errors(place):
             draft._seal()
             check_target(place, force)  # again: minutes may have passed
             swap.replace(place, folder, may_replace=force)
@@ -247,12 +265,12 @@ def update_bundle(path: Path | str) -> Iterator[Draft]:
     meanwhile.
     """
     bundle = Bundle.open(Path(path).resolve())
-    with _disk_full_errors(bundle.folder, IN_PLACE), _folder_beside(bundle.folder, IN_PLACE) as folder:
+    with disk_full_errors(bundle.folder, IN_PLACE), _folder_beside(bundle.folder, IN_PLACE) as folder:
         draft = Draft(folder, copy.deepcopy(bundle.manifest))
-        with _write_errors(bundle.folder, IN_PLACE):
+        with write_errors(bundle.folder, IN_PLACE):
             draft._inherit(bundle)
         yield draft
-        with _write_errors(bundle.folder, IN_PLACE):
+        with write_errors(bundle.folder, IN_PLACE):
             draft._seal()
             swap.replace(bundle.folder, folder, may_replace=True, expected=bundle.sha256)
 
@@ -264,7 +282,7 @@ def check_target(target: Path | str, force: bool = False) -> Path:
     no bundle holds (even with `force`), lies inside a bundle, or lies where nothing can be written.
     """
     place = Path(os.path.abspath(target))
-    with _write_errors(place):
+    with write_errors(place):
         return _checked(place, target, force)
 
 
@@ -313,37 +331,6 @@ def _says_bundle(folder: Path) -> bool:
 @contextlib.contextmanager
 def _folder_beside(target: Path, remedy: str = ELSEWHERE) -> Iterator[Path]:
     with contextlib.ExitStack() as stack:
-        with _write_errors(target, remedy):
+        with write_errors(target, remedy):
             folder = stack.enter_context(swap.folder_beside(target))
         yield folder
-
-
-@contextlib.contextmanager
-def _write_errors(target: Path, remedy: str = ELSEWHERE) -> Iterator[None]:
-    """Say in one line what the file system refused."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _DISK_FULL:
-            raise
-        raise BundleError(
-            f"{target} cannot be written ({error.strerror}: {error.filename}); {remedy}see to its folder"
-        ) from error
-
-
-@contextlib.contextmanager
-def _disk_full_errors(target: Path, remedy: str = ELSEWHERE) -> Iterator[None]:
-    """Say in one line that the disk is full, whichever write met it."""
-    try:
-        yield
-    except Exception as error:
-        cause: BaseException | None = error
-        while cause is not None and not (isinstance(cause, OSError) and cause.errno in _DISK_FULL):
-            cause = cause.__cause__ or cause.__context__
-        if cause is None:
-            raise
-        free = shutil.disk_usage(next(folder for folder in target.parents if folder.exists())).free
-        raise BundleError(
-            f"disk full while writing {target} ({free / 1e6:.1f} MB free by now); {remedy}make room; "
-            "nothing was left behind"
-        ) from error

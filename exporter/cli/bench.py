@@ -249,11 +249,13 @@ def _inputs_of(runners: Mapping[str, "Runner"], batch: int, size: tuple[int, int
 
 
 def _description(runner: "Runner") -> dict[str, Any]:
-    """What runs: the backend, ONNX Runtime's execution provider, the precision where it is known, whether with TF32.
+    """What runs: the backend, ONNX Runtime's provider and graph, the precision where it is known, whether with TF32.
 
     Of engines how many streams they have beside their own, and what should be known of how they run.
     """
-    known = {key: getattr(runner, key, None) for key in ("backend", "provider", "precision", "tf32", "aux_streams")}
+    known = {
+        key: getattr(runner, key, None) for key in ("backend", "provider", "graph", "precision", "tf32", "aux_streams")
+    }
     return {key: value for key, value in (known | {"notes": list(runner.notes)}).items() if value not in (None, "", [])}
 
 

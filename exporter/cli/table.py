@@ -48,9 +48,10 @@ def bundle_table(bundle: Bundle) -> None:
     console.print(_parities(manifest.parities))
     for line in (*_parts(manifest.parities), *_reasons(manifest.parities), *_left_out(manifest.extra)):
         console.print(line, markup=False, soft_wrap=True)
-    if manifest.graphs:
-        console.print(_graphs(manifest.graphs))
-        for line in _kept_lines(manifest.graphs):
+    if manifest.graphs or manifest.cpu_graphs:
+        graphs = (*manifest.graphs, *manifest.cpu_graphs)
+        console.print(_graphs(graphs))
+        for line in (*_kept_lines(manifest.graphs), *_kept_lines(manifest.cpu_graphs, " for CPUs")):
             console.print(line, markup=False, soft_wrap=True)
     if bundle.engines:
         console.print(_engines(bundle.engines))
@@ -96,6 +97,7 @@ def as_json(bundle: Bundle) -> dict[str, Any]:
         "counts": plain_json(manifest.counts),
         "parities": plain_json(manifest.parities),
         "graphs": plain_json(manifest.graphs),
+        "cpu_graphs": plain_json(manifest.cpu_graphs),
         "engines": plain_json(bundle.engines),
         "splits": plain_json(bundle.splits),
         **plain_json(manifest.extra),
@@ -241,16 +243,16 @@ def _calibrated_on(calibration: Mapping[str, Any] | None) -> str:
     return f"{'random' if images is None else images} images" + (f", {how}" if how else "")
 
 
-def _kept_lines(graphs: Sequence[GraphRecord], most: int = 8) -> list[str]:
+def _kept_lines(graphs: Sequence[GraphRecord], whom: str = "", most: int = 8) -> list[str]:
     """Which layers a graph of a lower precision leaves in a wider type, and why."""
     lines = []
     for graph in graphs:
         lines += [
-            f"{graph.precision}: {kept.get('layer')} stays in {kept.get('type')}, {kept.get('reason')}"
+            f"{graph.precision}{whom}: {kept.get('layer')} stays in {kept.get('type')}, {kept.get('reason')}"
             for kept in graph.kept[:most]
         ]
         if len(graph.kept) > most:
-            lines.append(f"{graph.precision}: and {len(graph.kept) - most} more; --json names them")
+            lines.append(f"{graph.precision}{whom}: and {len(graph.kept) - most} more; --json names them")
     return lines
 
 

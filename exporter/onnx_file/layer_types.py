@@ -14,6 +14,7 @@ TYPE_NAMES = {
     ir.DataType.FLOAT16: "fp16",
     ir.DataType.BFLOAT16: "bf16",
     ir.DataType.INT8: "int8",
+    ir.DataType.UINT8: "int8",
     ir.DataType.FLOAT8E4M3FN: "fp8",
 }
 

@@ -12,14 +12,25 @@ import numpy as np
 from plainconv.engines import building, choice, loading, split_loading
 from plainconv.engines.options import BuildOptions, profile_of
 
-from ..bundle import Bundle, Draft, EngineRecord, Manifest, SplitRecord, update_bundle
+from ..bundle import Bundle, Draft, EngineRecord, GraphRecord, Manifest, SplitRecord, update_bundle
 from ..bundle.manifest import MODEL
 from ..bundle.undo import undone_on_error
 from ..errors import CheckFailedError, EngineError, ExportError, PlainconvError, SourceError
 from ..parity import EvalData, Reference, not_executed, read_eval_data
 from ..precision import TOLERANCES, Precision, precision_of_name, read_images
 from ..source.shapes import Batches, Sizes
-from .lower_graphs import REFERENCE, Wanted, add_graph, can_be_remade, graph_in, judge_of, warn
+from .lower_graphs import (
+    REFERENCE,
+    Wanted,
+    add_cpu_graph,
+    add_graph,
+    can_be_remade,
+    graph_in,
+    judge_of,
+    lacks_cpu_graph,
+    on_cpus,
+    warn,
+)
 from .part_options import part_options
 from .steps import Steps, onnx_run, run_of_runner
 
@@ -157,16 +168,30 @@ def _note_left_out(draft: Draft, name: str, reason: str | None) -> None:
 
 def _add_lower(draft: Draft, job: BuildJob, name: str, steps: Steps) -> None:
     wanted = _wanted(job, name, steps.reference)
-    graph = graph_in(draft.manifest, wanted)
-    if graph is None or (job.rebuild and can_be_remade(graph, wanted)):
-        graph = add_graph(draft, wanted, _eval_images(job, steps), steps)
+    graph, eval_images = graph_in(draft.manifest, wanted), _eval_images(job, steps)
+    made = graph is None or (job.rebuild and can_be_remade(graph, wanted))
+    if graph is None or made:
+        graph = add_graph(draft, wanted, eval_images, steps)
         for same in [record for record in draft.manifest.engines if record.onnx_sha256 == graph.sha256]:
             check_engine(draft, same, steps)
+    if (made and on_cpus(wanted.precision)) or _lacks_cpu_graph(draft.manifest, graph, wanted):
+        images = eval_images if wanted.images is None else wanted.images
+        _note_left_out(draft, _on_cpus(name), add_cpu_graph(draft, graph, images, steps))
     if job.engine != "none" and not steps.failed:
         add_engines(draft, job, name, steps)
         _warn_of_size(draft, name)
     if steps.failed:
         raise CheckFailedError(steps.failed[0])
+
+
+def _on_cpus(name: str) -> str:
+    return f"{name} for CPUs"
+
+
+def _lacks_cpu_graph(manifest: Manifest, graph: GraphRecord, wanted: Wanted) -> bool:
+    """Whether the bundle lacks a graph for CPUs that it could have, as far as is known."""
+    tried = (each.get("precision") for each in manifest.extra.get(LEFT_OUT, ()))
+    return lacks_cpu_graph(manifest, graph, wanted) and _on_cpus(graph.precision) not in tried
 
 
 def _warn_of_size(draft: Draft, name: str) -> None:
@@ -262,8 +287,11 @@ def _split_of(manifest: Manifest, precision: str) -> SplitRecord | None:
 def _is_up_to_date(bundle: Bundle, job: BuildJob, reference: Reference) -> bool:
     """Whether the bundle holds every graph and engine of `job` as they would be made now."""
     for name in job.precisions:
-        if name != "fp32" and graph_in(bundle.manifest, _wanted(job, name, reference)) is None:
-            return False
+        if name != "fp32":
+            wanted = _wanted(job, name, reference)
+            graph = graph_in(bundle.manifest, wanted)
+            if graph is None or _lacks_cpu_graph(bundle.manifest, graph, wanted):
+                return False
         asked = () if job.engine == "none" else _asked(bundle, job, name)
         if any(building.built(bundle.manifest, **each) is None for each in asked):
             return False

@@ -82,14 +82,15 @@ def cocotools() -> Any:
 
 
 def _targets(bundle: Bundle) -> Iterator[tuple[str, str, str, Callable[[], "Runner"]]]:
-    from plainconv.engines import choice, load
+    from plainconv.engines import choice
     from plainconv.engines.loading import run_record
+    from plainconv.engines.onnxruntime.runner import OnnxRuntimeRunner
 
     for file, precision in (
         ("model.onnx", "fp32"),
-        *((graph.file, graph.precision) for graph in bundle.manifest.graphs),
+        *((graph.file, graph.precision) for graph in (*bundle.manifest.graphs, *bundle.manifest.cpu_graphs)),
     ):
-        yield file, precision, "onnxruntime", partial(load, bundle, "onnxruntime", precision=precision)
+        yield file, precision, "onnxruntime", partial(OnnxRuntimeRunner, bundle.file(file), precision=precision)
     for record in bundle.engines:
 
         def run(record: Any = record) -> "Runner":

@@ -45,7 +45,7 @@ from .build import (
     check_engine,
     check_part_engines,
 )
-from .lower_graphs import REFERENCE, check_graph
+from .lower_graphs import REFERENCE, check_cpu_graph, check_graph
 from .open_axes import (
     at_usual_size,
     check_corners,
@@ -313,7 +313,7 @@ def validate_bundle(path: Path, *, eval_data: Path | None) -> list[str]:
     bundle = Bundle.open(path)
     reference = Reference.load(bundle.file(REFERENCE))
     data = read_eval_data(eval_data, reference.shapes, reference.whole) if eval_data else None
-    total = 1 + len(bundle.manifest.graphs) + len(bundle.engines) + len(bundle.splits)
+    total = 1 + len(bundle.manifest.graphs) + len(bundle.manifest.cpu_graphs) + len(bundle.engines) + len(bundle.splits)
     with (
         track(f"validating {bundle.manifest.name}", total=total, unit="steps") as bar,
         update_bundle(path) as draft,
@@ -325,6 +325,9 @@ def validate_bundle(path: Path, *, eval_data: Path | None) -> list[str]:
         bar.advance(1)
         for graph in manifest.graphs:
             check_graph(draft, graph, steps)
+            bar.advance(1)
+        for graph in manifest.cpu_graphs:
+            check_cpu_graph(draft, graph, steps)
             bar.advance(1)
         for record in manifest.engines:
             check_engine(draft, record, steps)

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +10,15 @@ import numpy as np
 
 from ..bundle import Draft, GraphRecord, Manifest, sha256_of_arrays
 from ..bundle.manifest import MODEL
-from ..errors import ExportError, PlainconvWarning
+from ..errors import CheckFailedError, ExportError, PlainconvWarning
 from ..onnx_file.ir_graph import save
 from ..onnx_file.layer_types import types_in_file
 from ..parity import Reference, reference_from_module
 from ..parity.inputs import DATA
-from ..precision import Calibration, Precision, judged_by, precision_of_name, typed_model, typed_run
+from ..precision import CPU, Calibration, Precision, judged_by, precision_of_name, typed_model, typed_run
 from ..source.network import InputSpec, Request
 from ..source.resolve import load_network
-from .steps import Steps, fed
+from .steps import Steps, fed, onnx_run
 
 REFERENCE = "reference.npz"
 MAX_DATA = 256
@@ -119,6 +119,55 @@ def add_graph(draft: Draft, wanted: Wanted, eval_images: Mapping[str, np.ndarray
     check_graph(draft, graph, steps)
     warn_in_name(draft, graph)
     return graph
+
+
+def lacks_cpu_graph(manifest: Manifest, graph: GraphRecord, wanted: Wanted) -> bool:
+    """Whether `graph` has none beside it for CPUs, and could have one: what it was calibrated on is at hand."""
+    has = any(each.precision == graph.precision for each in manifest.cpu_graphs)
+    return on_cpus(wanted.precision) and not has and can_be_remade(graph, wanted)
+
+
+def on_cpus(precision: Precision) -> bool:
+    """Whether a CPU has kernels in it that take another layout of Q/DQ than TensorRT's."""
+    return precision.quantized == "int8" and precision.rest == "fp32"
+
+
+def add_cpu_graph(
+    draft: Draft, graph: GraphRecord, images: Mapping[str, np.ndarray] | None, steps: Steps
+) -> str | None:
+    """Make the graph for CPUs beside `graph`, of the same images, and add it, in the place of an earlier one.
+
+    It is measured as ONNX Runtime serves it, in int8. Returns why there is none, where it does not hold.
+    """
+    name, precision = graph.precision, precision_of_name(graph.precision)
+    draft.remove_cpu_graph(name)
+    reference, made = Reference.load(draft.file(graph.reference)), graph.calibration or {}
+    own = judged_by(reference, precision).inputs if images is None or made.get("images") is None else images
+    calibration = Calibration(own, str(made.get("chosen") or "auto"))
+    try:
+        typed = typed_model(
+            draft.file(MODEL), precision, reference, calibration=calibration, tolerance=graph.tolerance, layout=CPU
+        )
+    except (CheckFailedError, ExportError) as error:
+        return str(error)
+    file = f"model.{name.replace('+', '_')}.cpu.onnx"
+    save(typed.model, draft.path(file))
+    types = sorted(typed.layers.values())
+    kept = tuple({"layer": each.node, "type": each.type, "reason": each.reason} for each in typed.kept)
+    layers = {kind: types.count(kind) for kind in types}
+    added = draft.add_cpu_graph(replace(graph, file=file, sha256="", layers=layers, kept=kept))
+    measured = replace(steps, failed=[])
+    check_cpu_graph(draft, added, measured)
+    if measured.failed:
+        draft.remove_cpu_graph(name)
+    return measured.failed[0] if measured.failed else None
+
+
+def check_cpu_graph(draft: Draft, graph: GraphRecord, steps: Steps) -> None:
+    """A graph for CPUs against its reference, by ONNX Runtime and its kernels in int8."""
+    run = onnx_run(draft.file(graph.file), draft.manifest.inputs)
+    step = f"ONNX {graph.precision} for CPUs"
+    steps.against(judge_of(draft, graph)).check(step, run, file=graph.file, tolerance=graph.tolerance)
 
 
 def warn_in_name(draft: Draft, graph: GraphRecord) -> None:

@@ -4,6 +4,7 @@
 """
 
 from .calibrate import METHODS, Calibration, read_images
+from .cpu import CPU
 from .edit import load
 from .emulate import emulated
 from .formats import NAMES, TOLERANCES, Precision, precision_of_name
@@ -11,6 +12,7 @@ from .keep import Kept
 from .typed import Typed, judged_by, typed_again, typed_model, typed_run
 
 __all__ = [
+    "CPU",
     "METHODS",
     "NAMES",
     "TOLERANCES",

@@ -7,7 +7,7 @@ to the true one (Kullback-Leibler divergence); both by ONNX Runtime's calibrator
 import contextlib
 import io
 import tempfile
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,9 @@ import onnx_ir as ir
 
 from ..errors import ExportError, SourceError, one_line
 from ..onnx_file.ir_graph import save
-from ..onnx_file.layer_types import WEIGHTED
 from ..parity.accuracy import arrays_of_npz, check_images
 from ..quiet import quiet
-from .quantize import quantizable
+from .layout import ENGINE, Layout
 from .run import batches, peaks_of
 
 QUICK = ("minmax", "percentile")
@@ -80,9 +79,14 @@ def _has(path: Path, name: str) -> bool:
 
 
 def ranges_of(
-    model: ir.Model, images: Mapping[str, np.ndarray], method: str, batch: int, whole: Set[str] = frozenset()
+    model: ir.Model,
+    images: Mapping[str, np.ndarray],
+    method: str,
+    batch: int,
+    whole: Set[str] = frozenset(),
+    layout: Layout = ENGINE,
 ) -> dict[str, float]:
-    """For each value that a node to be quantized reads, the largest magnitude to keep.
+    """For each value that is to be stored rounded, the largest magnitude to keep.
 
     Args:
         model: the float32 graph.
@@ -90,19 +94,32 @@ def ranges_of(
         method: of `METHODS` but "auto".
         batch: how many images a run takes.
         whole: the inputs that have no batch axis.
+        layout: which values these are.
 
     Raises:
         ExportError: ONNX Runtime's calibrator fails.
 
     """
     images = {name: x[:MAX_IMAGES] for name, x in images.items()}
-    wanted = {str(node.inputs[0].name) for node in model.graph if quantizable(node) and node.inputs[0] is not None}
+    wanted = {str(x.name) for x in layout.plan(model.graph, frozenset()).values if x.const_value is None}
     feeds = batches(images, batch, whole)
-    found = peaks_of(model, images, batch, whole) if method == "minmax" else _calibrated(model, feeds, method)
+    found = (
+        peaks_of(model, images, batch, whole) if method == "minmax" else _calibrated(model, feeds, method, layout.ops)
+    )
     return {name: found[name] for name in wanted}
 
 
-def _calibrated(model: ir.Model, feeds: Iterable[Mapping[str, np.ndarray]], method: str) -> Mapping[str, float]:
+def lows_of(
+    model: ir.Model, images: Mapping[str, np.ndarray], batch: int, whole: Set[str] = frozenset()
+) -> dict[str, float]:
+    """The lowest number of each float value, on the same images."""
+    images = {name: x[:MAX_IMAGES] for name, x in images.items()}
+    return {name: -peak for name, peak in peaks_of(model, images, batch, whole, of="Neg").items()}
+
+
+def _calibrated(
+    model: ir.Model, feeds: Iterable[Mapping[str, np.ndarray]], method: str, ops: Sequence[str]
+) -> Mapping[str, float]:
     from onnxruntime.quantization import CalibrationMethod
     from onnxruntime.quantization.calibrate import create_calibrator
 
@@ -114,7 +131,7 @@ def _calibrated(model: ir.Model, feeds: Iterable[Mapping[str, np.ndarray]], meth
         save(model, path)
         try:
             calibrator = create_calibrator(
-                path, list(WEIGHTED), str(path.with_name("augmented.onnx")), how, extra_options=options
+                path, list(ops), str(path.with_name("augmented.onnx")), how, extra_options=options
             )
             for feed in feeds:  # one at a time: it holds every value of all it is given
                 calibrator.collect_data(_Reader([feed]))

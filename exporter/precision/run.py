@@ -25,24 +25,25 @@ def run_of(model: ir.Model) -> Run:
 
 
 def peaks_of(
-    model: ir.Model, inputs: Mapping[str, np.ndarray], batch: int, whole: Set[str] = frozenset()
+    model: ir.Model, inputs: Mapping[str, np.ndarray], batch: int, whole: Set[str] = frozenset(), of: str = "Abs"
 ) -> dict[str, float]:
     """The largest magnitude of each float value of `model`, and of each input, over all of `inputs`.
 
-    Arrays by name, [images, …]; those in `whole` have no batch axis.
+    Arrays by name, [images, …]; those in `whole` have no batch axis. `of` "Neg": the largest of the values' negatives.
     """
     model = model.clone()
     floats = [v for node in model.graph for v in node.outputs if v.dtype == ir.DataType.FLOAT]
     values = [v for v in floats if v.uses() or v.is_graph_output()]
     names = [v.name for v in values]
     unused = Names(model.graph)
-    outputs = [_peak(model.graph, v, unused) for v in values]
+    outputs = [_peak(model.graph, v, unused, of) for v in values]
     model.graph.outputs[:] = outputs
     run = run_of(model)
     names_in = [str(value.name) for value in model.graph.inputs]
     rows = [np.stack(run(*(feed[name] for name in names_in))) for feed in batches(inputs, batch, whole)]
     known = {str(name): float(peak) for name, peak in zip(names, np.max(np.stack(rows), axis=0), strict=True)}
-    return known | {name: float(np.abs(x.astype(np.float64)).max()) for name, x in inputs.items() if x.size}
+    size = np.abs if of == "Abs" else np.negative
+    return known | {name: float(size(x.astype(np.float64)).max()) for name, x in inputs.items() if x.size}
 
 
 def batches(
@@ -55,10 +56,10 @@ def batches(
         yield {name: np.asarray(x[index[0] if name in whole else index]) for name, x in inputs.items()}
 
 
-def _peak(graph: ir.Graph, value: ir.Value, names: Names) -> ir.Value:
-    """max |value|, a scalar."""
+def _peak(graph: ir.Graph, value: ir.Value, names: Names, of: str) -> ir.Value:
+    """max of(value), a scalar."""
     size = ir.Value(name=names(f"{value.name}.size"), shape=value.shape, type=ir.TensorType(ir.DataType.FLOAT))
     peak = ir.Value(name=names(f"{value.name}.peak"), shape=ir.Shape([]), type=ir.TensorType(ir.DataType.FLOAT))
-    graph.append(ir.node("Abs", [value], outputs=[size], name=size.name))
+    graph.append(ir.node(of, [value], outputs=[size], name=size.name))
     graph.append(ir.node("ReduceMax", [size], {"keepdims": 0}, outputs=[peak], name=peak.name))
     return peak

@@ -15,10 +15,11 @@ from ..parity import Reference, Run
 from ..parity.inputs import DATA, NORMAL
 from ..parity.measure import AGREEMENT
 from ..progress import track
-from .calibrate import QUICK, Calibration, ranges_of
+from .calibrate import QUICK, Calibration, lows_of, ranges_of
 from .edit import load, opset_of
 from .formats import FLOATS, QUANTIZED, Precision
 from .keep import Kept, beyond_range, layers_to_keep, units_of
+from .layout import ENGINE, Layout
 from .narrow import narrow
 from .quantize import quantize
 from .run import peaks_of, run_of
@@ -50,7 +51,9 @@ class _Maker:
     precision: Precision
     units: Mapping[str, frozenset[str]]
     wide: frozenset[str] = frozenset()
+    layout: Layout = ENGINE
     ranges: Mapping[str, float] = field(default_factory=dict)
+    lows: Mapping[str, float] = field(default_factory=dict)
 
     def model_with(self, kept: Set[str]) -> ir.Model:
         """The graph with the layers `kept` not quantized, or, where nothing is, in float32; `wide` are in float32."""
@@ -58,7 +61,7 @@ class _Maker:
         wide, left = self._nodes(self.wide), self._nodes(self.wide | kept)
         quantized, rest = self.precision.quantized, FLOATS.get(self.precision.rest, ir.DataType.FLOAT)
         if quantized:
-            quantize(typed, QUANTIZED[quantized], self.ranges, left, rest)
+            quantize(typed, QUANTIZED[quantized], self.ranges, left, rest, self.layout, self.lows)
         if rest != ir.DataType.FLOAT:
             narrow(typed, rest, wide if quantized else left)
         return typed
@@ -90,6 +93,7 @@ def typed_model(
     *,
     calibration: Calibration | None = None,
     tolerance: float | None = None,
+    layout: Layout = ENGINE,
 ) -> Typed:
     """The float32 graph at `onnx` in `precision`; its inputs and outputs stay as they are.
 
@@ -103,6 +107,7 @@ def typed_model(
             the random ones, alone: a hot pixel or twice the contrast is beyond any calibrated range.
         calibration: the images that int8 and fp8 are calibrated on; by default the reference's own.
         tolerance: in units of the outputs' spread; that of the precision where it is None.
+        layout: whom a graph in int8 is for.
 
     Raises:
         CheckFailedError: no layer can be in `precision` within the tolerance.
@@ -124,7 +129,7 @@ def typed_model(
             peaks = peaks_of(model, inputs, reference.batch, whole)
             large = beyond_range(model, units, peaks, FLOATS["fp16"])
         wide = frozenset(kept.node for kept in large)
-        maker, method = _calibrated(_Maker(model, precision, units, wide), calibration, judge, limit)
+        maker, method = _calibrated(_Maker(model, precision, units, wide, layout), calibration, judge, limit)
         few, free = judge.first(FEW), units.keys() - wide
         alone = layers_to_keep(
             [name for name in units if name in free],
@@ -200,10 +205,13 @@ def _calibrated(
     asked = calibration or Calibration(judge.inputs)
     images, whole = _by_name(maker.model, asked.images), _whole(maker.model, judge)
     methods = QUICK if asked.method == "auto" else (asked.method,)
+    if maker.layout.affine:
+        maker = replace(maker, lows=lows_of(maker.model, images, judge.batch, whole))
     makers, failed = {}, None
     for method in methods:
         try:
-            makers[method] = replace(maker, ranges=ranges_of(maker.model, images, method, judge.batch, whole))
+            found = ranges_of(maker.model, images, method, judge.batch, whole, maker.layout)
+            makers[method] = replace(maker, ranges=found)
         except ExportError as error:  # numbers so large or small that a histogram of them has no bins
             failed = error
     if not makers and failed is not None:

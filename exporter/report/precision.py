@@ -10,15 +10,18 @@ TITLE = "Precision"
 
 def section(bundle: Bundle, extras: Any) -> dict[str, Any] | None:
     """A map of each graph's layers; None where there is but fp32."""
-    if not bundle.manifest.graphs:
+    manifest = bundle.manifest
+    named = [(graph.precision, graph) for graph in manifest.graphs]
+    named += [(f"{graph.precision} for CPUs", graph) for graph in manifest.cpu_graphs]
+    if not named:
         return None
     maps: list[dict[str, Any]] = []
-    for graph in bundle.manifest.graphs:
+    for name, graph in named:
         types = types_in_file(bundle.file(graph.file))
         kept = {str(each.get("layer")): each for each in graph.kept}
         maps.append(
             {
-                "precision": graph.precision,
+                "precision": name,
                 "tolerance": graph.tolerance,
                 "counts": dict(graph.layers),
                 "cells": [{"layer": name, "type": kind} for name, kind in types.items()],

@@ -237,6 +237,23 @@ def test_onnxruntime_runs_a_typed_graph(typed, no_gpu):
     assert 0 < np.abs(y - exact).max() < 0.5 * exact.std()
 
 
+def test_a_cpu_takes_the_graph_that_is_laid_out_for_it(typed, no_gpu):
+    """Given a graph for CPUs beside TensorRT's -> a CPU runs that; another precision's is as it was."""
+    with update_bundle(typed) as draft:
+        int8 = next(graph for graph in draft.manifest.graphs if graph.precision == "int8")
+        draft.path("model.int8.cpu.onnx").write_bytes(draft.read("model.onnx"))  # told by its numbers
+        draft.add_cpu_graph(replace(int8, file="model.int8.cpu.onnx", sha256=""))
+    x = {"input": np.random.default_rng(0).normal(size=(1, 16, 8, 8)).astype(np.float32)}
+    for asked in ({"providers": "cpu"}, {}, {"engine": "onnxruntime"}):
+        with engines.load(typed, precision="int8", threads=1, **asked) as on_cpu, engines.load(typed) as fp32:
+            assert (on_cpu.precision, on_cpu.graph) == ("int8", "model.int8.cpu.onnx")
+            np.testing.assert_array_equal(on_cpu(x)["logits"], fp32(x)["logits"])
+    manifest = Bundle.open(typed).manifest
+    assert choice.graph_of(manifest, "int8")[0] == "model.int8.onnx"
+    assert choice.graph_of(manifest, "int8", on_cpu=True)[0] == "model.int8.cpu.onnx"
+    assert choice.graph_of(manifest, "fp8", on_cpu=True)[0] == "model.fp8.onnx"
+
+
 def test_onnxruntime_that_cannot_run_a_typed_graph_says_so_in_one_line(tmp_path, make, no_gpu):
     """Given a graph in a type that ONNX Runtime has no kernels for -> EngineError, one line."""
     target = make.typed_bundle(tmp_path / "b")

@@ -1,5 +1,6 @@
 """Bundles of a small network, whole and in parts, for the tests of Triton's model repositories."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +70,7 @@ def save(path, inputs, outputs, computed, batch="N", size=8, data=False):
     return path
 
 
-def make(target, parts=None, batch="N", size=8, name="small net", data=False, fp16=False):
+def make(target, parts=None, batch="N", size=8, name="small net", data=False, fp16=False, cpu=False):
     """A bundle of the network, with `parts` a split of it."""
     with write_bundle(target) as draft:
         manifest = draft.manifest
@@ -82,7 +83,11 @@ def make(target, parts=None, batch="N", size=8, name="small net", data=False, fp
         onnx_sha256 = draft.link_onnx().sha256
         if fp16:  # only its name is: what it computes is no matter here
             save(draft.path("model.fp16.onnx"), ("x",), ("logits", "r"), ("a", "l", "r", "logits"), batch, size)
-            draft.add_graph(GraphRecord("model.fp16.onnx", "fp16", "", onnx_sha256, {"fp16": 3}, "model.onnx", 0.1))
+            record = GraphRecord("model.fp16.onnx", "fp16", "", onnx_sha256, {"fp16": 3}, "model.onnx", 0.1)
+            draft.add_graph(record)
+            if cpu:
+                save(draft.path("model.fp16.cpu.onnx"), ("x",), ("logits", "r"), ("a", "l", "r", "logits"), batch, size)
+                draft.add_cpu_graph(replace(record, file="model.fp16.cpu.onnx"))
         if parts:
             draft.add_split(split_record(draft, parts, onnx_sha256, **options))
     return Bundle.open(target)

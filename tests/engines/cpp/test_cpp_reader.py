@@ -97,7 +97,7 @@ def changed(data, path, value):
 def full(tmp_path_factory):
     """A bundle with everything that a manifest may have: two graphs, a split, engines of both, and external data."""
     folder = tmp_path_factory.mktemp("full") / "bundle"
-    bundles.make(folder, parts=bundles.FIVE, data=True, fp16=True)
+    bundles.make(folder, parts=bundles.FIVE, data=True, fp16=True, cpu=True)
     bundles.add_engines(folder)
     bundles.add_engines(folder, precision="fp16")
     bundles.add_engines(folder, parts=True)

@@ -144,6 +144,8 @@ def seal(data):
         ({"engines": ["a"]}, r"engines\[0\].file is missing"),
         ({"graphs": None}, "graphs is None, wanted list"),
         ({"graphs": ["a"]}, r"graphs\[0\].file is missing"),
+        ({"cpu_graphs": None}, "cpu_graphs is None, wanted list"),
+        ({"cpu_graphs": ["a"]}, r"cpu_graphs\[0\].file is missing"),
         ({"parities": [1]}, r"\[0\] of parities is 1, wanted dict"),
     ],
 )
@@ -324,6 +326,50 @@ def test_what_a_manifest_may_not_say_of_graphs():
     ]
     for manifest, wanted in cases:
         assert any(wanted in problem for problem in problems(manifest)), (wanted, problems(manifest))
+
+
+def with_a_cpu_graph(**changes):
+    """`a_typed_manifest` with a graph for CPUs beside its own, changed so."""
+    good = a_typed_manifest()
+    record = FileRecord(7, sha("for cpus"))
+    graph = replace(good.graphs[0], file="model.int8_fp16.cpu.onnx", sha256=record.sha256)
+    link = Link("typed-cpu", record.sha256, graph.onnx_sha256, (graph.file,))
+    files = {**good.files, graph.file: record}
+    return without(good, **{"files": files, "chain": (*good.chain, link), "cpu_graphs": (graph,)} | changes)
+
+
+def test_a_graph_for_cpus_survives_its_bytes():
+    manifest = with_a_cpu_graph()
+    assert problems(manifest) == []
+    assert manifest_of_bytes(bytes_of_manifest(manifest)) == manifest
+
+
+def test_a_manifest_without_the_key_has_no_graphs_for_cpus():
+    """Given a manifest as it was before there were any -> it is read as it was."""
+    data = json.loads(bytes_of_manifest(a_typed_manifest()))
+    del data["cpu_graphs"]
+    assert manifest_of_bytes(seal(data)) == a_typed_manifest()
+
+
+def test_what_a_manifest_may_not_say_of_graphs_for_cpus():
+    """Given graphs for CPUs, links and files that disagree -> each problem is named."""
+    good = with_a_cpu_graph()
+    (graph,), link = good.cpu_graphs, good.chain[-1]
+    not_linked = f"graph {graph.file} is not linked to the ONNX model it was made from"
+    cases = [
+        ({"cpu_graphs": ()}, "1 typed-cpu links for 0 graphs"),
+        ({"cpu_graphs": (graph, graph)}, "1 typed-cpu links for 2 graphs, one a precision"),
+        ({"chain": good.chain[:-1]}, not_linked),
+        ({"chain": (*good.chain[:-1], replace(link, step="typed"))}, not_linked),
+        ({"chain": (*good.chain[:-1], replace(link, parent=good.chain[0].sha256))}, not_linked),
+        ({"cpu_graphs": (replace(graph, sha256=sha("x")),)}, not_linked),
+        ({"cpu_graphs": (replace(graph, reference="x.npz"),)}, "has a reference x.npz, which is not among the files"),
+        ({"cpu_graphs": (replace(graph, precision="fp32"),)}, "is fp32, wanted a lower precision"),
+        ({"cpu_graphs": (replace(graph, tolerance=0.0),)}, "has tolerance 0.0, wanted a positive number"),
+    ]
+    for changes, wanted in cases:
+        found = problems(with_a_cpu_graph(**changes))
+        assert any(wanted in problem for problem in found), (wanted, found)
 
 
 def test_external_data_of_a_graph_belongs_to_its_link():

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -546,6 +547,35 @@ def test_a_graph_in_the_place_of_another_drops_its_engines(tmp_path, either_exch
         add_graph(draft, b"another byte", "int8")
     assert left(target) == ["manifest.json", "model.fp16.onnx", "model.int8.onnx", "model.onnx"]
     assert Bundle.open(target).engines == ()
+
+
+def test_a_graph_for_cpus_is_linked_replaced_and_removed(tmp_path):
+    """Given a graph for CPUs -> linked to the model; another takes its place; removed, nothing of it is left."""
+    target, file = write(tmp_path / "v6"), "model.int8.cpu.onnx"
+
+    def add(draft, content):
+        draft.remove_cpu_graph("int8")
+        draft.path(file).write_bytes(content)
+        graph = draft.manifest.graphs[0]
+        draft.manifest.parities.append({"step": "graph", "file": file})
+        return draft.add_cpu_graph(replace(graph, file=file, sha256=""))
+
+    with update_bundle(target) as draft:
+        byte = add_graph(draft, b"byte", "int8")
+        first = add(draft, b"one")
+    with update_bundle(target) as draft:
+        second = add(draft, b"another")
+    bundle = Bundle.open(target)
+    assert bundle.manifest.cpu_graphs == (second,) and second.sha256 != first.sha256
+    assert bundle.manifest.graphs == (byte,)
+    links = [(link.sha256, link.parent, link.files) for link in bundle.manifest.chain if link.step == "typed-cpu"]
+    assert links == [(second.sha256, bundle.onnx_sha256, (file,))]
+    assert [p for p in bundle.manifest.parities if p.get("file") == file] == [{"step": "graph", "file": file}]
+    with update_bundle(target) as draft:
+        draft.remove_cpu_graph("int8")
+    bundle = Bundle.open(target)
+    assert (bundle.manifest.cpu_graphs, (target / file).exists()) == ((), False)
+    assert not [p for p in bundle.manifest.parities if p.get("file") == file]
 
 
 def test_an_engine_in_the_place_of_another_drops_what_was_measured_of_it(tmp_path):

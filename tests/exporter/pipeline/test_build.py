@@ -172,6 +172,54 @@ def test_a_graph_of_each_precision_is_added_once(net, bundle):
     assert state(bundle) == before
 
 
+def test_int8_is_made_for_cpus_too(net, bundle):
+    """Given int8 -> beside TensorRT's graph one for CPUs, of the same images, measured as served; no other has."""
+    build(bundle, "int8", "int8+fp16", "fp16", calibration=net.images)
+    opened = Bundle.open(bundle)
+    (graph,), other = opened.manifest.cpu_graphs, graphs(bundle)["int8"]
+    assert (graph.file, graph.precision) == ("model.int8.cpu.onnx", "int8")
+    assert (graph.tolerance, graph.reference, graph.calibration) == (
+        other.tolerance,
+        other.reference,
+        other.calibration,
+    )
+    (parity,) = parities(bundle, graph.file)
+    assert (parity["step"], parity["status"]) == ("ONNX int8 for CPUs", "held")
+    link = next(link for link in opened.manifest.chain if link.sha256 == graph.sha256)
+    assert (link.step, link.parent, link.files) == ("typed-cpu", opened.onnx_sha256, (graph.file,))
+    assert graph.layers["int8"] == 3 - len(graph.kept)
+
+
+def test_a_bundle_without_a_graph_for_cpus_gets_one(net, bundle):
+    """Given a bundle as it was made before there were any -> int8 asked for again adds just that, where it can."""
+    build(bundle, "int8", calibration=net.images)
+    whole = Bundle.open(bundle).manifest
+    with update_bundle(bundle) as draft:
+        draft.remove_cpu_graph("int8")
+    assert not build(bundle, "int8")  # without the images
+    assert build(bundle, "int8", calibration=net.images)
+    again = Bundle.open(bundle).manifest
+    assert (again.graphs, again.cpu_graphs) == (whole.graphs, whole.cpu_graphs)
+    assert not build(bundle, "int8", calibration=net.images)
+
+
+def test_a_graph_for_cpus_that_does_not_hold_is_left_out(net, bundle, monkeypatch):
+    """Given one that no layer of can be -> TensorRT's is there, why the other is not, and no new try."""
+    typed = lower_graphs.typed_model
+
+    def without_cpu(*args, layout=None, **options):
+        if layout is not None:
+            raise CheckFailedError("no layer can be int8")
+        return typed(*args, **options)
+
+    monkeypatch.setattr(lower_graphs, "typed_model", without_cpu)
+    build(bundle, "int8", calibration=net.images)
+    manifest = Bundle.open(bundle).manifest
+    assert (len(manifest.graphs), manifest.cpu_graphs) == (1, ())
+    assert manifest.extra["left_out"] == [{"precision": "int8 for CPUs", "reason": "no layer can be int8"}]
+    assert not build(bundle, "int8", calibration=net.images)
+
+
 def test_calibration_is_on_record(net, bundle):
     """Given images -> how many, their hash, and for int8 the method asked for and the one taken."""
     build(bundle, "fp16", "int8", calibration=net.images)

@@ -9,8 +9,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 from torch.nn import functional
 
 from plainconv.exporter.precision.formats import QUANTIZED
+from plainconv.exporter.precision.layout import quantizable
 from plainconv.exporter.precision.narrow import narrow
-from plainconv.exporter.precision.quantize import quantizable, quantize
+from plainconv.exporter.precision.quantize import quantize
 
 INT8, FP8 = QUANTIZED["int8"], QUANTIZED["fp8"]
 FLOAT, FP16, BF16 = ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16

@@ -274,6 +274,9 @@ Manifest manifest_of_json(const Value& data) {
   for_all<json::Object>(data, "parities", "", [](const json::Object& /*evidence*/) {});
   manifest.chain = members(data, "chain", "", link_of_json);
   manifest.graphs = members(data, "graphs", "", graph_of_json);
+  if (find(data, "cpu_graphs") != nullptr) {
+    manifest.cpu_graphs = members(data, "cpu_graphs", "", graph_of_json);
+  }
   manifest.engines = members(data, "engines", "", engine_of_json);
   if (find(data, "splits") != nullptr) {
     manifest.splits = members(data, "splits", "", split_of_json);

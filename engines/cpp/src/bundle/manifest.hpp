@@ -142,6 +142,7 @@ struct Manifest {
   std::vector<std::string> classes;
   std::vector<Link> chain;
   std::vector<GraphRecord> graphs;
+  std::vector<GraphRecord> cpu_graphs;  // laid out for what runs them on a CPU
   std::vector<EngineRecord> engines;
   std::vector<SplitRecord> splits;
   ByName<FileRecord> files;

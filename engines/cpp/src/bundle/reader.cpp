@@ -290,17 +290,18 @@ std::string Bundle::read(const std::string& name) const {
   return bytes;
 }
 
-std::string Bundle::graph_of(std::string_view precision) const {
+std::string Bundle::graph_on_cpu(std::string_view precision) const {
   if (precision == "fp32") {
     return std::string(model_name);
   }
-  std::vector<std::string> has = {"fp32"};
-  for (const GraphRecord& graph : manifest.graphs) {
-    if (graph.precision == precision) {
-      return graph.file;
+  for (const auto* graphs : {&manifest.cpu_graphs, &manifest.graphs}) {
+    const auto found = std::ranges::find(*graphs, precision, &GraphRecord::precision);
+    if (found != graphs->end()) {
+      return found->file;
     }
-    has.push_back(graph.precision);
   }
+  std::vector<std::string> has = {"fp32"};
+  std::ranges::transform(manifest.graphs, std::back_inserter(has), &GraphRecord::precision);
   throw EngineError(text("there is no ", precision, " graph in the bundle, which has ", joined(has, ", "),
                          "; see `exporter build --precision`"));
 }

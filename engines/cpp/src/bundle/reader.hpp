@@ -22,8 +22,9 @@ struct Bundle {
   /// The bytes of the file `name`, as they were verified. Throws BundleError where they have changed since.
   [[nodiscard]] std::string read(const std::string& name) const;
 
-  /// The graph of a precision, by the name of its file. Throws EngineError where the bundle has none.
-  [[nodiscard]] std::string graph_of(std::string_view precision) const;
+  /// The graph of a precision, by the name of its file: the one laid out for CPUs, where the bundle has one. Throws
+  /// EngineError where it has none.
+  [[nodiscard]] std::string graph_on_cpu(std::string_view precision) const;
 };
 
 /// The sha256 of the bundle in a folder, as its manifest says; nothing where there is none, or half of it.

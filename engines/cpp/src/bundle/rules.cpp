@@ -66,14 +66,15 @@ Problems network_problems(std::string_view what, const std::vector<TensorRecord>
   return found;
 }
 
-Problems graph_problems(const Manifest& manifest) {
+/// What is wrong with graphs whose links are `step`.
+Problems problems_of_graphs(const Manifest& manifest, const std::vector<GraphRecord>& graphs, std::string_view step) {
   Problems found;
   std::set<std::string> onnx;
   for (const Link* link : links_of(manifest, "onnx")) {
     onnx.insert(link->sha256);
   }
-  const auto links = links_of(manifest, "typed");
-  for (const GraphRecord& graph : manifest.graphs) {
+  const auto links = links_of(manifest, step);
+  for (const GraphRecord& graph : graphs) {
     const std::string at = text("graph ", graph.file);
     if (!is_linked(links, present(manifest, {graph.file, graph.file + ".data"}), graph.sha256, graph.onnx_sha256)) {
       found.push_back(at + " is not linked to the ONNX model it was made from: the chain is broken");
@@ -91,11 +92,17 @@ Problems graph_problems(const Manifest& manifest) {
       found.push_back(text(at, " has tolerance ", decimal(graph.tolerance), ", wanted a positive number"));
     }
   }
-  const bool once = all_different(manifest.graphs, [](const GraphRecord& graph) { return graph.precision; });
-  if (links.size() != manifest.graphs.size() || !once) {
+  const bool once = all_different(graphs, [](const GraphRecord& graph) { return graph.precision; });
+  if (links.size() != graphs.size() || !once) {
     found.push_back(
-        text("the chain has ", links.size(), " typed links for ", manifest.graphs.size(), " graphs, one a precision"));
+        text("the chain has ", links.size(), " ", step, " links for ", graphs.size(), " graphs, one a precision"));
   }
+  return found;
+}
+
+Problems graph_problems(const Manifest& manifest) {
+  Problems found = problems_of_graphs(manifest, manifest.graphs, "typed");
+  std::ranges::move(problems_of_graphs(manifest, manifest.cpu_graphs, "typed-cpu"), std::back_inserter(found));
   return found;
 }
 
