@@ -8,7 +8,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 LINKS  := build/links/plainconv
 
-.PHONY: run test test-long test-slow lint cpp bench bench-cpp bench-export bench-reparam bench-runner bench-splits bench-serve gpu clean
+.PHONY: run test test-long test-slow lint cpp bench bench-cpp bench-export bench-reparam bench-runner bench-splits bench-serve bench-speed gpu clean
 
 run: $(READY)
 	$(BIN)/exporter run vanillanet_digits --checkpoint tests/assets/vanillanet_digits.pth \
@@ -55,6 +55,9 @@ bench-runner: $(READY)
 
 bench-splits: $(READY)
 	$(BIN)/python tests/benchmarks/bench_splits.py
+
+bench-speed: $(READY)
+	$(BIN)/python tests/benchmarks/bench_speed.py
 
 bench-serve: $(READY)
 	$(BIN)/python tests/benchmarks/bench_serve.py
