@@ -217,7 +217,7 @@ def _guards(program: ExportedProgram) -> tuple[str, ...]:
 
 
 def _holds_but_for_ones(guard: str) -> bool:
-    """Whether the guard is a·b != a·b·n or a·b % (a·b·n) != 0: true of all sizes but n = 1, of layouts and broadcasts."""
+    """Whether it is a·b != a·b·n or a·b % (a·b·n) != 0: about broadcasts and layouts, true of all sizes but n = 1."""
     match ast.parse(guard, mode="eval").body:
         case ast.Compare(ast.BinOp(part, ast.Mod(), whole), [ast.NotEq()], [ast.Constant(0)]):
             return Counter(_factors(part)) < Counter(_factors(whole))
