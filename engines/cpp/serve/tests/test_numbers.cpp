@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "doubles.hpp"
+#include "halves.hpp"
 #include "numbers.hpp"
 #include "refusals.hpp"
 
@@ -14,8 +15,8 @@ using plainconv::serve::bfloat_of;
 using plainconv::serve::Datatype;
 using plainconv::serve::datatypes;
 using plainconv::serve::float_of_bfloat;
-using plainconv::serve::float_of_half;
-using plainconv::serve::half_of;
+using plainconv::float_of_half;
+using plainconv::half_of;
 using plainconv::serve::json_of;
 using plainconv::serve::Numbers;
 using plainconv::serve::Refused;
