@@ -10,13 +10,13 @@
 #include "numbers.hpp"
 #include "refusals.hpp"
 
+using plainconv::bfloat_of;
 using plainconv::DType;
-using plainconv::serve::bfloat_of;
-using plainconv::serve::Datatype;
-using plainconv::serve::datatypes;
-using plainconv::serve::float_of_bfloat;
+using plainconv::float_of_bfloat;
 using plainconv::float_of_half;
 using plainconv::half_of;
+using plainconv::serve::Datatype;
+using plainconv::serve::datatypes;
 using plainconv::serve::json_of;
 using plainconv::serve::Numbers;
 using plainconv::serve::Refused;
