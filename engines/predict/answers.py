@@ -1,5 +1,9 @@
-"""What a network's outputs say of one image, in the image's own pixels."""
+"""What a network's outputs say of one image, in the image's own pixels.
 
+All of it is computed in float64, sums in their order: any machine, and the C++ library, gives the same bits.
+"""
+
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +18,9 @@ from .geometry import Geometry
 from .nms import kept
 
 _NO_CLASS = -1
+_LN2_HIGH, _LN2_LOW = float.fromhex("0x1.62e42feep-1"), float.fromhex("0x1.a39ef35793c76p-33")
+_TERMS = 11  # of the series of e^r
+_LEAST = -746.0  # what e^x is 0 of
 
 
 @dataclass(frozen=True)
@@ -76,15 +83,28 @@ def answers_of(
     return list(_boxes(one, wanted, where, classes))
 
 
-def shares_of(scores: Array, axis: int = -1) -> Array:
-    """Softmax in float64; scores that are shares already, none below 0 and together 1, as they are."""
+def shares_of(scores: Array) -> Array:
+    """Softmax over the first axis; scores that are shares already, none below 0 and together 1, as they are."""
     scores = scores.astype(np.float64)
     _finite(scores, "output")
-    if scores.min() >= 0 and np.abs(scores.sum(axis) - 1).max() < 1e-3:
+    if scores.min() >= 0 and np.abs(sum(scores) - 1).max() < 1e-3:
         return scores
-    powers = np.exp(scores - scores.max(axis, keepdims=True))
-    shares: Array = powers / powers.sum(axis, keepdims=True)
+    powers = powers_of_e(scores - scores.max(0))
+    shares: Array = powers / sum(powers)
     return shares
+
+
+def powers_of_e(x: Array) -> Array:
+    """e^x = 2^n · e^r, n = x / ln 2 to the nearest, e^r by its series: NumPy's own depends on the machine."""
+    x = np.maximum(x, _LEAST)
+    n = np.rint(x * (1 / math.log(2)))
+    r = x - n * _LN2_HIGH - n * _LN2_LOW
+    series = np.full_like(r, 1 / math.factorial(_TERMS))
+    for k in reversed(range(_TERMS)):
+        series *= r
+        series += 1 / math.factorial(k)
+    powers: Array = np.ldexp(series, n.astype(np.int32))
+    return powers
 
 
 def _classes(scores: Array, wanted: Postprocessing, classes: Sequence[str]) -> list[Class]:
@@ -102,7 +122,8 @@ def _segments(values: Array, where: Geometry, classes: Sequence[str]) -> list[Se
     found = []
     for number in np.unique(numbers[numbers != _NO_CLASS]):
         mask = numbers == number
-        found.append(Segment(_label(classes, int(number)), int(number), float(scores[mask].mean()), mask))
+        score = float(np.cumsum(scores[mask])[-1]) / int(mask.sum())
+        found.append(Segment(_label(classes, int(number)), int(number), score, mask))
     return sorted(found, key=lambda each: -int(each.mask.sum()))
 
 
@@ -115,9 +136,9 @@ def labels_of(values: Array) -> tuple[Array, Array]:
         return values.astype(np.int64), np.ones(values.shape)
     if values.shape[0] == 1:
         _finite(values, "output")
-        shares = 1 / (1 + np.exp(-values[0].astype(np.float64).clip(-500, 500)))
+        shares = 1 / (1 + powers_of_e(-values[0].astype(np.float64).clip(-500, 500)))
         return np.where(values[0] > 0, 0, _NO_CLASS), shares
-    return values.argmax(0), shares_of(values, 0).max(0)
+    return values.argmax(0), shares_of(values).max(0)
 
 
 def _places(where: Geometry, axis: int, size: int) -> Array:
@@ -132,7 +153,7 @@ def _boxes(one: Mapping[str, Array], wanted: Postprocessing, where: Geometry, cl
     _finite(scores_N, "scores")
     likely = np.flatnonzero((scores_N > wanted.score) & (labels_N >= 0))
     likely = likely[np.argsort(-scores_N[likely], kind="stable")]
-    boxes_N4, scores_N, labels_N = boxes_N4[likely].astype(np.float64), scores_N[likely], labels_N[likely]
+    boxes_N4, scores_N, labels_N = boxes_N4[likely], scores_N[likely], labels_N[likely]
     _finite(boxes_N4, "boxes")
     if wanted.form != "final":
         chosen = kept(boxes_N4, labels_N, wanted.iou, wanted.max)
@@ -145,16 +166,15 @@ def _boxes(one: Mapping[str, Array], wanted: Postprocessing, where: Geometry, cl
 
 
 def _candidates(one: Mapping[str, Array], wanted: Postprocessing) -> tuple[Array, Array, Array]:
-    """Boxes [N, 4] as corners, and of each its best class and that one's score."""
+    """Boxes [N, 4] as corners, and of each its best class and that one's score, in float64."""
+    boxes, scores = one[wanted.boxes].astype(np.float64), one[wanted.scores].astype(np.float64)
     if wanted.form == "final":
         assert wanted.labels is not None
-        boxes, scores, labels = one[wanted.boxes], one[wanted.scores], one[wanted.labels].astype(np.int64)
-        count = len(scores) if wanted.count is None else int(one[wanted.count].reshape(-1)[0])
+        labels = one[wanted.labels].astype(np.int64)
+        count = len(scores) if wanted.count is None else max(0, int(one[wanted.count].reshape(-1)[0]))
         return _corners(boxes[:count], wanted), scores[:count], labels[:count]
-    if wanted.form == "dense":
-        boxes, scores = one[wanted.boxes], one[wanted.scores]
-    else:
-        boxes, scores = one[wanted.boxes].T[:, :4], one[wanted.boxes].T[:, 4:]
+    if wanted.form == "rows":
+        boxes, scores = boxes.T[:, :4], scores.T[:, 4:]
     _finite(scores, "scores")
     labels = scores.argmax(1) if len(scores) else np.zeros(0, np.int64)
     return _corners(boxes, wanted), np.take_along_axis(scores, labels[:, None], 1)[:, 0], labels
@@ -163,7 +183,7 @@ def _candidates(one: Mapping[str, Array], wanted: Postprocessing) -> tuple[Array
 def _corners(boxes_N4: Array, wanted: Postprocessing) -> Array:
     if wanted.coordinates == "xyxy":
         return boxes_N4
-    centre, half = boxes_N4[:, :2].astype(np.float64), boxes_N4[:, 2:].astype(np.float64) * 0.5
+    centre, half = boxes_N4[:, :2], boxes_N4[:, 2:] * 0.5
     return np.concatenate([centre - half, centre + half], 1)
 
 

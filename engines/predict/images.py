@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from plainconv.exporter.errors import ImageError
 
@@ -15,6 +15,11 @@ MOST_PIXELS = 2**25 * 8 // 3
 BYTES_A_PIXEL = 30
 """What decoding takes at most: the image (of WebP thrice), it upright, that on white, and as arrays."""
 _ORIENTATION = 0x0112  # in the EXIF data
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
 _MODES = {"gray": "L", "rgb": "RGB", "bgr": "RGB"}
 _DEEP = 257  # of a 16-bit shade an 8-bit one
 
@@ -49,12 +54,12 @@ def upright(image: Image.Image, color: str) -> tuple[Image.Image, list[str]]:
 
     What is transparent is white, 16-bit shades are scaled to 8. Raises ImageError where the file is damaged.
     """
-    kind = image.format or "image"
+    kind = "JPEG" if image.format == "MPO" else image.format or "image"  # of several JPEGs the first
     try:
         steps = [f"{kind} of {image.width}×{image.height}"]
-        if image.getexif().get(_ORIENTATION, 1) != 1:
+        if (turn := _turn_of(image)) is not None:
             steps.append("turned upright")
-            image = ImageOps.exif_transpose(image)
+            image = image.transpose(turn)
         return _plain(image, _MODES[color]), [*steps, color.upper() if color != "gray" else color]
     except Exception:  # whatever a decoder makes of damaged bytes
         raise ImageError(f"the {kind} file is damaged, or cut short; send the whole file") from None
@@ -72,6 +77,14 @@ def numbers_of(path: Path) -> np.ndarray[Any, Any]:
         return np.asarray(image).astype(np.int64)
     except Exception:  # whatever a decoder makes of damaged bytes
         raise ImageError(f"{path} is damaged, or cut short; give the whole file") from None
+
+
+def _turn_of(image: Image.Image) -> Image.Transpose | None:
+    """How it is to be turned; EXIF data that cannot be read says nothing."""
+    try:
+        return _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # whatever a reader makes of damaged bytes
+        return None
 
 
 def _of_bytes(data: bytes | bytearray | memoryview, name: str) -> Image.Image:

@@ -2,7 +2,8 @@
 
     x = (v·scale − mean) / std, in float64, rounded once to the input's type; v a whole number from 0 to 255
 
-With antialias the pixels are Pillow's own `Image.resize` of 8-bit images, as torchvision and timm resize them. Without,
+With antialias the pixels are Pillow's own `Image.resize` of 8-bit images, as torchvision and timm resize them: columns
+first, but rows where many more of those go, as Pillow does from version 13 on; any version gives the same. Without,
 they are sums of the nearest 2×2 or 4×4 pixels (bilinear, bicubic with a = −¾) around (i + ½)·old / new − ½, the border
 repeated, rounded once: what PyTorch's `interpolate(align_corners=False)` and OpenCV have. Nearest is the pixel
 ⌊(2i + 1)·old / 2·new⌋, PyTorch's `nearest-exact`.
@@ -35,7 +36,9 @@ def resized(image: Image.Image, size: Size, interpolation: str, antialias: bool)
         )
         return Image.fromarray(np.asarray(image)[rows][:, columns])
     if antialias:
-        return image.resize((width, height), _FILTERS[interpolation])
+        rows_first = height < image.height and image.height - height > 2 * (image.width - width)
+        between = (image.width, height) if rows_first else (width, image.height)
+        return image.resize(between, _FILTERS[interpolation]).resize((width, height), _FILTERS[interpolation])
     pixels = np.asarray(image, np.float64)
     for axis, side in enumerate((height, width)):
         index, weight = _taps(pixels.shape[axis], side, interpolation)

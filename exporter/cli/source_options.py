@@ -43,6 +43,9 @@ def source_arguments(parser: argparse.ArgumentParser) -> None:
         help="what the outputs mean: classify[:k], segment, detect[:score,iou,max], none",
     )
     images.add_argument(
+        "--nms", choices=("plain", "node"), help="a detector's suppression in the graph: by a Loop, or as that node"
+    )
+    images.add_argument(
         "--fold-preprocessing", action="store_true", help="scale, mean, std, colour and layout in the graph: bytes in"
     )
     images.add_argument("--classes", metavar="FILE|a,b,c", help="their names: a list, or a file of one a line")
@@ -96,6 +99,7 @@ def job_of(args: argparse.Namespace, build: "BuildJob | None" = None, split: "Sp
         postprocess=args.postprocess,
         classes=args.classes,
         fold=args.fold_preprocessing,
+        nms=args.nms,
         build=build,
         split=split,
     )

@@ -33,6 +33,7 @@ from ..source.folded import fold_preprocessing
 from ..source.network import Network, Request
 from ..source.resolve import is_onnx, load_network, weights_sha256
 from ..source.shapes import Batches, Sizes
+from ..source.suppressed import suppress
 from ..surgery import run_passes
 from ..surgery.count import count_onnx
 from ..to_onnx.export import MAX_OPSET, MIN_OPSET, graph_from_module
@@ -66,7 +67,7 @@ from .steps import EAGER, ONNX, PLAIN, Clock, Steps, onnx_run
 class Job:
     """One export: what, from which weights, to where and how. `load` gives a network that is at hand, not `source`.
 
-    `preprocessing`, `postprocess`, `classes` and `fold` are as the options of the command line have them.
+    `preprocessing`, `postprocess`, `nms`, `classes` and `fold` are as the options of the command line have them.
     """
 
     source: str
@@ -82,6 +83,7 @@ class Job:
     postprocess: str | None = None
     classes: str | Path | Sequence[str] | None = None
     fold: bool = False
+    nms: str | None = None
     build: BuildJob | None = None
     split: SplitJob | None = None
     load: Callable[[Request], Network] | None = None
@@ -167,6 +169,8 @@ def _load(job: Job) -> Network:
         network.preprocessing = preprocessing_given(job.preprocessing)
     if job.fold:
         fold_preprocessing(network)
+    if job.nms is not None:
+        suppress(network, job.postprocess, job.nms)
     if job.dynamic_batch is not None:
         refuse_batch(network)
     if job.dynamic_size is not None:
@@ -195,7 +199,8 @@ def _write_graph(draft: Draft, job: Job, network: Network, data: EvalData | None
     _fill(draft, network, traced, job)
     with clock.step("onnx"):
         draft.manifest.counts |= _write_onnx(draft, job, network, traced)
-        network.warnings += images.fill(draft.manifest, network, job.postprocess, job.classes)
+        postprocess = network.postprocess if job.nms is not None else job.postprocess
+        network.warnings += images.fill(draft.manifest, network, postprocess, job.classes)
         del traced
         gc.collect()
     with clock.step("parity"):

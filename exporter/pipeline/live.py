@@ -35,6 +35,7 @@ def export(
     preprocessing: str | Path | Mapping[str, Any] | Preprocessing | None = None,
     postprocess: str | None = None,
     classes: str | Path | Sequence[str] | None = None,
+    nms: str | None = None,
     fold_preprocessing: bool = False,
     precision: str | Sequence[str] = ("fp32",),
     engine: str = "none",
@@ -59,6 +60,7 @@ def export(
         preprocessing: how an image becomes the input: a preset's name, a JSON file, its content, or the record.
         postprocess: what the outputs mean: "classify[:k]", "segment", "detect[:score,iou,max]" or "none".
         classes: their names, or a file of them.
+        nms: "plain" or "node": put a detector's non-maximum suppression into the graph, by a Loop or NonMaxSuppression.
         fold_preprocessing: put scale, mean, std, colour and layout into the graph, which then takes bytes.
         precision: one or several of fp32, fp16, bf16, int8, fp8, …
         engine: "tensorrt_rtx", "tensorrt" or "auto" to build engines; "none" for ONNX graphs alone.
@@ -108,6 +110,7 @@ def export(
         postprocess=postprocess,
         classes=classes,
         fold=fold_preprocessing,
+        nms=nms,
         build=None if engine == "none" and precisions == ("fp32",) else build,
         load=load,
     )

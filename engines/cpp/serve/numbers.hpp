@@ -61,11 +61,4 @@ class Numbers {
 /// [1, 2.5, null]: NaN and infinity, which JSON has not, are null.
 [[nodiscard]] std::string json_of(DType dtype, std::span<const std::byte> bytes);
 
-/// IEEE 754 binary16, rounded to the nearest, ties to even.
-[[nodiscard]] std::uint16_t half_of(double value) noexcept;
-[[nodiscard]] float float_of_half(std::uint16_t half) noexcept;
-/// bfloat16, as ml_dtypes has it: by way of float32.
-[[nodiscard]] std::uint16_t bfloat_of(double value) noexcept;
-[[nodiscard]] float float_of_bfloat(std::uint16_t bfloat) noexcept;
-
 }  // namespace plainconv::serve

@@ -2,7 +2,6 @@
 
 #include <array>
 #include <charconv>
-#include <nlohmann/json.hpp>
 
 #include "text.hpp"
 
@@ -33,10 +32,6 @@ std::string in_words(std::chrono::duration<double> seconds) {
   std::array<char, 32> all{};
   return {all.data(),
           std::to_chars(all.data(), all.data() + all.size(), seconds.count(), std::chars_format::general, digits).ptr};
-}
-
-std::string json_text(std::string_view text) {
-  return nlohmann::json(text).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
 
 }  // namespace plainconv::serve

@@ -47,7 +47,6 @@ class Refused : public Error {
 /// A number of seconds: 30, 0.25.
 [[nodiscard]] std::string in_words(std::chrono::duration<double> seconds);
 
-/// "…" with quotes, as JSON has it; bytes that are no UTF-8 are replaced.
-[[nodiscard]] std::string json_text(std::string_view text);
+using json::json_text;
 
 }  // namespace plainconv::serve

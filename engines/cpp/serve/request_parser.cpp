@@ -204,6 +204,8 @@ void RequestParser::on_field_impl(Field field, Text name, Text given, Code& /*co
   }
   if (field == field::authorization) {
     head_.authorization = value;
+  } else if (field == field::content_type) {
+    head_.content_type = lower(value);
   } else if (field == field::content_encoding) {
     head_.content_encoding = lower(value);
   } else if (field == field::accept_encoding) {

@@ -23,12 +23,13 @@ inline constexpr std::size_t most_framing =
 inline constexpr std::size_t free_chunks = 1024;  // so many may be as small as they like;
 inline constexpr std::size_t least_chunk = 64;    // then their mean is at least that
 
-/// What a head says. Codings are in small letters.
+/// What a head says. Codings and the type are in small letters.
 struct Head {
   std::string method;
   std::string path;  // unescaped, without its query
   std::optional<std::string> authorization;
   std::optional<std::string> json_length;
+  std::string content_type;
   std::string content_encoding;
   std::string accept_encoding;
   std::string traceparent;

@@ -12,6 +12,7 @@
 #include "bundle/json.hpp"
 #include "coding.hpp"
 #include "exchange.hpp"
+#include "images.hpp"
 #include "refusals.hpp"
 #include "rest_codec.hpp"
 #include "routes.hpp"
@@ -31,10 +32,7 @@ constexpr int unauthorized_status = 401;
 constexpr int left_status = 499;
 
 Answer answer_of(std::string body, std::string_view type = json_type) {
-  Answer answer;
-  answer.type = type;
-  answer.reply.json = std::move(body);
-  return answer;
+  return {.type = type, .reply = {std::move(body), {}, {}}};
 }
 
 /// Counts what goes on as long as it lives.
@@ -196,6 +194,12 @@ class Session {
     (void)header_length(head().json_length, body.bytes.size());
     const auto start = Clock::now();
     try {
+      if (is_image(head().content_type)) {
+        const auto image = co_await in_codec([&] { return read_image(service_, route, body, *room_, facts_); });
+        co_await computed(image.asked);
+        service_.succeeded(image.asked, facts_);
+        co_return answer_of(co_await in_codec([&] { return answer_of_image(image); }));
+      }
       const std::size_t json = json_length.value_or(body.bytes.size());
       const auto read = [&] { return service_.read(route.model, route.version, std::move(body), json_length, facts_); };
       Asked asked;

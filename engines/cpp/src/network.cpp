@@ -1,12 +1,16 @@
 #include <algorithm>
+#include <array>
 #include <functional>
 #include <numeric>
 #include <optional>
 #include <utility>
+#include <variant>
+#include <vector>
 
 #include "backends.hpp"
 #include "checks.hpp"
 #include "plainconv/bundle.hpp"
+#include "predict/predictor.hpp"
 #include "tensorrt/loading.hpp"
 #include "text.hpp"
 
@@ -19,12 +23,41 @@ struct Network::State {
   std::string precision;
   Checks checks;
   std::unique_ptr<Runner> runner;
+  std::variant<Predictor, std::string> predictor;  // or what the bundle lacks for one
 };
 
+namespace {
+
+/// The rows that the network of an open batch takes at least: those of the engine that runs it.
+std::int64_t least_rows(const Manifest& manifest, std::string_view backend, std::string_view precision) {
+  for (const EngineRecord& engine : manifest.engines) {
+    if (backend == engine.backend && precision == engine.precision && !engine.profiles.empty()) {
+      for (const auto& [name, range] : engine.profiles.front()) {
+        if (name == manifest.inputs.front().name && !range.min.empty()) {
+          return range.min.front();
+        }
+      }
+    }
+  }
+  return 1;
+}
+
+std::variant<Predictor, std::string> predictor_of(const Manifest& manifest, std::int64_t rows) {
+  try {
+    return Predictor(manifest, rows);
+  } catch (const EngineError& error) {
+    return std::string(error.what());
+  }
+}
+
+}  // namespace
+
+// NOLINTNEXTLINE(*-pass-by-value): they are read after they were copied
 Network::Network(const Bundle& bundle, std::string backend, std::string precision, std::unique_ptr<Runner> runner)
     : state_(std::make_unique<const State>(
-          State{bundle.manifest.name, bundle.sha256, std::move(backend), std::move(precision),
-                Checks(specs_of(bundle.manifest.inputs), specs_of(bundle.manifest.outputs)), std::move(runner)})) {}
+          State{bundle.manifest.name, bundle.sha256, backend, precision,
+                Checks(specs_of(bundle.manifest.inputs), specs_of(bundle.manifest.outputs)), std::move(runner),
+                predictor_of(bundle.manifest, least_rows(bundle.manifest, backend, precision))})) {}
 
 Network::Network(Network&&) noexcept = default;
 Network& Network::operator=(Network&&) noexcept = default;
@@ -74,6 +107,39 @@ std::vector<Array> Network::run(std::span<const ConstTensor> inputs) const {
   }
   state_->runner->run(inputs, outputs);
   return arrays;
+}
+
+const Predictor& Network::predictor() const {
+  if (const auto* lacking = std::get_if<std::string>(&state_->predictor)) {
+    throw EngineError(*lacking);
+  }
+  return std::get<Predictor>(state_->predictor);
+}
+
+namespace {
+
+std::vector<Answer> answers_of(const Network& net, const Prepared& prepared) {
+  const std::array inputs{ConstTensor{prepared.input.dtype, prepared.input.shape, prepared.input.bytes}};
+  const auto results = net.run(inputs);
+  std::vector<ConstTensor> outputs;
+  for (const Array& result : results) {
+    outputs.push_back({result.dtype, result.shape, result.bytes});
+  }
+  return net.predictor().answers(outputs, prepared.where);
+}
+
+}  // namespace
+
+std::vector<Answer> Network::predict(const std::filesystem::path& file) const {
+  return answers_of(*this, predictor().prepare(bytes_of_image(file), file.native()));
+}
+
+std::vector<Answer> Network::predict(std::span<const std::byte> file) const {
+  return answers_of(*this, predictor().prepare(file, "the file"));
+}
+
+std::vector<Answer> Network::predict(const Pixels& image) const {
+  return answers_of(*this, predictor().prepare(image));
 }
 
 std::span<const TensorSpec> Network::inputs() const noexcept { return state_->checks.inputs(); }

@@ -1,18 +1,23 @@
 // bundle-run: verifies a bundle, and runs its network on .npy files or measures it.
+#include <algorithm>
 #include <chrono>
+#include <iomanip>
 #include <iostream>
 #include <random>
 #include <span>
+#include <sstream>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "bundle/json.hpp"
 #include "bundle/reader.hpp"
 #include "command.hpp"
 #include "measure.hpp"
 #include "npy.hpp"
 #include "npy_files.hpp"
 #include "plainconv/bundle.hpp"
+#include "predict/predictor.hpp"
 #include "text.hpp"
 
 namespace {
@@ -32,6 +37,8 @@ Verifies every byte of a bundle and prints what its network takes and gives, or 
 
   --input [NAME=]X.npy    an input; NAME may be left out where there is one
   --output [NAME=]Y.npy   where an output goes
+  --image FILE            an image, PNG or JPEG: what the network says of it, as `exporter predict` does
+  --json                  what it says of it as JSON
   --bench                 how long a call takes: p50, p90, p99 (without --input: on random numbers)
   --calls N               of --bench (default 300), after a tenth as many that do not count
   --precision P           one that the bundle holds (default: the fastest engine's; fp32 of onnxruntime)
@@ -50,6 +57,8 @@ struct Arguments {
   std::string bundle;
   std::vector<std::string> inputs;
   std::vector<std::string> outputs;
+  std::string image;
+  bool json = false;
   bool bench = false;
   int calls = 300;
   bool help = false;
@@ -90,6 +99,10 @@ Arguments arguments_of(std::span<const std::string> given) {
       arguments.inputs.push_back(value());
     } else if (option == "--output") {
       arguments.outputs.push_back(value());
+    } else if (option == "--image") {
+      arguments.image = value();
+    } else if (option == "--json") {
+      arguments.json = true;
     } else if (option == "--calls") {
       arguments.calls = number_of(option, value(), 1);
     } else if (option == "--precision") {
@@ -115,6 +128,9 @@ Arguments arguments_of(std::span<const std::string> given) {
   }
   if (arguments.bundle.empty() && !arguments.help) {
     throw Error("no bundle is given; see bundle-run --help");
+  }
+  if (!arguments.image.empty() && (arguments.bench || !arguments.inputs.empty())) {
+    throw Error("--image is the only input, and is not measured; leave out --input and --bench");
   }
   return arguments;
 }
@@ -148,8 +164,52 @@ void show(const plainconv::Bundle& bundle) {
   }
 }
 
+void write(std::span<const Array> results, std::span<const std::string> files) {
+  for (std::size_t i = 0; i < results.size(); ++i) {
+    if (!files[i].empty()) {
+      tools::write_file(files[i], plainconv::npy_of_array(results[i]));
+    }
+  }
+}
+
+std::string line_of(const plainconv::Answer& answer) {
+  std::ostringstream line;
+  line << std::fixed << "  " << std::setprecision(4) << answer.score << "  " << plainconv::printable(answer.label)
+       << std::setprecision(1);
+  if (answer.xyxy) {
+    line << " ";
+    for (const double side : *answer.xyxy) {
+      line << ' ' << side;
+    }
+  }
+  if (answer.mask) {
+    const auto& pixels = answer.mask->pixels;
+    const auto count = static_cast<double>(std::ranges::count(pixels, 1));
+    line << "  " << 100 * (count / static_cast<double>(pixels.size())) << "% of the image";
+  }
+  return line.str();
+}
+
+void predict(const Network& net, const Arguments& arguments) {
+  const auto output_files = tools::files_of("--output", arguments.outputs, net.outputs());
+  const auto file = plainconv::bytes_of_image(arguments.image);
+  const auto prepared = net.predictor().prepare(file, arguments.image);
+  const auto results = net.run(views_of(std::span(&prepared.input, 1)));
+  const auto answers = net.predictor().answers(views_of(results), prepared.where);
+  if (arguments.json) {
+    std::cout << R"([{"image": )" << plainconv::json::json_text(arguments.image) << R"(, "predictions": )"
+              << plainconv::json_of(answers) << "}]\n";
+  } else {
+    std::cout << plainconv::printable(arguments.image) << (answers.empty() ? ": nothing found\n" : "\n");
+    for (const auto& answer : answers) {
+      std::cout << line_of(answer) << '\n';
+    }
+  }
+  write(results, output_files);
+}
+
 void run(const Arguments& arguments) {
-  if (arguments.inputs.empty() && !arguments.bench) {
+  if (arguments.inputs.empty() && !arguments.bench && arguments.image.empty()) {
     if (!arguments.outputs.empty()) {
       throw Error("--output is given without an input; give --input X.npy");
     }
@@ -160,6 +220,10 @@ void run(const Arguments& arguments) {
   options.eager_kernels = arguments.bench;  // others would be measured before those that will serve are there
   options.warn = [](const std::string& line) { tools::say(text("bundle-run: warning: ", line)); };
   const Network net = plainconv::open(arguments.bundle, options);
+  if (!arguments.image.empty()) {
+    predict(net, arguments);
+    return;
+  }
   const auto output_files = tools::files_of("--output", arguments.outputs, net.outputs());
   std::vector<Array> inputs;
   if (arguments.inputs.empty()) {
@@ -175,11 +239,7 @@ void run(const Arguments& arguments) {
   if (arguments.bench) {
     std::cout << tools::measured(net, views, results, arguments.calls) << '\n';
   }
-  for (std::size_t i = 0; i < results.size(); ++i) {
-    if (!output_files[i].empty()) {
-      tools::write_file(output_files[i], plainconv::npy_of_array(results[i]));
-    }
-  }
+  write(results, output_files);
 }
 
 int run_on(std::span<const std::string> given) {

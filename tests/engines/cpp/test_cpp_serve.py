@@ -7,23 +7,32 @@ import shutil
 import signal
 import socket
 import ssl
+import struct
 import subprocess
 import threading
 import time
+import zlib
 from http.client import HTTPConnection, HTTPResponse, HTTPSConnection
 
+import image_bundles
+import image_cases
 import numpy as np
 import pytest
 import serving_cases
 from certificates import write_certificate
 from places import ASSETS
 
+from plainconv import engines
 from plainconv.engines.onnxruntime.runner import OnnxRuntimeRunner
 from plainconv.engines.onnxruntime.split import OnnxRuntimeSplitRunner
+from plainconv.engines.predict.predictor import predictor_of
 from plainconv.exporter.bundle import Bundle, update_bundle
 
 LONG_S = 60.0  # what nothing takes: a wait of so long is a failure
 ANSWERS = re.compile(r"serving (.+) on https?://(\S+):(\d+)$")
+SIZES = b"IHDR" + struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
+BOMB = b"\x89PNG\r\n\x1a\n\0\0\0\x0d" + SIZES + struct.pack(">I", zlib.crc32(SIZES)) + b"\0\0\0\1IDAT\0"
+"""The beginning of a PNG of that size."""
 SWIFT = ("--lame-duck", 0, "--watch", 0.05)
 
 
@@ -552,3 +561,34 @@ def test_the_tests_of_the_server_pass(program):
     done = subprocess.run([program("serve-tests")], capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stdout[-4000:]
     assert "0 failed" in done.stdout and "test cases: 0" not in done.stdout
+
+
+def test_images_as_bodies(program, tmp_path):
+    """Given image files as bodies for bundle-serve -> what Python says of them, and how they were prepared."""
+    with running(program, image_bundles.found(tmp_path / "found"), "--name", "found", "--access-log", "none") as server:
+        assert server.port, server.lines
+        path = "/v2/models/found/infer"
+        with engines.load(tmp_path / "found", "onnxruntime") as net:
+            for said in ({"size": [20, 40]}, {"format": "JPEG", "orientation": 6}, {"mode": "RGBA", "seed": 2}):
+                file = image_cases.image_file(said)
+                status, headers, body = server.ask("POST", path, file, {"Content-Type": "Image/x"})
+                answer = json.loads(body)
+                assert (status, headers["content-type"], answer["kind"]) == (200, "application/json", "detect")
+                assert (
+                    answer["predictions"] == json.loads(json.dumps([each.as_json() for each in net.predict(file)]))
+                    and answer["model_name"] == "found"
+                )
+                prepared = predictor_of(Bundle.open(tmp_path / "found").manifest).prepare(file)
+                height, width = prepared.where.image
+                assert (answer["prepared"], answer["image"]) == (prepared.said, {"width": width, "height": height})
+        for file, status, said in (
+            (b"", 400, "the file is no image that can be read; give one of PNG, JPEG"),
+            (image_cases.image_file({"cut": 0.5}), 400, "the PNG file is damaged, or cut short; send the whole file"),
+            (BOMB, 413, "the image has more than 33554432 pixels; give a smaller one"),
+        ):
+            found, _, body = server.ask("POST", path, file, {"Content-Type": "image/png"})
+            assert (found, json.loads(body)) == (status, {"error": said})
+    with running(program, serving_cases.write_tiny(tmp_path / "tiny"), "--access-log", "none") as server:
+        status, _, body = server.ask("POST", "/v2/models/tiny/infer", b"x", {"Content-Type": "image/png"})
+        said = "the bundle says not how an image becomes its input; export it with --preprocessing"
+        assert (status, json.loads(body)) == (400, {"error": said})

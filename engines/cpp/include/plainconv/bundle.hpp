@@ -8,14 +8,17 @@
 //     const std::array inputs{plainconv::input(std::span<const float>(image), of_image)};
 //     const std::array outputs{plainconv::output(std::span<float>(logits), of_logits)};
 //     net.run(inputs, outputs);
+//     for (const plainconv::Answer& each : net.predict("cat.jpg")) { … each.label, each.score, each.xyxy … }
 #pragma once
 
+#include <array>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -43,6 +46,18 @@ class BundleError : public Error {
 class EngineError : public Error {
  public:
   using Error::Error;
+};
+
+/// An image cannot be taken: it is none, is damaged, too large, or of another size than is wanted.
+class ImageError : public Error {
+ public:
+  explicit ImageError(const std::string& message, bool is_large = false) : Error(message), is_large_(is_large) {}
+
+  /// Whether it has more pixels than are taken.
+  [[nodiscard]] bool is_large() const noexcept { return is_large_; }
+
+ private:
+  bool is_large_;
 };
 
 /// The types of elements, by the names that a manifest has for them. `float8_e4m3fn` is found between parts only.
@@ -109,6 +124,31 @@ struct Array {
   std::vector<std::byte> bytes;
 };
 
+/// An image in the caller's memory: `height` rows of `width` pixels of `channels` bytes, 3 (RGB) or 1 (shades of gray).
+struct Pixels {
+  std::int64_t height = 0;
+  std::int64_t width = 0;
+  std::int64_t channels = 3;
+  std::span<const std::uint8_t> bytes;
+};
+
+/// Which pixels of an image are of a class: `height` rows of `width`, 1 where it is.
+struct Mask {
+  std::int64_t height = 0;
+  std::int64_t width = 0;
+  std::vector<std::uint8_t> pixels;
+};
+
+/// What a network says of an image: a class that it may be, with its share of all; a box of one, left, top, right and
+/// bottom in pixels of the image; or all pixels of one, whose score is the mean of theirs.
+struct Answer {
+  std::string label;
+  std::int64_t number = 0;
+  double score = 0;
+  std::optional<std::array<double, 4>> xyxy = {};
+  std::optional<Mask> mask = {};
+};
+
 /// The DType of a C++ type. float16 and bfloat16 have none: fill in a `Tensor` by hand.
 template <class T>
 [[nodiscard]] constexpr DType dtype_of() noexcept {
@@ -171,6 +211,7 @@ struct Options {
 
 class Runner;
 class Checks;
+class Predictor;
 struct Bundle;
 
 /// A network ready to run, from any number of threads at once. No call may be under way when it is moved or destroyed.
@@ -190,6 +231,17 @@ class Network {
 
   /// Run once, into new arrays.
   [[nodiscard]] std::vector<Array> run(std::span<const ConstTensor> inputs) const;
+
+  /// What the network says of an image, as the bundle's preprocessing and postprocessing have it, the best first: of a
+  /// PNG or JPEG file, of such a file's bytes, or of pixels. Python's `net.predict` answers the same.
+  ///
+  /// Throws ImageError for what is no image, EngineError where the bundle says nothing of images or the run fails.
+  [[nodiscard]] std::vector<Answer> predict(const std::filesystem::path& file) const;
+  [[nodiscard]] std::vector<Answer> predict(std::span<const std::byte> file) const;
+  [[nodiscard]] std::vector<Answer> predict(const Pixels& image) const;
+  /// For servers, which run the network themselves in between: see src/predict/predictor.hpp. Throws EngineError where
+  /// the bundle says nothing of images.
+  [[nodiscard]] const Predictor& predictor() const;
 
   [[nodiscard]] std::span<const TensorSpec> inputs() const noexcept;
   [[nodiscard]] std::span<const TensorSpec> outputs() const noexcept;

@@ -6,16 +6,17 @@
 #include <limits>
 
 #include "doubles.hpp"
+#include "halves.hpp"
 #include "numbers.hpp"
 #include "refusals.hpp"
 
+using plainconv::bfloat_of;
 using plainconv::DType;
-using plainconv::serve::bfloat_of;
+using plainconv::float_of_bfloat;
+using plainconv::float_of_half;
+using plainconv::half_of;
 using plainconv::serve::Datatype;
 using plainconv::serve::datatypes;
-using plainconv::serve::float_of_bfloat;
-using plainconv::serve::float_of_half;
-using plainconv::serve::half_of;
 using plainconv::serve::json_of;
 using plainconv::serve::Numbers;
 using plainconv::serve::Refused;

@@ -278,6 +278,14 @@ Postprocessing postprocessing_of_json(const Value& data) {
   found.scores = name_at(data, "scores");
   found.labels = name_at(data, "labels");
   found.count = name_at(data, "count");
+  if (found.kind == "classify") {
+    found.top = std::get<std::int64_t>(at(data, "top"));
+  }
+  if (found.kind == "detect") {
+    found.score = *number_in(at(data, "score"));
+    found.iou = *number_in(at(data, "iou"));
+    found.max = std::get<std::int64_t>(at(data, "max"));
+  }
   return found;
 }
 

@@ -121,4 +121,8 @@ std::string shown(const Value& value, std::size_t most) {
   return all;
 }
 
+std::string json_text(std::string_view text) {
+  return nlohmann::json(text).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
 }  // namespace plainconv::json

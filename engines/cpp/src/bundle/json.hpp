@@ -47,4 +47,7 @@ class SyntaxError : public std::runtime_error {
 /// As Python shows what it read: {'a': [1, None]}; at least `most` characters of it, where there are so many.
 [[nodiscard]] std::string shown(const Value& value, std::size_t most);
 
+/// "…" with quotes, as JSON has it; bytes that are no UTF-8 are replaced.
+[[nodiscard]] std::string json_text(std::string_view text);
+
 }  // namespace plainconv::json

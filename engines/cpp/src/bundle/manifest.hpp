@@ -125,12 +125,16 @@ struct Preprocessing {
 struct Postprocessing {
   std::string kind;
   std::string output;
+  std::int64_t top = 5;
   std::string form;
   std::string coordinates;
   std::string boxes;
   std::string scores;
   std::string labels;
   std::string count;
+  double score = 0.25;
+  double iou = 0.45;
+  std::int64_t max = 300;
 };
 
 struct Manifest {

@@ -1,0 +1,31 @@
+// What a network's outputs say of one image, in the image's own pixels.
+#pragma once
+
+#include <span>
+#include <string>
+#include <vector>
+
+#include "bundle/manifest.hpp"
+#include "predict/geometry.hpp"
+
+namespace plainconv {
+
+/// The numbers of an output's first row, and the shape of that row.
+struct Row {
+  std::vector<std::int64_t> shape;
+  std::vector<double> numbers;
+};
+
+/// Numbers in float64: every dtype but float8 fits.
+[[nodiscard]] Row row_of(const ConstTensor& output);
+
+/// What is said of the image, the best first; rows by the outputs' names. `classes` may be empty, or too few. Throws
+/// EngineError where a number that counts is none.
+[[nodiscard]] std::vector<Answer> answers_of(const ByName<Row>& rows, const Postprocessing& wanted,
+                                             const Geometry& where, std::span<const std::string> classes);
+
+/// As JSON, the members as Python's `as_json` has them; a mask as COCO has it, runs of 0 and 1 in turn, by column.
+[[nodiscard]] std::string json_of(const Answer& answer);
+[[nodiscard]] std::string json_of(std::span<const Answer> answers);
+
+}  // namespace plainconv
