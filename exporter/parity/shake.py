@@ -20,9 +20,9 @@ from .watch import run_watched, tensors
 
 @torch.no_grad()
 def shaken(module: nn.Module, size: float, seed: int) -> Run:
-    """`module` with each value moved by `size` roundings, of itself and of the values beside it, whichever is larger.
+    """`module` with each value moved by `size` roundings of itself.
 
-    Sums round their largest terms, so a value near zero is off by as much as those beside it.
+    Not by those of the values beside it: boxes and scores may stand in one tensor.
     """
 
     def run(*arrays: np.ndarray) -> list[np.ndarray]:
@@ -31,8 +31,7 @@ def shaken(module: nn.Module, size: float, seed: int) -> Run:
         def move(_name: str, y: Tensor) -> Tensor:
             if y.dtype != torch.float32 or not y.numel():
                 return y
-            noise = torch.randn(y.shape, generator=generator)
-            return y + noise * (size * UNIT_ROUNDOFF["float32"]) * (y.square() + y.square().mean()).sqrt()
+            return y + y * torch.randn(y.shape, generator=generator) * (size * UNIT_ROUNDOFF["float32"])
 
         with without_autocast():
             outputs = tree_flatten(run_watched(module, tensors(arrays), move))[0]

@@ -38,6 +38,7 @@ def excused(
     for k in step.members:
         if step.outputs[k].dtype.kind == "f":
             sound &= np.isfinite(step.outputs[k].reshape(images, -1)).all(axis=1)
+    own = own | (own.mean(axis=1, keepdims=True) > 0.5)  # where most rows are a matter of rounding, none tells
     unseen, seen = (step.astray & ~own).sum(axis=1), own.sum(axis=1)
     chance = unseen > 0
     most = -(-int((seen > 0).sum()) // UNSEEN)
