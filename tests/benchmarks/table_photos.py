@@ -114,7 +114,7 @@ def _row(
     held: np.ndarray,
     recipe: Recipe,
 ) -> str:
-    layers, kept = len(graph["layers"]), len(graph["kept"])
+    layers, kept = sum(graph["layers"].values()), len(graph["kept"])
     parities = [p for p in done["parities"] if p.get("file") == graph["file"]]
     engines = [e for e in done["engines"] if e["precision"] == graph["precision"]]
     cells = [
