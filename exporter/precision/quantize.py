@@ -52,7 +52,7 @@ def quantize(
     for node in list(model.graph):
         is_layer = node in plan.layers
         for i, x in enumerate(node.inputs):
-            if x in plan.values and (layout.affine or (is_layer and i == 0)):
+            if x is not None and x in plan.values and (layout.affine or (is_layer and i == 0)):
                 low, high = _ends(x, str(plan.values[x].name), ranges, lows or {})
                 stored = made.affine(x, low, high, node) if layout.affine else made.value(x, high, node)
                 node.replace_input_with(i, stored)
@@ -88,11 +88,12 @@ class _Made:
 
     def _store(self, x: ir.Value, scale: np.ndarray, zero: np.ndarray, reader: ir.Node) -> None:
         by = [self._constant(x, "scale", scale), self._constant(x, "zero", zero)]
-        if x.const_value is None:
+        known = x.const_value
+        if known is None:
             stored = value_like(x, self._names(f"{x.name}.quantized"), ir.DataType.from_numpy(zero.dtype))
             node_before(self._graph, reader, "QuantizeLinear", [x, *by], stored)
         else:
-            steps = np.rint(x.const_value.numpy() / scale) + zero
+            steps = np.rint(known.numpy() / scale) + zero
             stored = self._constant(x, "quantized", np.clip(steps, 0, LEVELS).astype(zero.dtype))
         self._values[x] = self._dequantized(x, [stored, *by], reader)
 
@@ -104,6 +105,7 @@ class _Made:
         largest = np.abs(w).max(axis=None if axis is None else tuple(i for i in range(w.ndim) if i != axis))
         bias = _bias_of(layer) if with_bias else None
         if bias is not None:
+            assert bias.const_value is not None
             b, step = bias.const_value.numpy().astype(np.float64), _step_of(layer.inputs[0])
             least = np.maximum(np.abs(b) / MOST_BIAS, np.finfo(np.float32).tiny) / step
             largest = np.maximum(largest, least * self._kind.largest).astype(np.float32)

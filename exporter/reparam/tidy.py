@@ -73,7 +73,7 @@ def _switch_off(graph_module: fx.GraphModule) -> None:
                 {},
             )
         else:
-            node.replace_all_uses_with(node.args[0])
+            node.replace_all_uses_with(node.all_input_nodes[0])
             graph.erase_node(node)
 
 

@@ -143,7 +143,8 @@ def _made_of(parts: Mapping[str, Tensor]) -> Tensor | None:
             if rows is None or v.numel() != u.numel() * z.numel():
                 return None
             sigma = u.double() @ v.double().movedim(rows, 0).flatten(1) @ z.double()
-            return (v.double() / sigma).to(v.dtype)
+            normed: Tensor = v.double() / sigma
+            return normed.to(v.dtype)
         case {"original": v, "0.mask": mask} if len(parts) == 2 and v.shape == mask.shape:
             return v * mask.to(v.dtype)
         case _:
