@@ -105,7 +105,7 @@ class Reference:
         """The same without flat images whose outputs are amplified rounding: where a network normalizes a constant."""
         found = [y.moved.max(axis=1, initial=0.0) for y in self.outputs.values() if y.is_float]
         off = np.max(found, axis=0, initial=0.0) if found else np.zeros(len(self.kinds))
-        gone = np.flatnonzero(MULTIPLE * off > MAX_TOLERANCE) if len(off) == len(self.kinds) else np.array([], int)
+        gone = np.flatnonzero(MULTIPLE * off > MAX_TOLERANCE) if len(off) == len(self.kinds) else np.zeros(0, np.int64)
         said = (
             f"the image of {self.kinds[i]} is left out: one rounding of each value comes to {off[i]:.1e} of the spread"
             for i in gone
@@ -127,16 +127,15 @@ class Reference:
     def compare(self, step: str, outputs: Sequence[np.ndarray], tolerance: float | None = None) -> tuple[Parity, ...]:
         """As `judge`, for outputs at hand."""
         if len(outputs) != len(self.outputs):
-            said = f"{FAILED}: {len(outputs)} outputs, want {len(self.outputs)}"
-            return tuple(unmeasured(step, name, said) for name in self.names)
+            found = f"{FAILED}: {len(outputs)} outputs, want {len(self.outputs)}"
+            return tuple(unmeasured(step, name, found) for name in self.names)
         values = [wanted.values for wanted in self.outputs.values()]
-        found = matched(values, outputs)
-        turned: int | None = None
-        outputs = found.outputs
+        rows = matched(values, outputs)
+        outputs, turned = rows.outputs, None
         if tolerance is None and self.dtype == "float32" and len(self.turns):
-            outputs, turned = excused(values, found, self.turns)
+            outputs, turned = excused(values, rows, self.turns)
         each = [self._compare(step, name, y, tolerance) for name, y in zip(self.names, outputs, strict=True)]
-        return tuple(dataclasses.replace(p, turned=turned) if k in found.members else p for k, p in enumerate(each))
+        return tuple(dataclasses.replace(p, turned=turned) if k in rows.members else p for k, p in enumerate(each))
 
     def tolerances(self, name: str) -> np.ndarray:
         """What a float32 step may differ by on each image and part of an output, in units of its scale."""

@@ -136,15 +136,14 @@ def _made_of(parts: Mapping[str, Tensor]) -> Tensor | None:
     match parts:
         case {"original0": g, "original1": v} if len(parts) == 2 and g.ndim in (0, v.ndim):
             axes = [axis for axis in range(v.ndim) if g.ndim == 0 or g.shape[axis] == 1]
-            norm = torch.linalg.vector_norm(v.double(), dim=axes, keepdim=True)
+            norm: Tensor = torch.linalg.vector_norm(v.double(), dim=axes, keepdim=True)
             return (g.double() * v.double() / norm).to(v.dtype)
         case {"original": v, "0._u": u, "0._v": z} if len(parts) == 3 and u.ndim == z.ndim == 1:
             rows = next((axis for axis in (0, 1) if v.ndim > 1 and v.shape[axis] == u.numel()), None)
             if rows is None or v.numel() != u.numel() * z.numel():
                 return None
             sigma = u.double() @ v.double().movedim(rows, 0).flatten(1) @ z.double()
-            normed: Tensor = v.double() / sigma
-            return normed.to(v.dtype)
+            return (v.double() / sigma).to(v.dtype)
         case {"original": v, "0.mask": mask} if len(parts) == 2 and v.shape == mask.shape:
             return v * mask.to(v.dtype)
         case _:
