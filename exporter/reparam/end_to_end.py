@@ -111,8 +111,8 @@ def _compare(
             f"the plain network gives {[tuple(t.shape) for t in got]} for {where}, the module "
             f"{[tuple(t.shape) for t in want]}; please report this"
         )
-    floats = [t.dtype for t in (*plain.parameters(), *inputs) if t.is_floating_point()]
-    dtype = floats[0] if floats else torch.float32
+    floats = {t.dtype for t in (*plain.parameters(), *inputs) if t.is_floating_point()}
+    dtype = max(floats or {torch.float32}, key=lambda dtype: torch.finfo(dtype).eps)  # a cast rounds to the coarsest
     tolerance = FLOOR.get(dtype, 16 * torch.finfo(dtype).eps)
     if dtype != torch.float64:
         tolerance = max(tolerance, TIMES_EAGER * _error(eager, want))

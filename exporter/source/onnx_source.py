@@ -139,7 +139,8 @@ def graph_at(network: Network, *, dynamic_batch: bool, sizes: tuple[tuple[int, i
     for tensor in graph.outputs:
         if tensor.name in moving:
             tensor.shape = _known_axes(tensor.shape, said[tensor.name], seen[0][tensor.name])
-        tensor.shape = [f"{tensor.name}_{k}" if n is None else n for k, n in enumerate(tensor.shape)]
+        if isinstance(tensor, gs.Variable):
+            tensor.shape = [f"{tensor.name}_{k}" if n is None else n for k, n in enumerate(tensor.shape)]
     return graph
 
 

@@ -54,3 +54,19 @@ def test_costly_sizes_are_left_out_where_small_ones_run() -> None:
 def test_the_comparison_can_be_left_out() -> None:
     _, report = reparameterize(nn.Sequential(nn.Conv2d(4, 4, 1)).eval(), X, check=False)
     assert report.end_to_end is None and "not checked" in str(report)
+
+
+def test_a_network_that_casts_is_held_to_its_coarsest_type() -> None:
+    """Given double statistics before float weights -> float rounding is no fault."""
+
+    class Normalizing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("mean", torch.full((1, 4, 1, 1), 0.3, dtype=torch.float64))
+            self.body = nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.body((x / 255 - self.mean).float())
+
+    _, report = reparameterize(Normalizing().eval(), torch.randn(1, 4, 16, 16))
+    assert report.end_to_end is not None and report.end_to_end.tolerance > 1e-7

@@ -182,6 +182,18 @@ def test_several_outputs_keep_their_names_and_order(file, tmp_path):
     assert [(p["output"], p["status"]) for p in bundle.manifest.parities] == [("b", "held"), ("a", "held")]
 
 
+def test_an_output_that_is_a_constant(file, tmp_path):
+    """Given anchors among the outputs → they come out, and are compared, at any of the sizes."""
+    path = file("(float[N,3,H,W] x) => (float[] y, float[] anchors) { y = Relu(x) }")
+    model = onnx.load(path)
+    model.graph.initializer.append(numpy_helper.from_array(np.arange(6, dtype=np.float32).reshape(3, 2), "anchors"))
+    model.graph.output[1].CopyFrom(onnx.helper.make_tensor_value_info("anchors", TensorProto.FLOAT, [3, 2]))
+    onnx.save(model, path)
+    bundle = export(path, tmp_path / "b", input_shape=(1, 3, 8, 8))
+    assert specs(bundle)[2] == "anchors float32[3, 2]"
+    assert [p["status"] for p in bundle.manifest.parities] == ["held", "held"]
+
+
 @pytest.mark.parametrize(("kind", "dtype"), [("int64", "int64"), ("uint8", "uint8"), ("bool", "bool")])
 def test_inputs_that_are_no_floats(file, tmp_path, kind, dtype):
     text = f"({kind}[1,3,8,8] i) => (float[] scores) {{ image = Cast<to=1>(i) {BODY.strip(' {')}"
