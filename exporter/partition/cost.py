@@ -227,7 +227,7 @@ def _in_memory(
     for node, op in nodes.values():
         if op.kind == "DequantizeLinear":
             held[op.writes[0]] = held.get(_reads(node)[0], 0.0)
-    for name, value in reversed(joined.items()):
+    for name, value in reversed(list(joined.items())):
         made = nodes[name][1].writes[0]
         if len(wiring.readers.get(value, ())) == 1 and sizes.elements.get(value) == sizes.elements.get(made):
             held[value] = held.get(made, 0.0)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -98,7 +99,7 @@ class EngineForm:
 
     def free(self, inputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """See `Form`."""
-        given, found = dict(zip(self._inputs, inputs, strict=True)), {}
+        given, found = dict(zip(self._inputs, inputs, strict=True)), dict[str, np.ndarray]()
         for names, runner in self._turns:
             results = runner(given)
             found |= {name: np.asarray(results[name], np.float32) for name in names}
@@ -134,7 +135,7 @@ def _runner(
     types = {name: kind for kind, name in _READ.items()}
     for spec in more:
         marked.graph.output.append(onnx.helper.make_tensor_value_info(spec.name, types[spec.dtype], spec.shape))
-    backend_options = {k: v for k, v in record.options.items() if v is not None}
+    backend_options: dict[str, Any] = {k: v for k, v in record.options.items() if v is not None}
     targets = (find_gpu().target,) if record.device is None else ()
     options = BuildOptions(targets=targets, profiles=record.profiles, tf32=record.tf32, **backend_options)
     with write_bundle(folder / "marked") as draft:
