@@ -103,7 +103,8 @@ class Reference:
 
     def but_for_amplified(self) -> "Reference":
         """The same without flat images whose outputs are amplified rounding: where a network normalizes a constant."""
-        found = [y.moved.max(axis=1, initial=0.0) for y in self.outputs.values() if y.is_float]
+        moved = [y.moved for y in self.outputs.values() if y.is_float]  # infinite where there is no spread: constants
+        found = [np.max(each, axis=1, initial=0.0, where=np.isfinite(each)) for each in moved]
         off = np.max(found, axis=0, initial=0.0) if found else np.zeros(len(self.kinds))
         gone = np.flatnonzero(MULTIPLE * off > MAX_TOLERANCE) if len(off) == len(self.kinds) else np.zeros(0, np.int64)
         said = (

@@ -122,7 +122,8 @@ def test_an_onnx_file_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert bench(make_onnx(tmp_path / "m.onnx", "N"), "--json") == 0
     result = json.loads(capsys.readouterr().out)
     assert [row["batch"] for row in result["results"]] == [1]
-    assert result["runners"][str(tmp_path / "m.onnx")] == {"backend": "onnxruntime", "provider": "cpu", "tf32": False}
+    runner = {"backend": "onnxruntime", "provider": "cpu", "tf32": False, "graph": "m.onnx"}
+    assert result["runners"][str(tmp_path / "m.onnx")] == runner
 
 
 def test_an_open_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

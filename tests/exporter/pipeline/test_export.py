@@ -84,7 +84,7 @@ def test_users_network_holds(export, module, shape):
     assert validate_bundle(bundle.folder, eval_data=None) == []
 
 
-@pytest.mark.parametrize("name", ["vanillanet_digits", "parnet_digits"])
+@pytest.mark.parametrize("name", ["vanillanet_digits", pytest.param("parnet_digits", marks=pytest.mark.slow)])
 def test_dynamic_batch_at_a_size_of_its_own(name, tmp_path):
     request = Request(checkpoint=ASSETS / f"{name}.pth", input_shape=(1, 1, 64, 32))
     job = Job(name, request, tmp_path / "b", dynamic_batch=(1, 2, 4))
