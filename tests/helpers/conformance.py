@@ -41,8 +41,6 @@ _NETWORKS = {  # where the vector's name is not the network's
 _QUICK = {
     "vanillanet_5",
     "vanillanet_5_slope0.5",
-    "vanillanet_6",
-    "parnet_s_released_relu",
     "parnet_s_96_silu",
     "repvgg_a0",
 }
