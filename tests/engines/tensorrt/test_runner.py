@@ -377,7 +377,7 @@ CALL = st.tuples(st.integers(1, 4), st.booleans(), st.booleans(), st.booleans())
 
 
 @given(calls=st.lists(CALL, max_size=16), captures=st.booleans(), scratch=st.sampled_from([0, 5000]))
-@settings(max_examples=examples(12), suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(8), suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_sequence_of_calls(standin_cuda, standin_tensorrt, double_model, reference, calls, captures, scratch):
     """Given calls of any batch, from host or GPU, into new memory or the caller's, held or dropped -> always right."""
     device = standin_cuda.Device()
