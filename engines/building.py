@@ -20,7 +20,7 @@ from plainconv.exporter.bundle import (
     update_bundle,
     write_whole,
 )
-from plainconv.exporter.errors import EngineError, PlainconvWarning
+from plainconv.exporter.errors import EngineError, PlainconvWarning, write_refused
 
 from .backend import Backend, choose
 from .choice import graph_of
@@ -142,7 +142,8 @@ def build_engine(
     backend = builder_of(engine, options.device)
     compiled = compile_onnx(onnx, backend, options)
     _check_file(onnx, compiled)
-    _write(out, compiled.data)
+    with write_refused(out, EngineError):
+        write_whole(out, compiled.data)
     sources = [path for path in (onnx, onnx.with_name(f"{onnx.name}.data")) if path.exists()]
     graph = sha256_of_files({path.name: _file_record(path) for path in sources})
     return _record(
@@ -231,13 +232,6 @@ def _name(backend: Backend, compiled: Compiled, precision: str, options: BuildOp
         text = json.dumps(plain_json(settings), sort_keys=True)
         parts.append(hashlib.sha256(text.encode()).hexdigest()[:8])
     return "-".join(parts)
-
-
-def _write(out: Path, data: bytes) -> None:
-    try:
-        write_whole(out, data)
-    except OSError as error:
-        raise EngineError(f"{out}: cannot be written ({error.strerror}); choose another place") from None
 
 
 def _file_record(path: Path) -> FileRecord:

@@ -4,6 +4,9 @@ One base class, so that the command line prints any of them in one line, without
 found, what was wanted and the remedy, in that order.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class PlainconvError(Exception):
     """Bad input: what was found, what was wanted and the remedy, in one line; `exit_code` is the command line's."""
@@ -61,6 +64,15 @@ def first_line(error: BaseException) -> str:
     """The first line of what someone else's error says, without its full stop; its type where it says nothing."""
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+@contextmanager
+def write_refused(target: object, refusal: type[PlainconvError]) -> Iterator[None]:
+    """Say in one line, as a `refusal`, why the file system does not let `target` be written."""
+    try:
+        yield
+    except OSError as error:
+        raise refusal(f"{target}: cannot be written ({error.strerror}); choose another place") from None
 
 
 def escaped(text: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..bundle import write_whole
-from ..errors import EngineError, SourceError
+from ..errors import EngineError, SourceError, write_refused
 from ..progress import track
 from .arguments import count, devices
 from .words import only_our_words
@@ -132,7 +132,8 @@ def measure(args: argparse.Namespace) -> Outcome:
         }
     if args.raw is not None:
         samples = [{"batch": r.batch, "runner": r.name, "turns_ms": r.samples.turns} for r in rows]
-        _write(args.raw, {**result, "samples": samples})
+        with write_refused(args.raw, SourceError):
+            write_whole(args.raw, json.dumps({**result, "samples": samples}).encode())
     return Outcome(rows, result)
 
 
@@ -257,13 +258,6 @@ def _description(runner: "Runner") -> dict[str, Any]:
         key: getattr(runner, key, None) for key in ("backend", "provider", "graph", "precision", "tf32", "aux_streams")
     }
     return {key: value for key, value in (known | {"notes": list(runner.notes)}).items() if value not in (None, "", [])}
-
-
-def _write(target: Path, result: Mapping[str, Any]) -> None:
-    try:
-        write_whole(target, json.dumps(result).encode())
-    except OSError as error:
-        raise SourceError(f"{target}: cannot be written ({error.strerror}); choose another place") from None
 
 
 # ------------------------------------------------------------------ what is shown

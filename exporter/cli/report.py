@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..bundle import Bundle, write_whole
-from ..errors import SourceError
+from ..errors import SourceError, write_refused
 
 SUMMARY = "a bundle as one HTML file: what was merged, parities, layers, parts, hashes"
 INSTALL = "pip install 'plainconv[report]'"
@@ -46,7 +46,8 @@ def run(args: argparse.Namespace) -> None:
     except ImportError as error:
         raise SourceError(f"a report needs {error.name or error}, which is not installed; {INSTALL}") from None
     text = report_of_bundle(bundle, Extras(sheet, profile, latencies, measured_on))
-    _write(target, text)
+    with write_refused(target, SourceError):
+        write_whole(target, text.encode())
     size = len(text.encode())
     if args.json:
         print(json.dumps({"bundle": str(bundle.folder), "report": str(target), "bytes": size}))
@@ -73,10 +74,3 @@ def _samples(path: Path) -> tuple[dict[str, Sequence[float]], str]:
 
 def _machine(machine: Mapping[str, Any]) -> str:
     return " · ".join(str(machine[key]) for key in ("cpu", "gpu") if machine.get(key))
-
-
-def _write(target: Path, text: str) -> None:
-    try:
-        write_whole(target, text.encode())
-    except OSError as error:
-        raise SourceError(f"{target}: cannot be written ({error.strerror}); choose another place") from None

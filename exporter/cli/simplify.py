@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CheckFailedError, ExportError, SourceError
+from ..errors import CheckFailedError, ExportError, SourceError, write_refused
 from ..progress import track
 
 if TYPE_CHECKING:
@@ -67,10 +67,8 @@ def simplify_file(
 
     if not target.parent.is_dir() or target.is_dir():
         raise ExportError(f"{target}: no file can be written there; name one in a folder that exists")
-    try:
+    with write_refused(target, ExportError):
         folder = Path(tempfile.mkdtemp(prefix=".simplify-", dir=target.parent))
-    except OSError as error:
-        raise ExportError(f"{target}: cannot be written ({error.strerror}); choose another place") from None
     try:
         with track(f"simplifying {source.name}", total=2, unit="steps") as bar:
             bar.advance(0, "surgery")
@@ -118,13 +116,11 @@ def _first_wrong(
 def _move(folder: Path, target: Path) -> None:
     """Move what was written to its place, the model last: before, the file that is there is the old one."""
     files = sorted((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p == folder / target.name)
-    try:
+    with write_refused(target, ExportError):
         for file in files:
             place = target.parent / file.relative_to(folder)
             place.parent.mkdir(parents=True, exist_ok=True)
             file.replace(place)
-    except OSError as error:
-        raise ExportError(f"{target}: cannot be written ({error.strerror}); choose another place") from None
 
 
 # ------------------------------------------------------------------ what is shown
