@@ -6,6 +6,9 @@ It names the bundle that it is of by its hash; of another version than the one t
 from functools import lru_cache
 from pathlib import Path
 
+from plainconv.exporter.bundle.plain_file import open_plain
+from plainconv.exporter.errors import BundleError
+
 from ..model import Model
 
 MOST = 8 << 20
@@ -16,20 +19,27 @@ def has_report(model: Model) -> bool:
     """Whether a report of this version lies there. The file is read anew only after it has changed."""
     try:
         found = model.report.stat()
-        return found.st_size <= MOST and _is_of(model.report, found.st_mtime_ns, found.st_size, model.sha256)
     except OSError:
         return False
+    return _is_of(model.report, found.st_mtime_ns, found.st_size, model.sha256)
 
 
 def report_of(model: Model) -> bytes | None:
     """The report of this version of the model; None where there is none."""
-    try:
-        text = model.report.read_bytes() if has_report(model) else b""
-    except OSError:
-        return None
+    text = _text(model.report)
     return text if model.sha256.encode() in text else None
 
 
 @lru_cache(maxsize=256)
 def _is_of(path: Path, changed: int, size: int, sha256: str) -> bool:
-    return sha256.encode() in path.read_bytes()
+    return sha256.encode() in _text(path)
+
+
+def _text(path: Path) -> bytes:
+    """What the file says; nothing where it is none, or larger than a report."""
+    try:
+        with open_plain(path.resolve()) as file:
+            text = file.read(MOST + 1)
+    except (OSError, BundleError):
+        return b""
+    return text if len(text) <= MOST else b""

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import threading
 import time
@@ -231,6 +232,11 @@ def test_a_report_beside_its_bundle(start: Callable[..., Any], make: Callable[..
     policy = headers["content-security-policy"].split("; ")
     assert {"default-src 'none'", "style-src 'unsafe-inline'", "sandbox"} <= set(policy) and "script" not in str(policy)
     assert (headers["x-content-type-options"], headers["cache-control"]) == ("nosniff", "no-store")
+    place = bundle.with_name(f"{bundle.name}.html")
+    place.unlink()
+    os.mkfifo(place)  # nothing to wait at for ever
+    assert not state_of(server)["report"] and server.ask("GET", "/ui/reports/digits")[0] == 404
+    place.unlink()
     report(bundle, "0" * 64)
     assert not state_of(server)["report"] and server.ask("GET", "/ui/reports/digits")[0] == 404
     for name in ("none", "..%2fdigits", "%2e%2e"):
