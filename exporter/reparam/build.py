@@ -1,7 +1,7 @@
 """The convolutions of a plan: kernels built in float64, checked against the ops they replace, and rounded once."""
 
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..errors import CheckFailedError
+from ..names import NumberedNames
 from ..parity.widen import widened
 from .affine import AffineMap, conv_weight
 from .choices import Choice, GroupedSum, OneMap
@@ -45,8 +46,7 @@ class Builder:
     def __init__(self, lifter: Lifter, planner: Planner, *, exact: int = 0) -> None:
         self.lifter, self.planner, self.exact = lifter, planner, exact
         self.regions: list[Region] = []
-        self.taken = {name for name, _ in lifter.graph_module.named_children()}
-        self.numbers: Counter[str] = Counter()
+        self.names = NumberedNames(name for name, _ in lifter.graph_module.named_children())
         self.made: dict[Hashable, dict[str, nn.Module]] = defaultdict(dict)
         self.position = {node: i for i, node in enumerate(planner.ops)}
 
@@ -159,14 +159,7 @@ class Builder:
         shared = [part for part, *others in zip(*(p.split(".") for p in paths), strict=False) if set(others) <= {part}]
         first = next((p for n, p in zip(nodes, paths, strict=True) if own_macs(n, self.planner.ops[n])), "")
         stem = "_".join(shared) or first.replace(".", "_") or "conv"
-        if stem[0].isdigit():
-            stem = f"_{stem}"
-        name = stem
-        while name in self.taken:
-            self.numbers[stem] += 1
-            name = f"{stem}_{self.numbers[stem]}"
-        self.taken.add(name)
-        return name
+        return self.names(f"_{stem}" if stem[0].isdigit() else stem)
 
 
 def _look(module: nn.Module) -> Hashable:

@@ -3,7 +3,6 @@
 Values and nodes are compared by identity; onnx-graphsurgeon's own `==` compares names.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from ..errors import ExportError, one_line
+from ..names import NumberedNames
 from ..onnx_file.file import LARGE, all_tensors
 from .names import first_free, names_of
 
@@ -169,15 +169,9 @@ def _named(graph: gs.Graph, tensor: Any) -> Any:
 
 def name_nodes(graph: gs.Graph) -> None:
     """Give every node a name of its own: what a pass adds is named after what it replaces."""
-    taken: set[str] = set()
-    tried: Counter[str] = Counter()
+    names = NumberedNames()
     for node in graph.nodes:
-        stem = node.name or node.op.lower()
-        node.name = name = stem
-        while name in taken:
-            tried[stem] += 1
-            node.name = name = f"{stem}_{tried[stem]}"
-        taken.add(name)
+        node.name = names(node.name or node.op.lower())
 
 
 def constant(graph: gs.Graph, stem: str, values: np.ndarray, dtype: Any) -> gs.Constant:
