@@ -18,6 +18,11 @@ from ..errors import CheckFailedError, ReparamError, first_line
 from ..parity.widen import float64_outputs
 from ..quiet import quiet
 
+_SIZES = (
+    (6, "odd"), (7, "even"), (4, "odd"), (4, "square"), (2.5, "square"), (3, "odd"), (2, "odd"), (1, "square"),
+    (0, "square"),
+)  # fmt: skip
+"""By how much, and to what: odd numbers, and another on the next axis; multiples of 32, likewise, or the same."""
 BUDGET = 6e9  # multiply-accumulates of one forward; a costlier size is tried only where nothing else runs
 TIMES_EAGER = 4  # the plain network may be this many times as far from float64 as the module in its own precision
 FLOOR = {torch.float64: 1e-10}  # at least this; elsewhere 16 units in the last place
@@ -139,11 +144,10 @@ def _inputs(
     """
     generator = torch.Generator().manual_seed(0)
     seen: set[tuple[torch.Size, ...]] = set()
-    sizes = ((6, True), (7, False), (4, True), (4, False), (2.5, False), (3, True), (2, True), (1, False), (0, False))
-    for divisor, odd in sizes:
+    for divisor, step in _SIZES:
         tensors = []
         for x, axes in zip(example, open_axes, strict=True):
-            shape = [_shrunk(n, divisor, odd, d) if axes[d] else n for d, n in enumerate(x.shape)]
+            shape = [_shrunk(n, divisor, step, d) if axes[d] else n for d, n in enumerate(x.shape)]
             random = x.is_floating_point() and x.dim() >= 2
             given = x if list(x.shape) == shape else _repeated(x, shape)
             tensors.append(torch.randn(shape, generator=generator).to(x.device, x.dtype) if random else given)
@@ -160,18 +164,15 @@ def _repeated(x: Tensor, shape: list[int]) -> Tensor:
     return x
 
 
-def _shrunk(size: int, divisor: float, odd: bool, axis: int) -> int:
-    """About size / divisor: odd, and another odd on the next axis, or a multiple of 32, for 7 another on the next.
-
-    A batch of two, but for 0.
-    """
+def _shrunk(size: int, divisor: float, step: str, axis: int) -> int:
+    """About size / divisor, by one of `_SIZES`; a batch of two, but for a divisor of 0."""
     if divisor == 0 or (divisor == 1 and axis):
         return size
     if axis == 0:
         return 2
-    if odd:
+    if step == "odd":
         return int(size / divisor) // 2 * 2 + 1 + 2 * (axis % 2)
-    other = 32 * (axis % 2) if divisor == 7 and size >= 64 else 0
+    other = 32 * (axis % 2) if step == "even" and size >= 64 else 0
     return max(32 * round(size / divisor / 32), min(size, 32)) + other
 
 

@@ -67,11 +67,8 @@ def _switch_off(graph_module: fx.GraphModule) -> None:
             continue
         if node.target is aten.rrelu.default:
             given = arguments(node)
-            node.target, node.args, node.kwargs = (
-                aten.leaky_relu.default,
-                (given["self"], (given["lower"] + given["upper"]) / 2),
-                {},
-            )
+            node.target, node.kwargs = aten.leaky_relu.default, {}
+            node.args = (given["self"], (given["lower"] + given["upper"]) / 2)
         else:
             node.replace_all_uses_with(node.all_input_nodes[0])
             graph.erase_node(node)
