@@ -169,12 +169,11 @@ def _note_left_out(draft: Draft, name: str, reason: str | None) -> None:
 def _add_lower(draft: Draft, job: BuildJob, name: str, steps: Steps) -> None:
     wanted = _wanted(job, name, steps.reference)
     graph, eval_images = graph_in(draft.manifest, wanted), _eval_images(job, steps)
-    made = graph is None or (job.rebuild and can_be_remade(graph, wanted))
-    if graph is None or made:
+    if is_new := graph is None or (job.rebuild and can_be_remade(graph, wanted)):
         graph = add_graph(draft, wanted, eval_images, steps)
         for same in [record for record in draft.manifest.engines if record.onnx_sha256 == graph.sha256]:
             check_engine(draft, same, steps)
-    if (made and on_cpus(wanted.precision)) or _lacks_cpu_graph(draft.manifest, graph, wanted):
+    if (is_new and on_cpus(wanted.precision)) or _lacks_cpu_graph(draft.manifest, graph, wanted):
         images = eval_images if wanted.images is None else wanted.images
         _note_left_out(draft, _on_cpus(name), add_cpu_graph(draft, graph, images, steps))
     if job.engine != "none" and not steps.failed:

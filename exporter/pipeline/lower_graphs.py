@@ -15,7 +15,7 @@ from ..onnx_file.ir_graph import save
 from ..onnx_file.layer_types import types_in_file
 from ..parity import Reference, reference_from_module
 from ..parity.inputs import DATA
-from ..precision import CPU, Calibration, Precision, judged_by, precision_of_name, typed_model, typed_run
+from ..precision import CPU, Calibration, Precision, Typed, judged_by, precision_of_name, typed_model, typed_run
 from ..source.network import InputSpec, Request
 from ..source.resolve import load_network
 from .steps import Steps, fed, onnx_run
@@ -97,7 +97,6 @@ def add_graph(draft: Draft, wanted: Wanted, eval_images: Mapping[str, np.ndarray
         draft.remove(f"{file}.data")
     save(typed.model, draft.path(file))
     before = [graph.reference for graph in draft.manifest.graphs if graph.precision == name]
-    types = sorted(typed.layers.values())
     onnx = next(link for link in draft.manifest.chain if link.step == "onnx")
     if record is not None and calibration is not None:
         record |= {"method": wanted.method, "chosen": typed.method}
@@ -107,11 +106,10 @@ def add_graph(draft: Draft, wanted: Wanted, eval_images: Mapping[str, np.ndarray
             precision=name,
             sha256="",
             onnx_sha256=onnx.sha256,
-            layers={kind: types.count(kind) for kind in types},
             reference=at,
             tolerance=tolerance,
-            kept=tuple({"layer": kept.node, "type": kept.type, "reason": kept.reason} for kept in typed.kept),
             calibration=record,
+            **_layers_of(typed),
         )
     )
     for unused in set(before) - {REFERENCE, *(graph.reference for graph in draft.manifest.graphs)}:
@@ -119,6 +117,13 @@ def add_graph(draft: Draft, wanted: Wanted, eval_images: Mapping[str, np.ndarray
     check_graph(draft, graph, steps)
     warn_in_name(draft, graph)
     return graph
+
+
+def _layers_of(typed: Typed) -> dict[str, Any]:
+    """What a record says of the layers of a graph: how many are in each type, and which stay wider, and why."""
+    types = sorted(typed.layers.values())
+    kept = tuple({"layer": each.node, "type": each.type, "reason": each.reason} for each in typed.kept)
+    return {"layers": {kind: types.count(kind) for kind in types}, "kept": kept}
 
 
 def lacks_cpu_graph(manifest: Manifest, graph: GraphRecord, wanted: Wanted) -> bool:
@@ -152,10 +157,7 @@ def add_cpu_graph(
         return str(error)
     file = f"model.{name.replace('+', '_')}.cpu.onnx"
     save(typed.model, draft.path(file))
-    types = sorted(typed.layers.values())
-    kept = tuple({"layer": each.node, "type": each.type, "reason": each.reason} for each in typed.kept)
-    layers = {kind: types.count(kind) for kind in types}
-    added = draft.add_cpu_graph(replace(graph, file=file, sha256="", layers=layers, kept=kept))
+    added = draft.add_cpu_graph(replace(graph, file=file, sha256="", **_layers_of(typed)))
     measured = replace(steps, failed=[])
     check_cpu_graph(draft, added, measured)
     if measured.failed:

@@ -47,8 +47,7 @@ class Suppressed(nn.Module):
 
         `exact`: no box that would count was left out. Then whatever else `network` returns.
         """
-        returned = self.network(image)
-        outputs = tuple(returned) if isinstance(returned, tuple | list) else (returned,)
+        outputs = _outputs(self.network(image))
         at, wanted = self.suppression, self.suppression.wanted
         boxes, scores = outputs[at.boxes], outputs[at.scores]
         if wanted.form == "rows":
@@ -75,6 +74,10 @@ class Suppressed(nn.Module):
         return (*found.values(), exact, *others)
 
 
+def _outputs(returned: Tensor | tuple[Tensor, ...] | list[Tensor]) -> tuple[Tensor, ...]:
+    return (returned,) if isinstance(returned, Tensor) else tuple(returned)
+
+
 def suppress(network: Network, postprocess: str | None, form: str) -> None:
     """Put the suppression of `postprocess`, which says that the network detects, into it.
 
@@ -88,8 +91,7 @@ def suppress(network: Network, postprocess: str | None, form: str) -> None:
     if len(network.inputs) != 1:
         raise SourceError(f"{network.name} takes {len(network.inputs)} inputs, --nms {form} wants one; leave it out")
     with torch.no_grad():
-        returned = network.module(*network.examples)
-    outputs = tuple(returned) if isinstance(returned, tuple | list) else (returned,)
+        outputs = _outputs(network.module(*network.examples))
     specs = [
         TensorSpec(name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))
         for name, tensor in zip(network.output_names, outputs, strict=True)
