@@ -85,11 +85,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=31)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
-    lines = []
+    print(HEAD, flush=True)
     for name in args.networks:
         with tempfile.TemporaryDirectory() as folder:
-            lines += rows(name, args.rounds, args.threads, Path(folder))
-    print("\n".join([HEAD, *lines]))
+            print("\n".join(rows(name, args.rounds, args.threads, Path(folder))), flush=True)
 
 
 if __name__ == "__main__":
