@@ -139,8 +139,9 @@ def _lines(split: "SplitRecord") -> list[str]:
         else profile
     )
     asked = made.get("asked") or 1
-    fewer = f"planned for {_where(split.devices, split.streams)} of the {asked} asked for, which do not pay; "
-    lines = [f"{fewer}--force splits over more"] if split.devices < asked else []
+    fewer = f"planned for {_where(split.devices, split.streams)} of the {asked} asked for"
+    why = "; no plan found uses more" if made.get("forced") else ", which do not pay; --force splits over more"
+    lines = [fewer + why] if split.devices < asked else []
     lines += [f"{split.precision}, batch {made.get('batch')}, by {by}", *picture(proposal, link)]
     for tried in made.get("tried") or ():
         if tried["devices"] is None:

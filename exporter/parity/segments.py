@@ -23,8 +23,8 @@ GROUPS = 3
 class Segments:
     """`model`, of float32 between its nodes, cut at `values`, which it computes; what reads them reads `read_as`.
 
-    `names` is the values that there are, in the order of their nodes; `nodes` the name of the node that gives each, and
-    `within` the names of all nodes of its piece.
+    `names` is the values that there are, in the order of their nodes; `nodes` the name of the node that gives each,
+    `within` the names of all nodes of its piece, and `reads` those of all values that these read from elsewhere.
     """
 
     def __init__(self, model: onnx.ModelProto, values: Iterable[str], read_as: Mapping[str, str] | None = None) -> None:
@@ -39,6 +39,7 @@ class Segments:
         self._ends = read
         self._pieces = {name: self._piece(read[name]) for name in self.names}
         self.within = {name: frozenset(node.name for node in nodes) for name, (nodes, _) in self._pieces.items()}
+        self.reads = {name: frozenset(read) for name, (_, read) in self._pieces.items()}
         self._sessions: dict[str, ort.InferenceSession | str] = {}
         self._whole: dict[tuple[str, ...], ort.InferenceSession] = {}
         self._is_small = model.ByteSize() < SMALL

@@ -78,7 +78,13 @@ WORTH = 0.1
 
 
 def propose(
-    network: Network, *, devices: int = 1, streams: int = 1, placement: str = "auto", effort: int = EFFORT
+    network: Network,
+    *,
+    devices: int = 1,
+    streams: int = 1,
+    placement: str = "auto",
+    every: bool = False,
+    effort: int = EFFORT,
 ) -> Proposal:
     """The best plan for `devices`, or for `streams` of one device.
 
@@ -89,6 +95,7 @@ def propose(
             two kernels gain what one alone leaves idle; no copies, and nothing computed twice.
         placement: "transfer": nothing is computed twice; "recompute": whatever several devices read, with all it takes,
             is computed on each; "auto": what ends sooner, value by value.
+        every: all of the `devices` are used, if any plan uses them all, even where fewer end sooner.
         effort: tasks that the simulations may run, for each number of places.
 
     Raises:
@@ -113,8 +120,10 @@ def propose(
     for scale in scales:
         slower = _slower(network, scale)
         units = units_of_wiring(network.wiring, slower.machine.costs, hop)
-        plan = _best_plan(slower, units, devices, streams, placement, effort)
-        if plan is not None:
+        plans = _plans(slower, units, devices, streams, placement, effort, every=every)
+        full = [each for each in plans if each.devices == devices] if every else plans
+        plan = next(iter(full), plan or next(iter(plans), None))
+        if full:
             break
     if plan is None:
         return Proposal(None, None, _nothing(network, streams))
@@ -145,12 +154,22 @@ def whole_plan(network: Network) -> Plan:
     return Plan((Part("whole", 0, 0, tuple(v for v in wiring.inputs if v in ends), writes),), 1)
 
 
-def _best_plan(
-    network: Network, units: Sequence[Unit], devices: int, streams: int, placement: str, effort: int
-) -> Plan | None:
-    """The plan that ends soonest of those the searches end at; None where that is on one device, in one stream."""
+def _plans(
+    network: Network,
+    units: Sequence[Unit],
+    devices: int,
+    streams: int,
+    placement: str,
+    effort: int,
+    *,
+    every: bool = False,
+) -> list[Plan]:
+    """The plans that the searches end at, less those on one device in one stream; what ends soonest comes first.
+
+    `every`: one on all of the devices is looked for too, from the best on fewer.
+    """
     if len(units) == 1:
-        return None
+        return []
     machine = replace(network.machine, worth=WORTH * sum(unit.alone for unit in units) / len(units))
     world = world_of(network.wiring, machine)
     world = replace(world, bytes={v: s for v, s in machine.sizes.bytes.items() if v not in network.wiring.soft})
@@ -164,15 +183,20 @@ def _best_plan(
             best = search.best(duplicate, [each.placement for each in found[-2:]])
             if best is not None:
                 found.append(best)
-    plans = []
-    for each in found:
-        if len({place for _, place in each.tasks}) > 1:
-            plan = plan_of_placement(each, units, network.wiring, machine)
-            if len({(part.device, part.stream) for part in plan.parts}) > 1:
-                plans.append(plan)
+    plans = [plan for each in found for plan in _spread(plan_of_placement(each, units, network.wiring, machine))]
+    if every and plans and max(plan.devices for plan in plans) < devices:
+        search = Search(units, places, world, share, recompute=placement == "recompute")
+        all_used = search.best_on_all(min(found, key=lambda each: each.score).placement, both)
+        if all_used is not None:
+            plans.append(plan_of_placement(all_used, units, network.wiring, machine))
     times = [predict(plan, network.wiring, machine) for plan in plans]
     ranked = sorted(range(len(plans)), key=lambda n: (times[n].score, times[n].sent, n))
-    return plans[ranked[0]] if ranked else None
+    return [plans[n] for n in ranked]
+
+
+def _spread(plan: Plan) -> list[Plan]:
+    """The plan, unless all of it is in one place."""
+    return [plan] if len({(part.device, part.stream) for part in plan.parts}) > 1 else []
 
 
 def _slower(network: Network, scale: float) -> Network:

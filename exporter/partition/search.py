@@ -82,6 +82,20 @@ class Search:
                 best = found if best is None or found.beats(best) else best
         return best
 
+    def best_on_all(self, placement: Placement, duplicate: bool) -> Found | None:
+        """The best found that uses every place, from a placement that may use fewer; None for want of units."""
+        found: Found | None = None
+        for place in self.places:
+            used = _used(placement)
+            if place not in used:
+                trials = (self.tried(_with(placement, {at}, place)) for at in range(len(self.units)))
+                more = [each for each in trials if each is not None and _used(each.placement) > used]
+                found = min(more, key=lambda each: (each.score, each.sent), default=None)
+                if found is None:
+                    return None
+                placement = found.placement
+        return None if found is None else self._improved(found, duplicate, least=len(self.places))
+
     def tried(self, placement: Placement) -> Found | None:
         """What becomes of a placement, less the copies of units that nothing needs; None where it cannot end."""
         placement = self._recomputing(placement) if self.recompute else self._pruned(placement)
@@ -194,8 +208,8 @@ class Search:
             kept[at] = places
         return tuple(kept)
 
-    def _improved(self, best: Found, duplicate: bool) -> Found:
-        """`best`, changed for as long as a change makes it better."""
+    def _improved(self, best: Found, duplicate: bool, least: int = 1) -> Found:
+        """`best`, changed for as long as a change makes it better and leaves `least` places in use."""
         seen = {best.placement}
         going = True
         while going and self.left > 0:
@@ -205,7 +219,7 @@ class Search:
                 if pruned in seen:
                     continue
                 seen.add(pruned)
-                found = self.tried(pruned)
+                found = self.tried(pruned) if least == 1 or len(_used(pruned)) >= least else None
                 if found is not None and found.beats(best):
                     best, going = found, True
                     break
@@ -274,6 +288,10 @@ class Search:
                 for cone in ({maker}, {maker, *self.before[maker]}, {maker, *self.cones[maker]}):
                     if not any(self.units[n].random for n in cone):
                         yield _with(found.placement, cone, place, add=True)
+
+
+def _used(placement: Placement) -> set[Place]:
+    return {place for places in placement for place in places}
 
 
 def _with(

@@ -14,7 +14,7 @@ from torch import nn
 
 from plainconv.engines.choice import graph_of, why_not_run
 
-from ..bundle import Bundle, GraphRecord, SplitRecord
+from ..bundle import Bundle, SplitRecord
 from ..errors import EngineError, SourceError
 from ..onnx_file.file import write
 from ..onnx_module import OnnxModule
@@ -29,12 +29,10 @@ from ..parity.layers import (
     TorchForm,
     aligned,
     compare_layers,
-    explained_by,
-    with_causes,
 )
 from ..parity.segments import GROUPS, Segments
 from ..parity.watch import tensors
-from ..precision import emulated, load, precision_of_name, typed_again
+from ..precision import emulated, load, precision_of_name
 from ..progress import track
 from ..reparam import reparameterize
 from ..source.network import Network, Request
@@ -44,14 +42,13 @@ from ..to_onnx.export import MIN_OPSET, graph_from_module
 from .fused_layers import SERVED, EngineForm, Served, as_fused
 from .lower_graphs import REFERENCE
 from .steps import ONNX, PLAIN
+from .typed_layers import compare_typed
 
 __all__ = ["Boundary", "Layers", "StepLayers", "compare_bundle"]
 
 IMAGES = 3
 LOOSE = 0.5
 """How much of its spread a value may be off by, and still be found to be what it should have been."""
-MOST_CAUSES = 16
-"""Layers of a lower precision whose effect on the output is measured: each takes a run of the network."""
 PART_ERROR = 1e-6
 """Of its spread: what a part may differ by from the whole, whose sums may be in another order."""
 
@@ -103,7 +100,7 @@ def compare_bundle(path: Path, source: str | None, request: Request) -> Layers:
         bar.advance(1, "")
         for graph in bundle.manifest.graphs:
             bar.advance(0, graph.precision)
-            steps.append(_typed(bundle, graph, eager, matches))
+            steps.append(compare_typed(bundle, graph, eager, matches))
             bar.advance(1, "")
         for split in bundle.splits:
             steps.append(_split(bundle, split, eager, matches))
@@ -240,26 +237,6 @@ def _twins(again: onnx.ModelProto, model: onnx.ModelProto) -> Iterator[tuple[str
 def _float_values(model: onnx.ModelProto, x: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
     names = [name for node in model.graph.node for name in node.output if name]
     return {name: y for name, y in Segments(model, names).free(x).items() if y.dtype == np.float32}
-
-
-def _typed(bundle: Bundle, graph: GraphRecord, eager: Eager, matches: Matches) -> StepLayers:
-    """A graph of a lower precision, its layers ranked by what they cause at the output."""
-    precision = precision_of_name(graph.precision)
-    name = f"ONNX {graph.precision}"
-    form = _typed_form(load(bundle.file(graph.file)), matches)
-    step = compare_layers(name, form, eager, matches)
-    kept = {str(each.get("layer")): str(each.get("type")) for each in graph.kept}
-    method = str((graph.calibration or {}).get("chosen") or "minmax")
-    again = typed_again(bundle.onnx, precision, kept, Reference.load(bundle.file(graph.reference)), method)
-    step = explained_by(step, compare_layers(name, _typed_form(again, matches), eager, matches))
-    return with_causes(step, form, eager, matches, most=MOST_CAUSES)
-
-
-def _typed_form(typed: ir.Model, matches: Matches) -> Segments:
-    """A typed graph whose values are read as they are stored: rounded."""
-    model = ir.to_proto(emulated(typed))
-    made = {name for node in model.graph.node for name in node.output}
-    return Segments(model, matches, {name: f"{name}.exact" for name in matches if f"{name}.exact" in made})
 
 
 def _split(bundle: Bundle, split: SplitRecord, eager: Eager, matches: Matches) -> StepLayers:

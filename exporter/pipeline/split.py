@@ -229,6 +229,7 @@ def _add_split(draft: Draft, job: SplitJob, precision: str) -> SplitRecord:
                 **({} if job.gpu == "a100" else {"gpu": job.gpu}),
                 "link": plain_json(job.link),
                 "asked": job.devices,
+                **({"forced": True} if job.force else {}),
                 "placement": job.placement,
                 "prediction": plain_json(proposal.prediction),
                 "profile": job.profile,
@@ -251,7 +252,7 @@ def _planned(network: Network, job: SplitJob) -> tuple[Proposal, list[JsonObject
         if devices == 1 or not job.force:
             proposals.append(propose(network, streams=min(MOST_STREAMS, max(2, devices))))
         if devices > 1:
-            proposals.append(propose(network, devices=devices, placement=job.placement))
+            proposals.append(propose(network, devices=devices, placement=job.placement, every=job.force))
     paying = [each for each in proposals if each.refusal is None] or proposals[-1:]
     best = min(paying, key=lambda each: each.prediction.seconds if each.prediction else 0.0)
     return best, [_tried(each) for each in proposals]

@@ -37,6 +37,15 @@ TOOLS = ("plainconv", "torch", "onnx", "onnxruntime", "onnxslim", "onnxsim", "op
 WARM = 3
 LIMIT = 1200
 """Seconds that a tool may take."""
+PEAK = """
+import resource, subprocess, sys
+
+code = subprocess.call(sys.argv[2:])
+with open(sys.argv[1], "w") as file:
+    file.write(str(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss))
+sys.exit(code)
+"""
+"""A small process between this large one and a tool: what a process starts from counts as its own peak."""
 
 
 @dataclass(frozen=True)
@@ -101,17 +110,16 @@ def make(name: str, source: str, folder: Path) -> Made:
     if missing := form.missing():
         return Made(why_not=missing)
     command = [sys.executable, str(Path(__file__).with_name("field_forms.py")), name, source, str(folder)]
-    log = folder / "log"
+    log, peak = folder / "log", folder / "peak"
     started = time.perf_counter()
     with log.open("wb") as sink:
-        process = subprocess.Popen(["timeout", str(LIMIT), *command], stdout=sink, stderr=sink)
-        _, status, usage = os.wait4(process.pid, 0)
+        small = [sys.executable, "-S", "-c", PEAK, str(peak), "timeout", str(LIMIT), *command]
+        code = subprocess.call(small, stdout=sink, stderr=sink)
     seconds = time.perf_counter() - started
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
+    if code:
         lines = log.read_text(errors="replace").strip().splitlines() or ["it ended without a word"]
         return Made(why_not=lines[-1][:120])
-    return Made(seconds, usage.ru_maxrss / 1024)
+    return Made(seconds, int(peak.read_text()) / 1024)
 
 
 def latencies(runs: dict[str, Run], image: object, rounds: int) -> dict[str, list[float]]:

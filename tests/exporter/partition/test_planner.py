@@ -33,6 +33,19 @@ def network(model, device=SLOW, link="nvlink", **kwargs):
     return network_of_model(model, device=device, link=LINKS[link], **kwargs)
 
 
+def test_every_device_is_used_where_that_is_asked_for(nets):
+    """Given branches of which two devices end soonest → two of the three, unless all are to be used."""
+    net = network(nets.parallel(2, 4))
+    assert propose(net, devices=3).plan.devices == 2
+    found = propose(net, devices=3, every=True)
+    assert found.plan.devices == 3 and problems_of_plan(found.plan, net.wiring) == []
+
+
+def test_where_no_plan_uses_every_device_fewer_do(nets):
+    net = network(nets.parallel(2, 1))
+    assert propose(net, devices=8, every=True).plan.devices < 8
+
+
 @pytest.mark.parametrize("placement", ["auto", "recompute", "transfer"])
 def test_each_branch_on_a_device_of_its_own(nets, placement):
     """Given three equal branches and three devices → nearly the bound, and one device's share of the work each."""
