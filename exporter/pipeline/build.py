@@ -201,11 +201,14 @@ def _warn_of_size(draft: Draft, name: str) -> None:
         same = (engine.backend, engine.targets, engine.device)
         wide = [e.size for e in engines if e.precision == "fp32" and (e.backend, e.targets, e.device) == same]
         if wide and engine.size >= min(wide) <= 2 * weights:
-            warn(
-                draft,
-                f"{name} in name: its engine has {engine.size / 1e6:.1f} MB, that of fp32 {min(wide) / 1e6:.1f} MB; "
-                "see which layers stay wider, and give real images by --calibration, or another --precision",
-            )
+            wider = next((graph.kept for graph in draft.manifest.graphs if graph.precision == name), ())
+            sizes = f"its engine has {engine.size / 1e6:.1f} MB, that of fp32 {min(wide) / 1e6:.1f} MB"
+            if wider:
+                remedy = "see which layers stay wider, and give real images by --calibration, or another --precision"
+                warn(draft, f"{name} in name: {sizes}; {remedy}")
+            else:
+                gain = f"all layers are in {name}, and so small a network gains nothing in size"
+                warn(draft, f"{name}: {sizes}: {gain}; compare their latencies before you serve it")
 
 
 def add_engines(draft: Draft, job: BuildJob, name: str, steps: Steps) -> None:

@@ -177,7 +177,8 @@ def warn_in_name(draft: Draft, graph: GraphRecord) -> None:
     precision = precision_of_name(graph.precision)
     said = draft.manifest.extra.get("warnings")
     if said:
-        said[:] = [line for line in said if not line.startswith(f"{graph.precision} in name")]
+        old = (f"{graph.precision} in name", f"{graph.precision}: its engine")
+        said[:] = [line for line in said if not line.startswith(old)]
     inside, total = graph.layers.get(precision.quantized or precision.rest, 0), sum(graph.layers.values())
     if 2 * inside >= total:
         return

@@ -821,14 +821,15 @@ def test_a_precision_in_name_is_said_and_kept(net, bundle):
     assert Bundle.open(bundle).manifest.extra["warnings"] == []
 
 
-@pytest.mark.parametrize(("size", "targets", "weights", "says"), [
-    (4_000_000, "sm89", 2_000_000, "fp16 in name: its engine has 4.0 MB, that of fp32 3.0 MB; see which layers stay"),
-    (3_000_000, "sm89", 2_000_000, "fp16 in name: its engine has 3.0 MB"),
-    (1_500_000, "sm89", 2_000_000, None),
-    (4_000_000, "sm80", 2_000_000, None),
-    (4_000_000, "sm89", 1_000_000, None),
+@pytest.mark.parametrize(("size", "targets", "weights", "kept", "says"), [
+    (4_000_000, "sm89", 2_000_000, 1, "fp16 in name: its engine has 4.0 MB, that of fp32 3.0 MB; see which layers"),
+    (4_000_000, "sm89", 2_000_000, 0, "fp16: its engine has 4.0 MB, that of fp32 3.0 MB: all layers are in fp16, and"),
+    (3_000_000, "sm89", 2_000_000, 1, "fp16 in name: its engine has 3.0 MB"),
+    (1_500_000, "sm89", 2_000_000, 1, None),
+    (4_000_000, "sm80", 2_000_000, 1, None),
+    (4_000_000, "sm89", 1_000_000, 1, None),
 ])  # fmt: skip
-def test_an_engine_no_smaller_than_fp32s_is_said(size, targets, weights, says, recwarn):
+def test_an_engine_no_smaller_than_fp32s_is_said(size, targets, weights, kept, says, recwarn):
     """Given an engine of the same GPUs as fp32's and no smaller -> one line, kept; not where kernels are most of it."""
 
     def engine(precision, size, targets):
@@ -836,11 +837,12 @@ def test_an_engine_no_smaller_than_fp32s_is_said(size, targets, weights, says, r
 
     engines = (engine("fp32", 3_000_000, ("sm89",)), engine("fp16", size, (targets,)))
     counts = {"onnx": {"bytes": weights}}
-    draft = SimpleNamespace(manifest=SimpleNamespace(engines=engines, extra={}, counts=counts))
+    graphs = (SimpleNamespace(precision="fp16", kept=kept * ({"layer": "conv"},)),)
+    draft = SimpleNamespace(manifest=SimpleNamespace(engines=engines, graphs=graphs, extra={}, counts=counts))
     _warn_of_size(draft, "fp16")
-    kept = draft.manifest.extra.get("warnings", [])
-    assert [str(each.message) for each in recwarn] == kept
-    assert (says is None and kept == []) or (len(kept) == 1 and kept[0].startswith(says))
+    said = draft.manifest.extra.get("warnings", [])
+    assert [str(each.message) for each in recwarn] == said
+    assert (says is None and said == []) or (len(said) == 1 and said[0].startswith(says))
 
 
 def _not_npz(path):
