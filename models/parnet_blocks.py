@@ -88,6 +88,4 @@ class Interleave(nn.Module):
 
 def shuffle(x: Tensor, groups: int) -> Tensor:
     """Channel (g, c) of `groups` × C / groups goes to (c, g); the same shape out."""
-    n, channels, height, width = x.shape
-    x = x.reshape(n, groups, channels // groups, height, width)
-    return x.transpose(1, 2).flatten(1, 2)
+    return x.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)

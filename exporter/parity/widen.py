@@ -85,7 +85,7 @@ class _WidenCalls(TorchFunctionMode):
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
         if func in _SHAPE_ONLY or name == "__get__":
-            return tree_map(_wide, func(*args, **kwargs))
+            return _wide(func(*args, **kwargs))
         if _writes(name) and args and isinstance(args[0], Tensor) and args[0].dtype in _NARROW:
             raise TypeError(f"{name} writes into a {args[0].dtype} tensor that lives outside this evaluation")
         if func in _TO_FLOAT64:
@@ -94,7 +94,8 @@ class _WidenCalls(TorchFunctionMode):
             return func(*args, **kwargs)  # some rows of a weight: what is made of them is widened
         if name.partition(".")[0] in _BY_ROWS and _is_large(args):
             return _by_rows(func, self._wide_rows, args, kwargs)
-        return tree_map(_wide, func(*tree_map(_wide, args), **tree_map(_wide, kwargs)))
+        args, kwargs = _wide_arguments(args, kwargs)
+        return _wide(func(*args, **kwargs))
 
 
 class _WidenDispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -103,12 +104,12 @@ class _WidenDispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        for value, argument in zip(args, func._schema.arguments, strict=False):
+        for value, argument in zip(args, func._schema.arguments if func._schema.is_mutable else (), strict=False):
             if argument.is_write and isinstance(value, Tensor) and value.dtype in _NARROW:
                 raise TypeError(f"{func} writes into a {value.dtype} tensor that lives outside this evaluation")
         if func in _AS_THEY_ARE:
             return func(*args, **(kwargs or {}))
-        args, kwargs = tree_map(_wide, args), tree_map(_wide, kwargs or {})
+        args, kwargs = _wide_arguments(args, kwargs or {})
         if func is aten.convolution.default and _is_depthwise(*args):
             return depthwise(*args[:6])
         return func(*args, **kwargs)
@@ -153,9 +154,22 @@ def rows_in_turn(shape: Sequence[int], groups: int) -> Iterator[tuple[slice, sli
 
 
 def _wide(value: Any) -> Any:
+    """A tensor, a dtype, or lists and tuples of them, in float64; anything else as it is."""
     if isinstance(value, Tensor):
         return value.double() if value.dtype in _NARROW else value
+    if value.__class__ in (list, tuple):
+        return value.__class__(map(_wide, value))
+    if isinstance(value, (list, tuple, dict)):
+        return tree_map(_wide_leaf, value)
     return torch.float64 if isinstance(value, torch.dtype) and value in _NARROW else value
+
+
+def _wide_leaf(value: Any) -> Any:
+    return value if isinstance(value, (list, tuple, dict)) else _wide(value)
+
+
+def _wide_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return tuple(map(_wide, args)), {name: _wide(value) for name, value in kwargs.items()}
 
 
 def _writes(name: str) -> bool:

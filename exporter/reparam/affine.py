@@ -110,9 +110,25 @@ def add(maps: Sequence[AffineMap], coefficients: Sequence[float]) -> AffineMap:
     kernel = torch.zeros(form.out_channels, form.in_channels // form.groups, *taps, dtype=torch.float64)
     bias = torch.zeros(form.out_channels, dtype=torch.float64)
     for m, c in zip(maps, coefficients, strict=True):
-        kernel.add_(_on_taps(regrouped(m.kernel, m.form, form.groups), *_taps(m.form, form)), alpha=c)
+        own, places = regrouped(m.kernel, m.form, form.groups), _places(*_taps(m.form, form))
+        if places is None:
+            kernel.add_(_on_taps(own, *_taps(m.form, form)), alpha=c)
+        else:
+            kernel[:, :, *places].add_(own, alpha=c)
         bias.add_(m.bias, alpha=c)
     return AffineMap(form, kernel, bias)
+
+
+def _places(old: Sequence[Sequence[int]], new: Sequence[Sequence[int]]) -> list[slice] | None:
+    """Where taps `old` are among a superset `new`, per axis; None unless they are evenly spaced there."""
+    found = []
+    for few, many in zip(old, new, strict=True):
+        index = [list(many).index(t) for t in few]
+        places = slice(index[0], index[-1] + 1, index[1] - index[0] if len(index) > 1 else 1)
+        if index != list(range(len(many))[places]):
+            return None
+        found.append(places)
+    return found
 
 
 def concat(maps: Sequence[AffineMap]) -> AffineMap:

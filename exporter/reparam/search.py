@@ -7,6 +7,8 @@ which may have much in common, is counted back from them to the one value throug
 import heapq
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 
 from .choices import Choice, Cost, Keep
 
@@ -42,14 +44,36 @@ class Found:
 def search(options: Sequence[Sequence[Option]], needed: Sequence[int], shared: Iterable[int], rank: Rank) -> Found:
     """Plan the needed values; then see whether computing a shared one once, for all its readers, is cheaper.
 
-    `options` are those of every value of the component, in an order in which they can be computed.
+    `options` are those of every value of the component, in an order in which they can be computed. What is computed
+    whichever options are taken may as well be there for all its readers: between two such values, a plan is short.
     """
+    shared = list(shared)
+    in_every = _in_every_plan(options, needed)
     best = _planned(options, needed, rank)
+    fixed = sorted({*needed, *(value for value in shared if in_every >> value & 1)})
+    if len(fixed) > len(needed):
+        tried = _planned(options, fixed, rank)
+        if rank(tried.cost) <= rank(best.cost):
+            needed, best = fixed, tried
+    there = set(needed)
     for value in shared:
+        if value in there:
+            continue
         tried = _planned(options, sorted({*needed, value}), rank)
         if rank(tried.cost) < rank(best.cost):
             needed, best = [*needed, value], tried
     return best
+
+
+def _in_every_plan(options: Sequence[Sequence[Option]], needed: Iterable[int]) -> int:
+    """The values that are computed whichever options the needed ones take, as bits: N(v) = {v} ∪ ⋂_o ⋃_r N(r)."""
+    behind: list[int] = []
+    for value, choices in enumerate(options):
+        common = -1
+        for option in choices:
+            common &= reduce(or_, (behind[at] for at in option.reads), 0)
+        behind.append(common | 1 << value)
+    return reduce(or_, (behind[value] for value in needed), 0)
 
 
 def _planned(options: Sequence[Sequence[Option]], needed: Sequence[int], rank: Rank) -> Found:

@@ -17,6 +17,8 @@ from ..quiet import quiet
 from .graph import GUARD, attribute_of, draws_random_numbers, drop_dead_code, is_guard
 from .in_place import write_out_of_place
 from .inline import inline_modes
+from .openness import follow_open_axes
+from .sizes_read import sizes_hidden
 from .symbolic import symbolic_graph
 from .tidy import tidy
 
@@ -142,8 +144,34 @@ def _attempt(make: Callable[[], Traced], name: str, failed: list[str]) -> Traced
 
 
 def _by_export(module: nn.Module, example: tuple[Tensor, ...]) -> Traced:
+    """At one size where that says what the network does at any, which is several times as quick; else with symbols."""
+    try:
+        return _at_one_size(module, example)
+    except Exception:  # a size that is read, an op of which little is known, or whatever the network raises
+        return _by_symbols(module, example)
+
+
+def _at_one_size(module: nn.Module, example: tuple[Tensor, ...]) -> Traced:
+    """Raises SizeReadError and SizeDependentError where the network may do something else at another size."""
+    inputs, axes = _several(example), _may_be_open(example)
+    with sizes_hidden(module) as seen:
+        program = torch.export.export(module, tuple(x.clone() for x in inputs), strict=False)
+    graph_module, autocast = _functional(program, ())
+    follow_open_axes(graph_module.graph, axes, seen.several)
+    return Traced(graph_module, "torch.export", axes, (), autocast)
+
+
+def _by_symbols(module: nn.Module, example: tuple[Tensor, ...]) -> Traced:
     program = _export(module, example)
     guards = _guards(program)
+    graph_module, autocast = _functional(program, guards)
+    inputs = [node.meta.get("val") for node in graph_module.graph.find_nodes(op="placeholder")]
+    axes = tuple(tuple(not isinstance(n, int) for n in v.shape) if isinstance(v, Tensor) else () for v in inputs)
+    return Traced(graph_module, "torch.export", axes, guards, autocast)
+
+
+def _functional(program: ExportedProgram, guards: tuple[str, ...]) -> tuple[fx.GraphModule, tuple[str, ...]]:
+    """The program as a graph without writes in place, and the dtypes that autocast was switched on for."""
     graph_module = program.module(check_guards=bool(guards))
     autocast = inline_modes(graph_module)
     if not write_out_of_place(graph_module.graph):
@@ -152,9 +180,7 @@ def _by_export(module: nn.Module, example: tuple[Tensor, ...]) -> Traced:
         inline_modes(graph_module)
     assert isinstance(graph_module, fx.GraphModule)
     _drop_counters(graph_module, tuple(program.graph_signature.buffers_to_mutate.values()))
-    inputs = [node.meta.get("val") for node in graph_module.graph.find_nodes(op="placeholder")]
-    axes = tuple(tuple(not isinstance(n, int) for n in v.shape) if isinstance(v, Tensor) else () for v in inputs)
-    return Traced(graph_module, "torch.export", axes, guards, autocast)
+    return graph_module, autocast
 
 
 def _drop_counters(graph_module: fx.GraphModule, changed: tuple[str, ...]) -> None:
@@ -184,15 +210,9 @@ def _export(module: nn.Module, example: tuple[Tensor, ...]) -> ExportedProgram:
     A size of 1 cannot be symbolic, so a batch of one is traced as two. An attempt that fails leaves marks on its
     inputs, so each gets tensors of its own.
     """
-    batch = next((x.shape[0] for x in example if x.dim() >= 2), None)
-    is_open = [x.dim() >= 2 or (x.dim() == 1 and x.shape[0] == batch) for x in example]
-    several = tuple(
-        torch.cat([x, x]) if free and x.shape[0] == 1 else x for x, free in zip(example, is_open, strict=True)
-    )
+    several, may_be_open = _several(example), _may_be_open(example)
     for inputs, axes in ((several, (0, 2, 3, 4)), (several, (0,)), (example, ())):
-        dynamic = tuple(
-            {d: Dim.AUTO for d in axes if d < x.dim()} if free else {} for x, free in zip(inputs, is_open, strict=True)
-        )
+        dynamic = tuple({d: Dim.AUTO for d in axes if any(free[d : d + 1])} for free in may_be_open)
         fresh = tuple(x.clone() for x in inputs)
         try:
             return torch.export.export(module, fresh, dynamic_shapes=dynamic, strict=False)
@@ -200,6 +220,22 @@ def _export(module: nn.Module, example: tuple[Tensor, ...]) -> ExportedProgram:
             if not axes:
                 raise
     raise AssertionError("the last attempt returns or raises")
+
+
+def _may_be_open(example: tuple[Tensor, ...]) -> tuple[tuple[bool, ...], ...]:
+    """The batch and spatial axes of each input."""
+    batch = next((x.shape[0] for x in example if x.dim() >= 2), None)
+    has_batch = [x.dim() >= 2 or (x.dim() == 1 and x.shape[0] == batch) for x in example]
+    return tuple(
+        tuple(own and axis in (0, 2, 3, 4) for axis in range(x.dim()))
+        for x, own in zip(example, has_batch, strict=True)
+    )
+
+
+def _several(example: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The example, with a batch of two for one of one."""
+    pairs = zip(example, _may_be_open(example), strict=True)
+    return tuple(torch.cat([x, x]) if any(free[:1]) and x.shape[0] == 1 else x for x, free in pairs)
 
 
 def _guards(program: ExportedProgram) -> tuple[str, ...]:
@@ -211,7 +247,11 @@ def _guards(program: ExportedProgram) -> tuple[str, ...]:
     found = getattr(program, "_guards_code", None)
     if found is None:
         return ("sizes as traced",)
-    needed = [guard for guard in found if not HARMLESS.fullmatch(guard) and not _holds_but_for_ones(guard)]
+    needed = [
+        guard
+        for guard in found
+        if _fixes_a_size(guard) or not (HARMLESS.fullmatch(guard) or _holds_but_for_ones(guard))
+    ]
     program._guards_code = needed
     return tuple(re.sub(r"L\['(\w+)'\]", r"\1", guard) for guard in needed)
 
@@ -224,6 +264,15 @@ def _holds_but_for_ones(guard: str) -> bool:
         case ast.Compare(one, [ast.NotEq()], [other]):
             few, many = sorted((Counter(_factors(one)), Counter(_factors(other))), key=Counter.total)
             return few < many
+    return False
+
+
+def _fixes_a_size(guard: str) -> bool:
+    """Whether it is a·b == n·b: a size that is a number, and no two terms of a sum."""
+    match ast.parse(guard, mode="eval").body:
+        case ast.Compare(one, [ast.Eq()], [other]):
+            left, right = Counter(_factors(one)), Counter(_factors(other))
+            return any(all(map(str.isdigit, rest)) for rest in (left - right, right - left))
     return False
 
 

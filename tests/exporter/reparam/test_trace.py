@@ -250,10 +250,41 @@ def test_a_scripted_and_a_lazy_module_are_refused_in_one_line() -> None:
 
 
 def test_a_size_that_the_trace_does_not_hold_for_is_refused_in_words() -> None:
-    pools = nn.MaxPool2d(3, 2, ceil_mode=True), nn.MaxPool2d(2, 2, 1, ceil_mode=True)
-    net, x = nn.Sequential(chain(), *pools).eval(), torch.randn(1, 4, 16, 16)
+    class Rows(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x if x.shape[2] < 18 else -x
+
+    net, x = nn.Sequential(chain(), Rows()).eval(), torch.randn(1, 4, 16, 16)
     plain, report = reparameterize(net, x)
     assert report.guards
     assert torch.allclose(plain(x), net(x), atol=1e-5)
     with pytest.raises(ReparamError, match=r"holds for sizes with .*; found 1×4×18×16; reparameterize"):
         plain(torch.randn(1, 4, 18, 16))
+
+
+def test_pools_that_round_up_hold_at_every_size() -> None:
+    pools = nn.MaxPool2d(3, 2, ceil_mode=True), nn.MaxPool2d(2, 2, 1, ceil_mode=True)
+    net = nn.Sequential(chain(), *pools).eval()
+    plain, report = reparameterize(net, torch.randn(1, 4, 16, 16))
+    assert report.guards == ()
+    for size in ((16, 16), (17, 18), (18, 16), (5, 7)):
+        x = torch.randn(2, 4, *size)
+        assert torch.allclose(plain(x), net(x), atol=1e-5)
+
+
+def test_an_equality_that_makes_a_size_a_number_is_a_guard() -> None:
+    """Given a slice that takes all rows at this size, and other work with sizes → Result it is refused at others."""
+
+    class Cropped(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x[:, :, :16] * x.shape[3]
+
+    net = nn.Sequential(chain(), Cropped()).eval()
+    plain, _ = reparameterize(net, torch.randn(1, 4, 16, 16))
+    for rows in (15, 17, 20):
+        x = torch.randn(1, 4, rows, 16)
+        try:
+            got = plain(x)
+        except ReparamError:
+            continue
+        assert torch.allclose(got, net(x), atol=1e-5), rows

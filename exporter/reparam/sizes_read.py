@@ -1,0 +1,149 @@
+"""Whether a forward reads the sizes of its tensors: if it does not, a trace at one size says what it does at any.
+
+PyTorch shows a mode every call that Python makes on a tensor, `x.shape` and `len(x)` among them. What gives tensors may
+go on, and so may the few calls that say nothing of sizes. Anything else, and any function of PyTorch's that is itself
+written in Python and not listed here, might let a size become a number, or decide a branch: it is called a reader.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FunctionType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+
+class SizeReadError(Exception):
+    """A forward asked for a size, or for something that may depend on one."""
+
+
+_SILENT = {Tensor.dim, Tensor.ndimension, Tensor.is_floating_point, Tensor.is_complex, Tensor.get_device}
+"""What gives no tensor and says nothing of sizes."""
+_SILENT_FIELDS = {
+    "dtype", "device", "layout", "ndim", "requires_grad", "is_cuda", "is_cpu", "is_meta", "is_quantized", "is_sparse",
+    "is_nested", "is_mkldnn", "is_leaf",
+}  # fmt: skip
+_PYTHON: dict[Any, Callable[[tuple[Any, ...], dict[str, Any]], bool]] = {}
+"""Functions that are written in Python, and whether a call with those arguments leaves sizes alone."""
+_PYTHON |= dict.fromkeys(
+    (
+        F.relu, F.relu6, F.leaky_relu, F.elu, F.celu, F.selu, F.hardtanh, F.hardswish, F.hardsigmoid, F.silu, F.mish,
+        F.sigmoid, F.tanh, F.softmax, F.log_softmax, F.rrelu, F.dropout, F.dropout1d, F.dropout2d, F.dropout3d,
+        F.alpha_dropout, F.feature_alpha_dropout, F.pad, Tensor.unflatten, Tensor.split, torch.split,
+        Tensor.__rsub__, Tensor.__rdiv__, torch._assert,
+    ),
+    lambda args, kwargs: True,
+)  # fmt: skip
+_PYTHON[F.batch_norm] = lambda args, kwargs: not (args[5] if len(args) > 5 else kwargs.get("training", False))
+for _pool in (F.adaptive_avg_pool2d, F.adaptive_avg_pool3d):
+    _PYTHON[_pool] = lambda args, kwargs: _is_said(args[1] if len(args) > 1 else kwargs["output_size"])
+for _pool in (F.max_pool1d, F.max_pool2d, F.max_pool3d):
+    _PYTHON[_pool] = lambda args, kwargs: True
+_PYTHON[F.interpolate] = lambda args, kwargs: (
+    (args[1] if len(args) > 1 else kwargs.get("size")) is None
+    and not (args[5] if len(args) > 5 else kwargs.get("recompute_scale_factor"))
+)
+
+
+_CHOOSES: dict[Any, Callable[[tuple[Any, ...], dict[str, Any]], bool]] = {
+    Tensor.__getitem__: lambda args, kwargs: _are_seen(*args),
+    Tensor.__setitem__: lambda args, kwargs: False,
+}
+"""What PyTorch leaves out where the size makes it do nothing, and whether a call with those arguments is seen."""
+
+
+def _are_seen(x: Tensor, index: Any) -> bool:
+    """Whether each slice takes less than there is, or all of it at any size."""
+    items = index if isinstance(index, tuple) else (index,)
+    axis, named = 0, sum(each is not None and each is not Ellipsis for each in items)
+    for each in items:
+        if isinstance(each, slice) and (each.start, each.stop, each.step) != (None, None, None):
+            if not all(part is None or type(part) is int for part in (each.start, each.stop, each.step)):
+                return False
+            if len(range(x.shape[axis])[each]) == x.shape[axis]:
+                return False
+        axis += x.dim() - named if each is Ellipsis else each is not None
+    return True
+
+
+def _is_said(size: Any) -> bool:
+    """Whether a pool's output size is all numbers; None stands for the size of the input."""
+    return None not in size if isinstance(size, (tuple, list)) else size is not None
+
+
+@contextmanager
+def sizes_hidden(module: nn.Module) -> Iterator["Hidden"]:
+    """Within it, `module` raises SizeReadError where its forward reads a size, even if that is caught by it.
+
+    How many parts a call gives may be told from them: `several` counts such calls, each of which must be seen to.
+    """
+    mode = Hidden()
+    hooks = (
+        module.register_forward_pre_hook(lambda *_: mode.enter(), prepend=True),
+        module.register_forward_hook(lambda *_: mode.leave(), always_call=True),
+    )
+    try:
+        yield mode
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if mode.reader is not None or not mode.entered:
+        raise SizeReadError(mode.reader or "forward was not seen")
+
+
+class Hidden(TorchFunctionMode):
+    """Watches what is called on tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.depth = 0
+        self.entered = False
+        self.several = 0
+        self.reader: str | None = None
+
+    def enter(self) -> None:
+        """Begin to watch, with the outermost call of the module."""
+        self.depth += 1
+        if self.depth == 1:
+            self.entered = True
+            self.__enter__()
+
+    def leave(self) -> None:
+        """Watch no more."""
+        self.depth -= 1
+        if self.depth == 0:
+            self.__exit__(None, None, None)
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Raises SizeReadError for a reader."""
+        kwargs = kwargs or {}
+        if isinstance(func, FunctionType) and not (func in _PYTHON and _PYTHON[func](args, kwargs)):
+            self._refuse(func)
+        if func in _CHOOSES and not _CHOOSES[func](args, kwargs):
+            self._refuse(func)
+        result = func(*args, **kwargs)
+        if not _is_tensors(result) and not _is_silent(func):
+            self._refuse(func)
+        self.several += isinstance(result, (tuple, list))
+        return result
+
+    def _refuse(self, func: Callable[..., Any]) -> None:
+        self.reader = getattr(getattr(func, "__self__", func), "__name__", str(func))
+        raise SizeReadError(self.reader)
+
+
+def _is_tensors(result: Any) -> bool:
+    if isinstance(result, (tuple, list)) and not isinstance(result, torch.Size):
+        return all(isinstance(each, Tensor) for each in result)
+    return result is None or isinstance(result, Tensor)
+
+
+def _is_silent(func: Any) -> bool:
+    return func in _SILENT or (
+        getattr(func, "__name__", "") == "__get__" and getattr(func.__self__, "__name__", "") in _SILENT_FIELDS
+    )

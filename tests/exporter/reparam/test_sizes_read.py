@@ -1,0 +1,112 @@
+"""A forward that asks for a size, or for what may depend on one, is seen to; one that does not is let through."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from plainconv.exporter.reparam.sizes_read import SizeReadError, sizes_hidden
+
+X = torch.randn(2, 4, 8, 8)
+
+
+class Calling(nn.Module):
+    def __init__(self, call) -> None:
+        super().__init__()
+        self.call = call
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.call(x)
+
+
+def swallowed(x: Tensor) -> Tensor:
+    try:
+        height = x.shape[2]
+    except Exception:
+        height = 8
+    return x * height
+
+
+@torch.compile(backend="eager")
+def compiled(x: Tensor) -> Tensor:
+    return x * x.shape[2]
+
+
+READERS = {
+    "shape": lambda x: x * x.shape[2],
+    "size": lambda x: x * x.size(0),
+    "len": lambda x: x * len(x),
+    "numel": lambda x: x / x.numel(),
+    "torch.numel": lambda x: x / torch.numel(x),
+    "nelement": lambda x: x / x.nelement(),
+    "stride": lambda x: x * x.stride(1),
+    "nbytes": lambda x: x * x.nbytes,
+    "contiguous or not": lambda x: x if x.is_contiguous() else -x,
+    "unpacked": lambda x: torch.add(*x),
+    "same size": lambda x: x if torch.is_same_size(x, X) else -x,
+    "storage": lambda x: x * x.untyped_storage().nbytes(),
+    "pool to its own size": lambda x: F.adaptive_avg_pool2d(x, (1, None)),
+    "resized to a size": lambda x: F.interpolate(x, size=(8, 8)),
+    "resized by a factor made of sizes": lambda x: F.interpolate(x, scale_factor=1.6, recompute_scale_factor=True),
+    "normalized by the batch": lambda x: F.batch_norm(x, None, None, training=True),
+    "a slice of all there is": lambda x: x[:, :, :8],
+    "a slice of all there is, behind an ellipsis": lambda x: x[..., None, :8],
+    "a slice that a tensor ends": lambda x: x[:, :, : torch.tensor(3)],
+    "written in Python": lambda x: F.lp_pool2d(x, 2.0, 2),
+    "caught": swallowed,
+}
+SILENT = {
+    "ops": lambda x: (F.relu(x) + 2 * x - x / 3).mean((2, 3), keepdim=True).flatten(1),
+    "reflected": lambda x: 1 - x,
+    "rank and type": lambda x: x.to(x.dtype) if x.dim() == 4 and x.ndim == 4 and x.is_floating_point() else -x,
+    "pool": lambda x: F.adaptive_avg_pool2d(F.max_pool2d(x, 2), (1, 1)),
+    "resized by a factor": lambda x: F.interpolate(x, scale_factor=2.0, mode="bilinear"),
+    "split": lambda x: torch.cat(x.split(2, 1)[::-1], 1) + torch.cat(x.chunk(2, 1), 1) + x[:, :1],
+    "shuffled": lambda x: x.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2),
+    "cropped": lambda x: x[:, :, 1:-1, :] + x[..., :-2, :] + x[:, :, 0:6],
+    "padded": lambda x: F.pad(x, (1, 1, 0, 2)),
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_reader_is_seen(name: str) -> None:
+    module = Calling(READERS[name])
+    with pytest.raises(SizeReadError), sizes_hidden(module):
+        module(X)
+    assert not module._forward_hooks and not module._forward_pre_hooks
+
+
+def test_what_is_compiled_is_seen_while_it_is_traced() -> None:
+    module = nn.Sequential(nn.ReLU(), Calling(compiled))
+    with pytest.raises(Exception), sizes_hidden(module):  # noqa: B017  # the size, or that it cannot be traced
+        torch.export.export(module, (X,), strict=False)
+
+
+@pytest.mark.parametrize("name", SILENT)
+def test_an_op_is_no_reader(name: str) -> None:
+    module = Calling(SILENT[name])
+    with sizes_hidden(module):
+        found = module(X)
+    assert torch.equal(found, SILENT[name](X))
+
+
+def test_a_size_is_seen_in_a_part_and_behind_a_hook_of_the_users() -> None:
+    module = nn.Sequential(nn.ReLU(), nn.Sequential(nn.ReLU()))
+    module[1].register_forward_hook(lambda part, args, output: output * output.shape[3])
+    with pytest.raises(SizeReadError, match="shape"), sizes_hidden(module):
+        module(X)
+
+
+def test_a_module_that_is_never_called_is_not_let_through() -> None:
+    with pytest.raises(SizeReadError), sizes_hidden(nn.ReLU()):
+        pass
+
+
+def test_after_an_error_of_the_networks_own_nothing_is_watched() -> None:
+    def fails(x: Tensor) -> Tensor:
+        raise ValueError("of its own")
+
+    module = Calling(fails)
+    with pytest.raises(ValueError, match="of its own"), sizes_hidden(module):
+        module(X)
+    assert X.shape == (2, 4, 8, 8)
