@@ -52,14 +52,18 @@ class Paired:
 
 
 def paired(wanted: Sequence[np.ndarray], found: Sequence[np.ndarray], tolerance: float) -> Paired | None:
-    """The rows of a list in `wanted` and their counterparts in `found`; None where there is none, or of other shapes.
+    """The rows of a list in `wanted` and their counterparts in `found`, which may be longer or shorter.
 
-    Nor where it is empty but for a row.
+    None where there is no list, where it is empty but for a row, and where `found` has other shapes.
 
     `tolerance`, in spreads of the scores, is by how much they may rise along the list.
     """
     members, best = list_of(wanted)
-    if best is None or [y.shape for y in found] != [y.shape for y in wanted]:
+    if best is None or len(found) != len(wanted):
+        return None
+    if any(found[k].shape[:1] + found[k].shape[2:] != wanted[k].shape[:1] + wanted[k].shape[2:] for k in members):
+        return None
+    if len({found[k].shape[1:2] for k in members}) > 1:
         return None
     counts, weights = _weights(wanted[best], wanted[best])
     if counts.sum() < FEWEST:

@@ -117,7 +117,7 @@ def half_of_the_rows(lists: Lists) -> None:
 
 
 def nothing_in_one_image(lists: Lists) -> None:
-    for y, empty in zip(lists, (0, 0, -1, 0), strict=True):
+    for y, empty in zip(lists[:4], (0, 0, -1, 0), strict=True):
         y[3] = empty
 
 
@@ -177,6 +177,18 @@ def test_boxes_a_pixel_off_are_refused_in_floating_point() -> None:
     moved(0.9)(wrong)
     found = {name: reference_of(WANTED).compare("", wrong, limit)[0].failed for name, limit in TOLERANCES.items()}
     assert found == {"fp16": True, "bf16": True, "int8": False, "fp8": False}
+
+
+def test_lists_as_long_as_what_is_found() -> None:
+    """Given a step whose lists are shorter, or longer -> as ever; its members of different lengths -> refused."""
+    reference, most = reference_of(WANTED), int(WANTED[3].max())
+    for rows in (most, ROWS + 5):
+        found = [np.resize(np.zeros(1, y.dtype), (IMAGES, rows, *y.shape[2:])) for y in WANTED[:3]]
+        for y, w in zip(found, WANTED, strict=False):
+            y[:, : min(rows, ROWS)] = w[:, :rows]
+        assert all(reference.compare("step", [*found, WANTED[3]], 0.3))
+        found[1] = found[1][:, :-1]
+        assert not all(reference.compare("step", [*found, WANTED[3]], 0.3))
 
 
 def test_rows_without_boxes_are_told_apart_by_their_numbers() -> None:
