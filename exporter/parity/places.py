@@ -11,6 +11,8 @@ import numpy as np
 from .order import list_of
 
 STRIDES = tuple(2**k for k in range(8))
+COARSEST = 32
+"""The stride that the first level of a detector has at most; of coarser ones alone there are as few as of classes."""
 MOST_ANCHORS = 9
 """Of one place."""
 FEWEST = 8
@@ -62,5 +64,6 @@ def _follows(size: int, image: Shape) -> bool:
     if sides is None:
         return len(image) == 1 and size == image[0]
     cells = [-(-sides[0] // s) * -(-sides[1] // s) for s in STRIDES]
-    sums = {sum(cells[i:j]) for i in range(len(cells)) for j in range(i + 1, len(cells) + 1)}
+    firsts = range(STRIDES.index(COARSEST) + 1)
+    sums = {sum(cells[i:j]) for i in firsts for j in range(i + 1, len(cells) + 1)}
     return any(size % total == 0 and size // total <= MOST_ANCHORS for total in sums if total >= FEWEST)

@@ -20,7 +20,8 @@ from plainconv.exporter.parity.places import Shape, places_of
         ((33, 25), (1, 65, 49), {1, 2}),
         ((64, 64), (3, 16, 16), {1, 2}),
         ((12, 24), (12,), {1}),
-        ((300, 4), (3, 640, 640), {1}),  # three a place at stride 64, or queries: no parts either way
+        ((300, 4), (3, 640, 640), set()),
+        ((5456, 80), (3, 512, 512), {1}),  # of classes there are as many as of places at strides 64 and 128
         ((17, 3), (3, 256, 192), set()),
         ((3, 3), (3, 9, 9), set()),
         ((4, 4), (3, 16, 16), set()),
