@@ -93,8 +93,13 @@ def predictor(
     """The same of its sections."""
     if preprocessing is None:
         raise EngineError("the bundle says not how an image becomes its input; export it with --preprocessing")
+    return Predictor(preprocessing, meaning_of(postprocessing, outputs), classes, inputs[0])
+
+
+def meaning_of(postprocessing: Postprocessing | None, outputs: Sequence[TensorSpec]) -> Postprocessing:
+    """What outputs mean. Raises EngineError, in one line, where nothing says it."""
     wanted = postprocessing or default_of(outputs)
     if wanted is None or wanted.kind == "none":
         found = ", ".join(map(str, outputs))
         raise EngineError(f"the bundle says not what {found} means; export it with --postprocess")
-    return Predictor(preprocessing, wanted, classes, inputs[0])
+    return wanted

@@ -15,7 +15,10 @@ SUMMARY = "top-1 and top-5, mIoU or COCO AP of every graph and engine, on labell
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Set up `exporter eval`."""
     parser.add_argument("bundle", type=Path, metavar="BUNDLE")
-    help_ = "a folder of one folder a class, or of images/ and masks/; an .npz of uint8 images and labels; COCO's .json"
+    help_ = (
+        "a folder of one folder a class, or of images/ and masks/; an .npz of uint8 images and labels, or of several "
+        "inputs by name and labels; COCO's .json"
+    )
     parser.add_argument("--images", type=Path, required=True, metavar="FOLDER|F.npz|coco.json", help=help_)
     parser.add_argument("--limit", type=count(1, 10**9), metavar="N", help="no more than the first N images")
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..pipeline.evaluate import Evaluation
 
 NARROW = 100  # columns where the output is not a terminal
-_MEASURES = {"rms": "RMS ", "agreement": "differ "}
+_MEASURES = {"rms": "RMS ", "agreement": "differ ", "overlap": "1 − IoU "}
 """What an error is, where it is not the largest."""
 FORMS = ("training", "plain", "onnx, as traced", "onnx")
 

@@ -12,9 +12,10 @@ from torch.utils._pytree import tree_flatten
 
 from .batches import Run, in_batches
 from .inputs import DATA, EDGES, HOT, MAC_BUDGET, NORMAL, ZEROS, Inputs, Scale, batch_of, test_inputs
-from .measure import MULTIPLE
+from .measure import MULTIPLE, with_own_rms
 from .order import matched
 from .own_scale import own_scales
+from .places import places_of
 from .reference import Reference
 from .shake import shaken, turned_rows
 from .turns import excused
@@ -101,19 +102,15 @@ def reference_from_module(
     narrow, moved = ([_but_for_turns(wide, y) for y in each] for each in (narrow, moved))
     spread_of = np.flatnonzero(np.array(kinds) == (DATA if kinds.count(DATA) > 1 else NORMAL))
     names = (*output_names, *(f"output_{i}" for i in range(len(output_names), len(wide))))[: len(wide)]
-    outputs = {
-        name: wanted_output(
-            y,
-            [each[i] for each in narrow if each[i].shape == y.shape],
-            kinds,
-            spread_of,
-            moved=[each[i] for each in moved if each[i].shape == y.shape],
-        )
-        for i, (name, y) in enumerate(zip(names, wide, strict=True))
-    }
+    outputs = {}
+    places = places_of(wide, [x.shape[1:] for name, x in inputs.arrays.items() if name not in inputs.whole])
+    for i, (name, y) in enumerate(zip(names, wide, strict=True)):
+        own_outputs, others = ([each[i] for each in runs if each[i].shape == y.shape] for runs in (narrow, moved))
+        found = wanted_output(y, own_outputs, kinds, spread_of, moved=others, places=places[i])
+        outputs[name] = with_own_rms(found, own_outputs)
     dtype = _dtype(module)
-    found = Reference(batch, inputs.arrays, kinds, outputs, longest_sum, dtype, inputs.whole, mixes, left_out, turns)
-    return found.but_for_amplified() if len(moved) else found
+    held = Reference(batch, inputs.arrays, kinds, outputs, longest_sum, dtype, inputs.whole, mixes, left_out, turns)
+    return held.but_for_amplified() if len(moved) else held
 
 
 def run_module(module: nn.Module, types: Sequence[torch.dtype] | None = None) -> Run:

@@ -19,7 +19,8 @@ Integers and bools: the share of elements that differ, of all, and in lower prec
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -153,6 +154,12 @@ def rms_error(wanted: Wanted, y: np.ndarray, tolerance: float) -> Measured:
     if far > max(1, MOST_FAR * count * size):
         why = f"{share:.1%} of the elements are off by over {FAR * tolerance:.2g} spreads, at most {MOST_FAR:.0%} may"
     return Measured("rms", error, tolerance, worst, axis, index, share, None, why)
+
+
+def with_own_rms(wanted: Wanted, own: Sequence[np.ndarray]) -> Wanted:
+    """`wanted` with the RMS error of the network in its own type measured as that of a step is: of the worst slice."""
+    found = [rms_error(wanted, y, math.inf).error for y in own] if wanted.is_float else []
+    return replace(wanted, own_rms=max(found, default=wanted.own_rms))
 
 
 def agreement(wanted: Wanted, y: np.ndarray, tolerance: float | None) -> Measured:

@@ -17,7 +17,8 @@ class Parity:
 
     Errors of floats are in units of the spread of their part of the output: its standard deviation over different
     inputs. `measure` says which: "max" the largest error, "rms" the root mean square; "agreement" is the share of
-    integers that differ. `own_error` is how far the network in its own type is from float64 on the same inputs.
+    integers that differ, "overlap" of boxes in a list the mean of 1 − |A ∩ B| / |A ∪ B|. `own_error` is how far the
+    network in its own type is from float64 on the same inputs.
     """
 
     step: str
@@ -45,7 +46,8 @@ class Parity:
     status: str
     """"held", "failed", or one of "failed: …", "not certified: …", "not executed: …" with the reason."""
     turned: int | None = None
-    """Rows of a list that the step chooses otherwise as float32 does itself, of all images; they are not in `error`."""
+    """Rows of a list that the step chooses otherwise as float32 does itself, of all images; in a lower precision those
+    of either side without counterpart. They are not in `error`."""
 
     def __bool__(self) -> bool:
         return self.status == HELD and self.error <= self.tolerance
@@ -73,11 +75,17 @@ class Parity:
             f"image {self.worst[0]} ({self.worst_input}), element {list(self.worst[1:])}" if self.worst else "nowhere"
         )
         top1 = "" if self.top1 is None else f"; top-1 agrees on {self.top1:.1%}"
-        top1 += f"; {self.turned} rows chosen otherwise, as float32 does" if self.turned else ""
+        as_what = "chosen otherwise, as float32 does" if self.measure == "max" else "without counterpart"
+        top1 += f"; {self.turned} rows {as_what}" if self.turned else ""
         if self.measure == "agreement":
             return (
                 f"{self.step}, {self.output}: {self.status}; {self.error:.2%} of the numbers differ, "
-                f"at most {self.tolerance:.2%} may; worst at {where}"
+                f"at most {self.tolerance:.2%} may; worst at {where}{top1}"
+            )
+        if self.measure == "overlap":
+            return (
+                f"{self.step}, {self.output}: {self.status}; boxes and those they should be share {1 - self.error:.1%} "
+                f"of their union on average, wanted {1 - self.tolerance:.1%}; worst at {where}{top1}"
             )
         kind = "RMS error" if self.measure == "rms" else "error"
         return (

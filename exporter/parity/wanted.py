@@ -14,7 +14,7 @@ as that. So a part of them is measured as if it moved by `LEAST_SHARE` at least.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -111,6 +111,7 @@ def wanted_output(
     spread_of: np.ndarray,
     *,
     moved: Sequence[np.ndarray] = (),
+    places: Collection[int] = (),
 ) -> Wanted:
     """The facts of one output.
 
@@ -120,6 +121,7 @@ def wanted_output(
         kinds: of the images; of other length where the output does not keep the images apart.
         spread_of: the images that set the spread.
         moved: as `own`, by the network with every value rounded once more on flat images.
+        places: axes, that of the images being 0, along which there are no parts.
 
     """
     keeps_apart = len(y) == len(kinds)
@@ -129,7 +131,7 @@ def wanted_output(
     with np.errstate(all="ignore"):
         y = y.astype(np.float64, copy=False)
         variance = np.var(y[rows], axis=0, ddof=1) if len(rows) > 1 else np.zeros(y.shape[1:])
-        axis = _parts_axis(variance, len(rows))
+        axis = _parts_axis(variance, len(rows), places)
         parts = 1 if axis is None else y.shape[axis]
         none = np.zeros((len(y), parts))
         one = Wanted(y, axis, np.zeros(parts), none, none, 0.0, none, ())
@@ -180,16 +182,16 @@ def _of_integers(y: np.ndarray, own: list[np.ndarray], rows: np.ndarray) -> Want
     )
 
 
-def _parts_axis(variance: np.ndarray, images: int) -> int | None:
+def _parts_axis(variance: np.ndarray, images: int, places: Collection[int]) -> int | None:
     """The axis, counted with that of the images, along which the spreads differ most; None where they hardly do.
 
-    Of a map only the channels', the first or, where its spreads differ far more, the last: rows and columns of one
-    scene differ by chance.
+    None of `places`. Of a map only the channels', the first or, where its spreads differ far more, the last: rows and
+    columns of one scene differ by chance.
     """
     best, found = DIFFER, None
     is_map = variance.ndim > 2
     for k, size in enumerate(variance.shape):
-        if is_map and (0 < k < variance.ndim - 1 or variance.shape[0] == 1):
+        if k + 1 in places or (is_map and (0 < k < variance.ndim - 1 or variance.shape[0] == 1)):
             continue
         if size < 2 or (images - 1) * (variance.size // size) < ENOUGH_SAMPLES:
             continue

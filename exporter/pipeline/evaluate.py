@@ -2,7 +2,7 @@
 
 import contextlib
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..bundle import Bundle
+from ..bundle import Bundle, Postprocessing
 from ..errors import EngineError, SourceError
 from ..progress import track
-from .labelled import IGNORED, Labelled, labelled
+from .labelled import IGNORED, Labelled, labelled, labelled_rows
 
 if TYPE_CHECKING:
     from plainconv.engines import Runner
     from plainconv.engines.predict.answers import Answer
+    from plainconv.engines.predict.predictor import Predictor
 
 TOP = 5
 _LEAST_SCORE, _MOST_BOXES = 0.001, 100
@@ -40,12 +41,18 @@ def evaluate_bundle(path: Path, images: Path, *, most: int | None = None) -> tup
 
     Raises EngineError where the bundle says nothing of images, SourceError where the images are labelled otherwise.
     """
-    from plainconv.engines.predict.predictor import predictor_of
+    from plainconv.engines.predict.predictor import meaning_of, predictor_of
 
     bundle = Bundle.open(path)
-    predictor = predictor_of(bundle.manifest)
-    data = labelled(images, bundle.manifest.classes, most)
-    wanted = predictor.postprocessing
+    manifest = bundle.manifest
+    several = len(manifest.inputs) > 1
+    if several:
+        wanted = meaning_of(manifest.postprocessing, manifest.outputs)
+        data = labelled_rows(images, manifest.inputs, wanted.kind, most)
+    else:
+        predictor = predictor_of(manifest)
+        wanted = predictor.postprocessing
+        data = labelled(images, manifest.classes, most)
     if data.kind != wanted.kind:
         raise SourceError(f"--images {images} is to {data.kind}, the bundle's network does {wanted.kind}; give others")
     if data.kind == "detect":
@@ -53,22 +60,24 @@ def evaluate_bundle(path: Path, images: Path, *, most: int | None = None) -> tup
         wanted = replace(wanted, score=_LEAST_SCORE, max=_MOST_BOXES)
     elif data.kind == "classify":
         wanted = replace(wanted, top=TOP)
-    predictor = replace(predictor, postprocessing=wanted)
+    ask: Callable[[Runner, Any, Any], list[Answer]] = partial(_of_row, wanted, manifest.classes)
+    if not several:
+        ask = partial(_of_image, replace(predictor, postprocessing=wanted))
     score = {"classify": _of_classes, "segment": _of_masks, "detect": _of_boxes}[data.kind]
     found = []
     targets = list(_targets(bundle))
-    with track(f"evaluating {bundle.manifest.name}", total=len(targets) * len(data.images), unit="images") as bar:
+    with track(f"evaluating {manifest.name}", total=len(targets) * len(data.images), unit="images") as bar:
         for file, precision, backend, load in targets:
             try:
                 with load() as runner:
                     answers = []
-                    for image in data.images:
-                        answers.append(predictor(runner, image))
+                    for image, truth in zip(data.images, data.truths, strict=True):
+                        answers.append(ask(runner, image, truth))
                         bar.advance(1, file)
             except EngineError as error:
                 found.append(Evaluation(file, precision, backend, {}, str(error)))
                 continue
-            found.append(Evaluation(file, precision, backend, score(answers, data, bundle.manifest.classes)))
+            found.append(Evaluation(file, precision, backend, score(answers, data, manifest.classes)))
     return found, len(data.images)
 
 
@@ -100,6 +109,27 @@ def _targets(bundle: Bundle) -> Iterator[tuple[str, str, str, Callable[[], "Runn
             return run_record(bundle, record)
 
         yield record.file, record.precision, record.backend, run
+
+
+def _of_image(predictor: "Predictor", runner: "Runner", image: Any, _truth: Any) -> "list[Answer]":
+    return predictor(runner, image)
+
+
+def _of_row(
+    wanted: Postprocessing, classes: Sequence[str], runner: "Runner", row: Mapping[str, np.ndarray], truth: Any
+) -> "list[Answer]":
+    """A row of each input, as often as the network takes at least; masks are as large as the truth's."""
+    from plainconv.engines.predict.answers import answers_of
+    from plainconv.engines.predict.geometry import Geometry
+
+    feeds = {}
+    for spec in runner.inputs:
+        least = next((each[spec.name].min[0] for each in runner.profiles if spec.name in each), 1)
+        feeds[spec.name] = np.repeat(
+            row[spec.name][None], spec.shape[0] if isinstance(spec.shape[0], int) else least, 0
+        )
+    size = (truth.shape[0], truth.shape[1]) if np.ndim(truth) == 2 else (1, 1)
+    return answers_of(runner(feeds), wanted, Geometry(size, size, (0, 0), size), classes)
 
 
 def _of_classes(answers: "Sequence[list[Answer]]", data: Labelled, classes: Sequence[str]) -> dict[str, float]:

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from ..bundle import TensorSpec
 from ..errors import SourceError
-from ..parity.accuracy import arrays_of_npz
+from ..onnx_file.type_names import dtype_of
+from ..parity.accuracy import arrays_of_npz, check_images
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
 IGNORED = 255
@@ -21,7 +23,8 @@ _WANTED = "a folder of one folder a class, of images/ and masks/, an .npz of ima
 class Labelled:
     """Images, as `predict` takes them, and of each its class, its mask [height, width], or COCO's number of it.
 
-    `kind` is what they ask of a network: classify, segment or detect. `coco` is the file's content.
+    Of a network with several inputs an image is a row of each, by name, as the network takes it. `kind` is what they
+    ask of a network: classify, segment or detect. `coco` is the file's content.
     """
 
     kind: str
@@ -43,6 +46,37 @@ def labelled(path: Path, classes: Sequence[str], most: int | None = None) -> Lab
     if not found.images:
         raise SourceError(f"--images {path} has no image; wanted {_WANTED}")
     return Labelled(found.kind, found.images[:most], found.truths[:most], found.coco)
+
+
+def labelled_rows(path: Path, inputs: Sequence[TensorSpec], kind: str, most: int | None = None) -> Labelled:
+    """For a network with several inputs: an array of each one's name, as it takes them, and labels or masks.
+
+    `kind` is what the network does. Raises SourceError, in one line, where it is no .npz of these, or they do not fit
+    the inputs or each other.
+    """
+    names = tuple(spec.name for spec in inputs)
+    if kind == "detect":
+        raise SourceError(f"boxes are evaluated on COCO's images, one each; the network takes {', '.join(names)}")
+    if path.suffix != ".npz":
+        wanted = f"an .npz of {', '.join(names)}, as it takes them, and labels"
+        raise SourceError(f"--images {path}: the network takes {len(names)} inputs; wanted {wanted}")
+    batch = next((spec.shape[0] for spec in inputs if len(spec.shape) > 1), None)
+    fixed = next((spec.name for spec in inputs if not spec.shape or spec.shape[0] != batch), None)
+    if fixed is not None:
+        raise SourceError(f"--images counts rows, and the input {fixed} has no batch axis; this network has no eval")
+    arrays = arrays_of_npz(path, (*names, "labels"))
+    labels = arrays.pop("labels")
+    for spec in inputs:
+        x, dtype = arrays[spec.name], dtype_of(spec.dtype)
+        sizes = (size if isinstance(size, int) else have for size, have in zip(spec.shape, x.shape, strict=False))
+        check_images(path, x, (*tuple(sizes)[1:], *spec.shape[x.ndim :]), spec.name)  # type: ignore[arg-type]
+        if x.dtype.kind == "f" and dtype.kind in "iub":
+            raise SourceError(f"{path.name}: {spec.name} are {x.dtype}, wanted {spec.dtype} as the network takes them")
+        arrays[spec.name] = x.astype(dtype, copy=False)
+        if len(x) != len(labels):
+            raise SourceError(f"{path.name}: {spec.name} has {len(x)} rows, labels {len(labels)}; wanted one of each")
+    rows = [{name: x[i] for name, x in arrays.items()} for i in range(len(labels))]
+    return Labelled(_kind_of(path, labels), rows[:most], list(labels)[:most])
 
 
 def _folders(path: Path, classes: Sequence[str]) -> Labelled:
@@ -81,12 +115,17 @@ def _arrays(path: Path) -> Labelled:
         raise SourceError(
             f"{path.name}: images and labels are {found}, wanted uint8 [n, height, width, 3] and one each"
         )
+    kind = _kind_of(path, labels)
+    if labels.ndim == 3 and labels.shape[1:] != images.shape[1:3]:
+        raise SourceError(f"{path.name}: masks are {list(labels.shape[1:])}, images {list(images.shape[1:3])}")
+    return Labelled(kind, list(images), list(labels))
+
+
+def _kind_of(path: Path, labels: np.ndarray) -> str:
     if labels.dtype.kind not in "iu" or labels.ndim not in (1, 3):
         found = f"{labels.dtype} {list(labels.shape)}"
         raise SourceError(f"{path.name}: labels are {found}, wanted whole numbers [n], or masks [n, height, width]")
-    if labels.ndim == 3 and labels.shape[1:] != images.shape[1:3]:
-        raise SourceError(f"{path.name}: masks are {list(labels.shape[1:])}, images {list(images.shape[1:3])}")
-    return Labelled("classify" if labels.ndim == 1 else "segment", list(images), list(labels))
+    return "classify" if labels.ndim == 1 else "segment"
 
 
 def _coco(path: Path) -> Labelled:

@@ -30,7 +30,12 @@ def section(bundle: Bundle, extras: Any) -> dict[str, Any]:
     return {"rows": rows, "charts": drawn, "counted": bool(counted)}
 
 
-MEASURES = {"max": "largest error", "rms": "root mean square error", "agreement": "share that differs"}
+MEASURES = {
+    "max": "largest error",
+    "rms": "root mean square error",
+    "agreement": "share that differs",
+    "overlap": "1 − overlap of boxes",
+}
 
 
 def _row(p: Mapping[str, Any]) -> dict[str, Any]:

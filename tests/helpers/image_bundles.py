@@ -43,6 +43,31 @@ def make(
     return target
 
 
+def two_inputs(target: Path, shape: Shape = (3,), postprocess: str | None = None, *, fixed: bool = False) -> Path:
+    """y = a·b, of float32 `a` [1, *shape] and int64 `b` [1, 1, …]; `fixed` adds a `gain` without a batch axis."""
+    one = (1,) * len(shape)
+    nodes = [
+        helper.make_node("Cast", ["b"], ["c"], to=onnx.TensorProto.FLOAT),
+        helper.make_node("Mul", ["a", "c"], ["y"]),
+    ]
+    specs = [TensorSpec("a", "float32", ("N", *shape)), TensorSpec("b", "int64", ("N", *one))]
+    specs += [TensorSpec("gain", "float32", (3,))] if fixed else []
+    types = {"float32": onnx.TensorProto.FLOAT, "int64": onnx.TensorProto.INT64}
+    inputs = [helper.make_tensor_value_info(spec.name, types[spec.dtype], spec.shape) for spec in specs]
+    y = TensorSpec("y", "float32", ("N", *shape))
+    outputs = [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, y.shape)]
+    graph = helper.make_graph(nodes, "g", inputs, outputs)
+    with write_bundle(target) as draft:
+        draft.manifest.name = target.name
+        draft.manifest.inputs, draft.manifest.outputs = tuple(specs), (y,)
+        draft.manifest.postprocessing = postprocessing_given(postprocess, (y,))
+        model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 20)])
+        onnx.save(model, draft.path("model.onnx"))
+        draft.link("checkpoint", sha256="c" * 64)
+        draft.link_onnx()
+    return target
+
+
 def named(target: Path, name: str = "x") -> Path:
     """Its scores of `dark` and `bright` images are 0 and their mean pixel, from −1 to 1; its input is called `name`."""
     nodes = [

@@ -101,3 +101,63 @@ def test_what_is_not_labelled_so(folder: Path, tmp_path: Path, capsys: pytest.Ca
     }.items():
         assert main(["eval", str(folder / "bundle"), "--images", str(tmp_path / name), "--quiet"]) == 2
         assert said in capsys.readouterr().err
+
+
+def test_several_inputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Given rows of two inputs by name, a network that turns its scores where `b` is −1 -> top-1 of three in four."""
+    bundle = image_bundles.two_inputs(tmp_path / "bundle")
+    a = np.array([[1, 2, 3], [3, 2, 1], [1, 3, 2], [1, 2, 3]], np.float64)
+    np.savez(tmp_path / "rows.npz", a=a, b=np.array([[1], [1], [1], [-1]]), labels=np.array([2, 0, 1, 2]))
+    assert scores(capsys, bundle, tmp_path / "rows.npz") == (4, {"top-1": 3 / 4, "top-5": 1.0})
+    assert scores(capsys, bundle, tmp_path / "rows.npz", "--limit", "3")[1]["top-1"] == 1.0
+
+
+def test_masks_of_several_inputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Given a map of 4 × 4 and masks of 8 × 8, of which one row is another class -> mIoU by hand."""
+    bundle = image_bundles.two_inputs(tmp_path / "bundle", (3, 4, 4), "segment")
+    a = np.zeros((1, 3, 4, 4), np.float32)
+    a[:, 1] = 1
+    masks = np.ones((1, 8, 8), np.int64)
+    masks[0, 0] = 2
+    np.savez(tmp_path / "rows.npz", a=a, b=np.ones((1, 1, 1, 1), np.int64), labels=masks)
+    found = scores(capsys, bundle, tmp_path / "rows.npz")
+    assert found == (1, {"mIoU": pytest.approx(56 / 64 / 2), "pixels": pytest.approx(56 / 64)})
+
+
+A, B, LABELS = np.zeros((2, 3), np.float32), np.zeros((2, 1), np.int64), np.zeros(2, np.int64)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        ({"a": A, "labels": LABELS}, "holds ['a', 'labels'], wants a and b and labels; lacks b"),
+        ({"a": A, "b": B}, "lacks labels"),
+        ({"a": A[:, :2], "b": B, "labels": LABELS}, "a are [2, 2], want [n, 3] as the network takes them"),
+        ({"a": A[:, 0], "b": B, "labels": LABELS}, "a are [2], want [n, 3] as the network takes them"),
+        ({"a": A, "b": B + 0.5, "labels": LABELS}, "b are float64, wanted int64 as the network takes them"),
+        ({"a": A, "b": B[:1], "labels": LABELS}, "b has 1 rows, labels 2; wanted one of each"),
+        ({"a": A * np.nan, "b": B, "labels": LABELS}, "a are not all finite, want finite numbers"),
+        ({"a": A, "b": B, "labels": LABELS + 0.5}, "labels are float64 [2], wanted whole numbers [n], or masks"),
+        ({"a": A, "b": B, "labels": np.zeros((2, 4, 4), int)}, "is to segment, the bundle's network does classify"),
+    ],
+)
+def test_rows_that_do_not_fit_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arrays: dict[str, np.ndarray], said: str
+) -> None:
+    bundle = image_bundles.two_inputs(tmp_path / "bundle")
+    np.savez(tmp_path / "rows.npz", **arrays)
+    assert main(["eval", str(bundle), "--images", str(tmp_path / "rows.npz")]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert said in line
+
+
+def test_what_several_inputs_have_no_eval_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Given a folder of images, an input without a batch axis -> one line each."""
+    bundle, fixed = image_bundles.two_inputs(tmp_path / "a"), image_bundles.two_inputs(tmp_path / "b", fixed=True)
+    for path, images, said in (
+        (bundle, tmp_path, "the network takes 2 inputs; wanted an .npz of a, b, as it takes them, and labels"),
+        (fixed, tmp_path / "x.npz", "the input gain has no batch axis"),
+    ):
+        assert main(["eval", str(path), "--images", str(images)]) == 2
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert said in line
