@@ -49,7 +49,7 @@ def source_arguments(parser: argparse.ArgumentParser) -> None:
         "--fold-preprocessing", action="store_true", help="scale, mean, std, colour and layout in the graph: bytes in"
     )
     images.add_argument("--classes", metavar="FILE|a,b,c", help="their names: a list, or a file of one a line")
-    parser.add_argument("--eval-data", type=Path, metavar="FILE.npz", help=EVAL_DATA)
+    parser.add_argument("--eval-data", type=Path, metavar="FILE", help=EVAL_DATA)
     parser.add_argument(
         "--skip-end-to-end", action="store_true", help="do not compare at other sizes (huge networks); it is recorded"
     )

@@ -16,9 +16,10 @@ from ..bundle import Bundle, Draft, EngineRecord, GraphRecord, Manifest, SplitRe
 from ..bundle.manifest import MODEL
 from ..bundle.undo import undone_on_error
 from ..errors import CheckFailedError, EngineError, ExportError, PlainconvError, SourceError
-from ..parity import EvalData, Reference, not_executed, read_eval_data
+from ..parity import Reference, not_executed
 from ..precision import TOLERANCES, Precision, precision_of_name, read_images
 from ..source.shapes import Batches, Sizes
+from .eval_data import judges_of_bundle
 from .lower_graphs import (
     REFERENCE,
     Wanted,
@@ -122,7 +123,7 @@ def build_bundle(path: Path, job: BuildJob) -> bool:
     reference = Reference.load(bundle.file(REFERENCE))
     if not job.rebuild and _is_up_to_date(bundle, job, reference):
         return False
-    data = _eval_data(job, reference)
+    data = judges_of_bundle(bundle.manifest, reference, job.eval_data)
     with update_bundle(path) as draft:
         steps = Steps(reference, data, draft.manifest.parities)
         if data is not None:
@@ -314,7 +315,3 @@ def _eval_images(job: BuildJob, steps: Steps) -> dict[str, np.ndarray] | None:
     if steps.data is None or job.eval_data is None:
         return None
     return steps.data.of_inputs(steps.reference.inputs)
-
-
-def _eval_data(job: BuildJob, reference: Reference) -> EvalData | None:
-    return None if job.eval_data is None else read_eval_data(job.eval_data, reference.shapes, reference.whole)

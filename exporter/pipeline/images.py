@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..bundle import Manifest, classes_of, default_of
-from ..bundle.postprocessing import postprocessing_given
+from ..bundle.postprocessing import not_averaged, postprocessing_given
 from ..bundle.preprocessing import misfit
 from ..bundle.presets import preprocessing_given
 from ..errors import SourceError
@@ -29,10 +29,17 @@ def fill(
     """
     wanted = network.preprocessing
     if wanted is not None and (problem := misfit(wanted, manifest.inputs)):
-        raise SourceError(f"{problem}; take another --preprocessing, or another --input-shape")
+        other = "--dynamic-batch 1:10:10" if wanted.crops > 1 else "--input-shape"
+        raise SourceError(f"{problem}; take another --preprocessing, or another {other}")
+    most = manifest.source.get("dynamic_batch", [0])[-1]
+    if wanted is not None and 0 < most < wanted.crops:
+        said = f"preprocessing gives {wanted.crops} crops of an image, --dynamic-batch ends at {most}"
+        raise SourceError(f"{said}; give it {wanted.crops} or more")
     manifest.preprocessing = wanted
-    manifest.postprocessing = postprocessing_given(postprocess or network.postprocess, manifest.outputs)
+    manifest.postprocessing = postprocessing_given(postprocess, manifest.outputs)
     record = manifest.postprocessing or default_of(manifest.outputs)
+    if wanted is not None and (problem := not_averaged(wanted.crops, record)):
+        raise SourceError(f"{problem}; take another --preprocessing")
     count = None if record is None else classes_of(record, manifest.outputs)
     names = classes_given(classes)
     if names and count not in (None, len(names)):

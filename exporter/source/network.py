@@ -7,9 +7,10 @@ from typing import Any, Literal
 
 import numpy as np
 import onnx_graphsurgeon as gs
+import torch
 from torch import Tensor, nn
 
-from ..bundle import Preprocessing
+from ..bundle import Preprocessing, TensorSpec
 
 
 @dataclass
@@ -91,3 +92,13 @@ class Network:
     def output_names(self) -> tuple[str, ...]:
         """Those of the file, where there is one; else of what the network returns."""
         return self.returns if self.given is None else tuple(t.name for t in self.given.graph.outputs)
+
+    def output_specs(self) -> list[TensorSpec]:
+        """Of what `module`, which is run once, returns for its inputs."""
+        with torch.no_grad():
+            returned = self.module(*self.examples)
+        tensors = (returned,) if isinstance(returned, Tensor) else tuple(returned)
+        return [
+            TensorSpec(name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))
+            for name, tensor in zip(self.output_names, tensors, strict=True)
+        ]
