@@ -183,8 +183,8 @@ Problems image_problems(const Manifest& manifest) {
     } else {
       count = classes_of(*manifest.postprocessing, manifest.outputs);
     }
-    if (auto problem = manifest.preprocessing ? not_averaged(*manifest.preprocessing, *manifest.postprocessing)
-                                              : std::nullopt) {
+    if (auto problem =
+            manifest.preprocessing ? not_averaged(*manifest.preprocessing, *manifest.postprocessing) : std::nullopt) {
       found.push_back(std::move(*problem));
     }
   }

@@ -33,8 +33,7 @@ void cover(Mask& mask, std::span<const double> numbers, const Row& masks, const 
   for (const std::int64_t row : rows) {
     for (const std::int64_t column : columns) {
       const bool is_inside = row >= 0 && column >= 0;
-      mask.pixels[pixel++] =
-          is_inside && numbers[static_cast<std::size_t>(row * masks.shape[2] + column)] != 0 ? 1 : 0;
+      mask.pixels[pixel++] = is_inside && numbers[static_cast<std::size_t>(row * masks.shape[2] + column)] != 0 ? 1 : 0;
     }
   }
 }
