@@ -94,7 +94,8 @@ def answers_of(
 
 def averaged(outputs: Mapping[str, Array], wanted: Postprocessing, rows: int) -> dict[str, Array]:
     """The outputs that are read, in one row: the mean of the first rows, in float64, summed in their order."""
-    return {name: sum(np.asarray(outputs[name])[:rows].astype(np.float64))[None] / rows for name in wanted.names}
+    found = {name: np.asarray(outputs[name])[:rows].astype(np.float64) for name in wanted.names}
+    return {name: np.asarray(sum(array))[None] / rows for name, array in found.items()}
 
 
 def shares_of(scores: Array) -> Array:

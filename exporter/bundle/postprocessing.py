@@ -163,7 +163,7 @@ def _shapes(record: Postprocessing) -> list[tuple[str, tuple[int, ...], str]]:
     if record.kind == "none":
         return []
     scores = 2 if record.form == "final" else 3
-    found = [(record.boxes, (3,), _REAL), (record.scores, (scores,), _REAL)]
+    found: list[tuple[str, tuple[int, ...], str]] = [(record.boxes, (3,), _REAL), (record.scores, (scores,), _REAL)]
     found += [(record.labels, (2,), _WHOLE)] if record.labels is not None else []
     found += [(record.count, (1, 2), _WHOLE)] if record.count is not None else []
     return found + ([(record.masks, (4,), _ANY)] if record.masks is not None else [])

@@ -241,7 +241,7 @@ def _boxes_of(path: Path, truth: Sequence[np.ndarray], sides: tuple[int, int], *
         found = f"{boxes.dtype} {list(boxes.shape)} and {labels.dtype} {list(labels.shape)}"
         raise SourceError(f"{path.name}: boxes and labels are {found}, want numbers [n, K, 4] and whole ones [n, K]")
     most = max(int(labels.max(initial=0)) + 1, len(known.classes))
-    annotations = []
+    annotations: list[dict[str, Any]] = []
     for i, k in zip(*np.nonzero(labels > _NONE), strict=True):
         left, top, right, bottom = map(float, boxes[i, k])
         of = {"id": len(annotations) + 1, "image_id": int(i), "category_id": int(labels[i, k])}

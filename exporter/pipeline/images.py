@@ -6,7 +6,7 @@ from typing import Any
 
 from ..bundle import Manifest, classes_of, default_of
 from ..bundle.postprocessing import not_averaged, postprocessing_given
-from ..bundle.preprocessing import misfit
+from ..bundle.preprocessing import TEN, misfit
 from ..bundle.presets import preprocessing_given
 from ..errors import SourceError
 from ..source.images import classes_given
@@ -29,8 +29,8 @@ def fill(
     """
     wanted = network.preprocessing
     if wanted is not None and (problem := misfit(wanted, manifest.inputs)):
-        other = "--dynamic-batch 1:10:10" if wanted.crops > 1 else "--input-shape"
-        raise SourceError(f"{problem}; take another --preprocessing, or another {other}")
+        other = f"give --dynamic-batch 1:{TEN}:{TEN}" if "crops of an image" in problem else "another --input-shape"
+        raise SourceError(f"{problem}; take another --preprocessing, or {other}")
     most = manifest.source.get("dynamic_batch", [0])[-1]
     if wanted is not None and 0 < most < wanted.crops:
         said = f"preprocessing gives {wanted.crops} crops of an image, --dynamic-batch ends at {most}"

@@ -107,8 +107,8 @@ def _fold_into(graph: gs.Graph, wanted: Preprocessing) -> None:
         turned = np.diag(factor)[:, ::-1][..., None, None].copy()
         steps += [("Add", {}, [shift[::-1].reshape(spread)]), ("Conv", {"kernel_shape": [1, 1]}, [turned])]
     else:
-        turn = [("Gather", {"axis": 3}, [np.arange(channels)[::-1].copy()])] if wanted.color == "bgr" else []
-        steps += [*turn, ("Add", {}, [shift.reshape(spread)]), ("Mul", {}, [factor.reshape(spread)])]
+        steps += [("Gather", {"axis": 3}, [np.arange(channels)[::-1].copy()])] if wanted.color == "bgr" else []
+        steps += [("Add", {}, [shift.reshape(spread)]), ("Mul", {}, [factor.reshape(spread)])]
     nodes, value = [], given
     for i, (op, attributes, constants) in enumerate(steps):
         made = old if i + 1 == len(steps) else gs.Variable(names(f"{given.name}_{op.lower()}"), dtype)
