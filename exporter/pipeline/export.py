@@ -111,7 +111,7 @@ def export_bundle(job: Job) -> Path:
     certified stand in the bundle as such.
     """
     target = check_target(job.target, job.force)
-    images.check_given(job.preprocessing, job.postprocess, job.classes)
+    images.check_given(job.preprocessing, job.postprocess, job.classes, job.fold and job.dynamic_size is not None)
     _check_opset(job)
     if job.build is not None:
         check_build(job.build)

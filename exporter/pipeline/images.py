@@ -13,8 +13,11 @@ from ..source.images import classes_given
 from ..source.network import Network
 
 
-def check_given(preprocessing: Any, postprocess: str | None, classes: Any) -> None:
+def check_given(preprocessing: Any, postprocess: str | None, classes: Any, is_folded_open: bool) -> None:
     """Raise SourceError for what is wrong whatever the network is, before any work."""
+    if is_folded_open:
+        said = "--fold-preprocessing takes images [N, H, W, C], --dynamic-size opens those of [N, C, H, W]"
+        raise SourceError(f"{said}; leave one of them out")
     preprocessing_given(preprocessing)
     postprocessing_given(postprocess)
     classes_given(classes)

@@ -7,6 +7,7 @@ that has no padding; with padding the subtraction stays a node before it, and ze
 BGR are turned by the same layer. Of an ONNX file the layer is nodes before the graph's own.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -71,7 +72,7 @@ def fold_preprocessing(network: Network) -> None:
     if network.given is None:
         network.module = Folded(network.module, wanted, example.dtype).eval()
     else:
-        _fold_into(network.given.graph, wanted)
+        network.folded = _fold_into(network.given.graph, wanted)
         batches = getattr(network.module, "batches", {})
         network.module = module_from_onnx(network.given.graph, any_op=True)
         network.module.batches = batches
@@ -88,8 +89,8 @@ def fold_preprocessing(network: Network) -> None:
     )
 
 
-def _fold_into(graph: gs.Graph, wanted: Preprocessing) -> None:
-    """Bytes → cast → channels moved and turned → + shift → · factor → what the graph's input was."""
+def _fold_into(graph: gs.Graph, wanted: Preprocessing) -> Callable[[np.ndarray], np.ndarray]:
+    """Bytes → cast → channels moved and turned → + shift → · factor → what the graph's input was; the same in NumPy."""
     old = graph.inputs[0]
     names = NumberedNames({*graph.tensors(), *(node.name for node in graph.nodes)})
     is_first = wanted.layout == "nchw"
@@ -117,3 +118,10 @@ def _fold_into(graph: gs.Graph, wanted: Preprocessing) -> None:
         value = made
     graph.inputs[0] = given
     graph.nodes[:] = [*nodes, *graph.nodes]
+
+    def folded(image: np.ndarray) -> np.ndarray:
+        x = image[..., ::-1] if wanted.color == "bgr" else image
+        x = (x.astype(dtype) + shift) * factor
+        return np.ascontiguousarray(x.transpose(0, 3, 1, 2) if is_first else x)
+
+    return folded

@@ -1,6 +1,6 @@
 """What a user asks for, and the network that it names, whichever kind of source it comes from."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -62,7 +62,8 @@ class Network:
     `module` takes the tensors of `inputs` by position. `data` are rows of the user's own for some of them, [n, …].
     `provenance` goes into the bundle's manifest: the source as written, its options, the checkpoint's file name, sha256
     and what was read from it. `weights_sha256` starts the manifest's hash chain: of the checkpoint or ONNX file where
-    there is one, else of the parameters and buffers themselves. `given` is the graph of an ONNX file.
+    there is one, else of the parameters and buffers themselves. `given` is the graph of an ONNX file, and `folded` what
+    was put before it: from its own first input to the file's.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Network:
     classes: tuple[str, ...] = ()
     postprocess: str | None = None
     data: Mapping[str, np.ndarray] = field(default_factory=dict)
+    folded: Callable[[np.ndarray], np.ndarray] = lambda image: image
 
     @property
     def example(self) -> Tensor:

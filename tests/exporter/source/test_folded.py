@@ -136,3 +136,10 @@ def test_an_onnx_file_takes_bytes_too(color: str, tmp_path: Path) -> None:
     ops = [node.op_type for node in onnx.load(tmp_path / "True" / "model.onnx").graph.node]
     assert ops.index("Conv") <= 2
     assert found[True] == pytest.approx(found[False], abs=1e-6)
+
+
+def test_open_sizes_are_refused_before_any_work(tmp_path: Path) -> None:
+    sizes = ((8, 8), (8, 8), (16, 16))
+    job = Job("none.onnx", Request(), tmp_path / "b", preprocessing="yolo-8", fold=True, dynamic_size=sizes)
+    with pytest.raises(SourceError, match="leave one of them out"):
+        export_bundle(job)
