@@ -35,7 +35,9 @@ def source_arguments(parser: argparse.ArgumentParser) -> None:
     graph.add_argument("--opset", type=int, metavar="N", help="ONNX operator set (default 20; FILE.onnx keeps its own)")
     images = parser.add_argument_group("images")
     images.add_argument(
-        "--preprocessing", metavar="NAME|FILE.json", help="imagenet, imagenet-320, coco, yolo, digits, none, or a file"
+        "--preprocessing",
+        metavar="NAME|FILE.json",
+        help="imagenet, imagenet-320, imagenet-tencrop, coco, yolo, digits, none, or a file",
     )
     images.add_argument(
         "--postprocess",

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..bundle import Manifest, classes_of, default_of
+from ..bundle import Manifest, Preprocessing, classes_of, default_of
 from ..bundle.postprocessing import not_averaged, postprocessing_given
 from ..bundle.preprocessing import TEN, misfit
 from ..bundle.presets import preprocessing_given
@@ -31,13 +31,8 @@ def fill(
     Raises SourceError, in one line, where what was asked for does not fit them.
     """
     wanted = network.preprocessing
-    if wanted is not None and (problem := misfit(wanted, manifest.inputs)):
-        other = f"give --dynamic-batch 1:{TEN}:{TEN}" if "crops of an image" in problem else "another --input-shape"
-        raise SourceError(f"{problem}; take another --preprocessing, or {other}")
-    most = manifest.source.get("dynamic_batch", [0])[-1]
-    if wanted is not None and 0 < most < wanted.crops:
-        said = f"preprocessing gives {wanted.crops} crops of an image, --dynamic-batch ends at {most}"
-        raise SourceError(f"{said}; give it {wanted.crops} or more")
+    if wanted is not None:
+        _check_fit(wanted, manifest)
     manifest.preprocessing = wanted
     manifest.postprocessing = postprocessing_given(postprocess, manifest.outputs)
     record = manifest.postprocessing or default_of(manifest.outputs)
@@ -51,3 +46,21 @@ def fill(
     if network.classes and not manifest.classes:
         return (f"the checkpoint names {len(network.classes)} classes, the network tells {count} apart: left out",)
     return ()
+
+
+def _check_fit(wanted: Preprocessing, manifest: Manifest) -> None:
+    """Raise SourceError where the network does not take what images become, or not for these open sizes."""
+    if problem := misfit(wanted, manifest.inputs):
+        other = f"give --dynamic-batch 1:{TEN}:{TEN}" if "crops of an image" in problem else "another --input-shape"
+        raise SourceError(f"{problem}; take another --preprocessing, or {other}")
+    most = manifest.source.get("dynamic_batch", [0])[-1]
+    if 0 < most < wanted.crops:
+        said = f"preprocessing gives {wanted.crops} crops of an image, --dynamic-batch ends at {most}"
+        raise SourceError(f"{said}; give it {wanted.crops} or more")
+    sizes = manifest.source.get("dynamic_size")
+    sides = wanted.shape[1:] if wanted.layout == "nchw" else wanted.shape[:2]
+    ranges = zip(sides, sizes[0], sizes[-1], strict=True) if sizes else ()
+    if not all(side is None or low <= side <= high for side, low, high in ranges):
+        made, least, largest = ("x".join(map(str, each)) for each in (sides, sizes[0], sizes[-1]))
+        said = f"preprocessing gives {made} (height x width), --dynamic-size goes from {least} to {largest}"
+        raise SourceError(f"{said}; take another --preprocessing, or other sizes")
