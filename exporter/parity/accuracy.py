@@ -102,7 +102,10 @@ class Scored:
         share, (name, was) = f"{self.step}: {said} of {self.images} images", next(iter(self.before.items()))
         if self:
             return share
-        allowed = f"may lose at most {self.allowed}" if self.is_lossy else f"may differ by at most {self.allowed}"
+        allowed = f"may move it by at most {self.allowed}; where there are few images, give more"
+        if self.is_lossy:
+            other = "give other images or another --calibration-method, or a wider --precision"
+            allowed = f"may lose at most {self.allowed}; {other}"
         return f"{share}; the network before has {name} {was:.4f}, and a step {allowed}"
 
     def as_json(self) -> dict[str, Any]:

@@ -57,10 +57,10 @@ def _check_fit(wanted: Preprocessing, manifest: Manifest) -> None:
     if 0 < most < wanted.crops:
         said = f"preprocessing gives {wanted.crops} crops of an image, --dynamic-batch ends at {most}"
         raise SourceError(f"{said}; give it {wanted.crops} or more")
-    sizes = manifest.source.get("dynamic_size")
+    least, *_, largest = manifest.source.get("dynamic_size", ((), ()))
     sides = wanted.shape[1:] if wanted.layout == "nchw" else wanted.shape[:2]
-    ranges = zip(sides, sizes[0], sizes[-1], strict=True) if sizes else ()
+    ranges = zip(sides, least, largest, strict=False)
     if not all(side is None or low <= side <= high for side, low, high in ranges):
-        made, least, largest = ("x".join(map(str, each)) for each in (sides, sizes[0], sizes[-1]))
-        said = f"preprocessing gives {made} (height x width), --dynamic-size goes from {least} to {largest}"
+        made, low, high = ("x".join(map(str, each)) for each in (sides, least, largest))
+        said = f"preprocessing gives {made} (height x width), --dynamic-size goes from {low} to {high}"
         raise SourceError(f"{said}; take another --preprocessing, or other sizes")
