@@ -17,7 +17,7 @@ from ..bundle.manifest import MODEL
 from ..bundle.undo import undone_on_error
 from ..errors import CheckFailedError, EngineError, ExportError, PlainconvError, SourceError
 from ..parity import Reference, not_executed
-from ..precision import TOLERANCES, Precision, precision_of_name, read_images
+from ..precision import QUICK, TOLERANCES, Precision, precision_of_name, read_images
 from ..source.shapes import Batches, Sizes
 from .eval_data import judges_of_bundle
 from .lower_graphs import (
@@ -145,9 +145,9 @@ def add_precision(
     built, unless it `must_build`; returns why, else None.
     """
     try:
-        with contextlib.nullcontext() if name == "fp32" and must_build else undone_on_error(draft):
+        with undone_on_error(draft) if name == "fp32" and not must_build else contextlib.nullcontext():
             if name != "fp32":
-                _add_lower(draft, job, name, replace(steps, failed=[]))
+                _add_most_accurate(draft, job, name, steps)
             elif job.engine != "none":
                 add_engines(draft, job, name, steps)
     except (CheckFailedError, EngineError, ExportError) as error:
@@ -157,6 +157,29 @@ def add_precision(
         return error
     _note_left_out(draft, name, None)
     return None
+
+
+def _add_most_accurate(draft: Draft, job: BuildJob, name: str, steps: Steps) -> None:
+    """By the method that errs least; where that loses accuracy alone, and none was asked for, by the other quick one.
+
+    Raises as `_add_lower` does by the first.
+    """
+    methods, raised = [job.method], None
+    while methods:
+        own, job = replace(steps, failed=[], lost=[]), replace(job, method=methods.pop(0))
+        try:
+            with undone_on_error(draft):
+                try:
+                    return _add_lower(draft, job, name, own)
+                finally:
+                    records = (graph.calibration for graph in draft.manifest.graphs if graph.precision == name)
+                    chosen = (next(records, None) or {}).get("chosen")
+        except CheckFailedError as error:
+            if job.method == "auto" and own.failed == own.lost and chosen:
+                methods = [method for method in QUICK if method != chosen]
+            raised = raised or error
+    assert raised is not None
+    raise raised
 
 
 def _note_left_out(draft: Draft, name: str, reason: str | None) -> None:

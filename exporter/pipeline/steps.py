@@ -38,6 +38,7 @@ class Steps:
     data: Judges | None
     parities: list[Any] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)  # of these, the accuracy that moved
     before: Any = None  # what the network gets right before any step
 
     def against(self, reference: Reference) -> "Steps":
@@ -72,6 +73,7 @@ class Steps:
             self.add(parity, None if counted is None else counted.as_json(), file=file)
         if counted is not None and not counted:
             self.failed.append(str(counted))
+            self.lost.append(str(counted))
 
     def add(self, parity: Parity, counted: Mapping[str, Any] | None = None, *, file: str | None = None) -> None:
         """Keep the record of one step, of the file `file` where that tells it from others."""
