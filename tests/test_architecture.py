@@ -88,7 +88,7 @@ ONE_FILE: Mapping[str, set[str]] = {
     "onnxscript": {"exporter.precision.typed", "exporter.to_onnx.custom_ops", "exporter.to_onnx.exactly"},
     "orjson": {"engines.serving.rest.codec"},
     "prometheus_client": {"engines.serving.metrics"},
-    "pycocotools": {"exporter.pipeline.evaluate"},
+    "pycocotools": {"exporter.pipeline.scores"},
     "ray": {"engines.serving.ray.backend"},
     "rich": {"exporter.cli.table", "exporter.progress"},
     "safetensors": {"models.checkpoints.files"},

@@ -5,19 +5,18 @@ All of it is computed in float64, sums in their order: any machine, and the C++ 
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from plainconv.exporter.bundle import Postprocessing
-from plainconv.exporter.errors import EngineError
 
 from ..runner import Array
 from .geometry import Geometry
+from .masks import NO_CLASS, Pasted, check_finite, places_along, runs_of
 from .nms import kept
 
-_NO_CLASS = -1
 _LN2_HIGH, _LN2_LOW = float.fromhex("0x1.62e42feep-1"), float.fromhex("0x1.a39ef35793c76p-33")
 _TERMS = 11  # of the series of e^r
 _LEAST = -746.0  # what e^x is 0 of
@@ -47,6 +46,22 @@ class Box(Class):
         return {**super().as_json(), "xyxy": list(self.xyxy)}
 
 
+@dataclass(frozen=True)
+class Instance(Box):
+    """A thing, where it is, and `mask`, bool [height, width] of the image, made whenever it is asked for."""
+
+    pasted: Pasted = field(compare=False)
+
+    @property
+    def mask(self) -> Array:
+        """Which pixels it is."""
+        return self.pasted.mask()
+
+    def as_json(self) -> dict[str, Any]:
+        """As JSON can hold it; the mask as a segment's."""
+        return {**super().as_json(), "mask": runs_of(self.mask)}
+
+
 @dataclass(frozen=True, eq=False)
 class Segment(Class):
     """All pixels of a class: `mask`, bool [height, width] of the image; its score is the mean of theirs."""
@@ -54,17 +69,11 @@ class Segment(Class):
     mask: Array
 
     def as_json(self) -> dict[str, Any]:
-        """As JSON can hold it; the mask as COCO has it, runs of 0 and 1 in turn, column by column."""
-        flat = self.mask.ravel(order="F")
-        edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-        counts = np.diff([0, *edges, flat.size]).tolist()
-        return {
-            **super().as_json(),
-            "mask": {"size": list(self.mask.shape), "counts": [0, *counts] if flat[0] else counts},
-        }
+        """As JSON can hold it."""
+        return {**super().as_json(), "mask": runs_of(self.mask)}
 
 
-Answer = Class | Box | Segment
+Answer = Class | Box | Instance | Segment
 
 
 def answers_of(
@@ -83,10 +92,16 @@ def answers_of(
     return list(_boxes(one, wanted, where, classes))
 
 
+def averaged(outputs: Mapping[str, Array], wanted: Postprocessing, rows: int) -> dict[str, Array]:
+    """The outputs that are read, in one row: the mean of the first rows, in float64, summed in their order."""
+    found = {name: np.asarray(outputs[name])[:rows].astype(np.float64) for name in wanted.names}
+    return {name: np.asarray(sum(array))[None] / rows for name, array in found.items()}
+
+
 def shares_of(scores: Array) -> Array:
     """Softmax over the first axis; scores that are shares already, none below 0 and together 1, as they are."""
     scores = scores.astype(np.float64)
-    _finite(scores, "output")
+    check_finite(scores, "output")
     if scores.min() >= 0 and np.abs(sum(scores) - 1).max() < 1e-3:
         return scores
     powers = powers_of_e(scores - scores.max(0))
@@ -115,12 +130,12 @@ def _classes(scores: Array, wanted: Postprocessing, classes: Sequence[str]) -> l
 
 def _segments(values: Array, where: Geometry, classes: Sequence[str]) -> list[Segment]:
     labels, shares = labels_of(values)
-    at = [_places(where, axis, labels.shape[axis]) for axis in (0, 1)]
+    at = [places_along(where, axis, labels.shape[axis]) for axis in (0, 1)]
     inside = (at[0] >= 0)[:, None] & (at[1] >= 0)[None, :]
     grid = np.ix_(at[0].clip(0), at[1].clip(0))
-    numbers, scores = np.where(inside, labels[grid], _NO_CLASS), shares[grid]
+    numbers, scores = np.where(inside, labels[grid], NO_CLASS), shares[grid]
     found = []
-    for number in np.unique(numbers[numbers != _NO_CLASS]):
+    for number in np.unique(numbers[numbers != NO_CLASS]):
         mask = numbers == number
         score = float(np.cumsum(scores[mask])[-1]) / int(mask.sum())
         found.append(Segment(_label(classes, int(number)), int(number), score, mask))
@@ -135,34 +150,33 @@ def labels_of(values: Array) -> tuple[Array, Array]:
     if values.ndim == 2:
         return values.astype(np.int64), np.ones(values.shape)
     if values.shape[0] == 1:
-        _finite(values, "output")
+        check_finite(values, "output")
         shares = 1 / (1 + powers_of_e(-values[0].astype(np.float64).clip(-500, 500)))
-        return np.where(values[0] > 0, 0, _NO_CLASS), shares
+        return np.where(values[0] > 0, 0, NO_CLASS), shares
     return values.argmax(0), shares_of(values).max(0)
-
-
-def _places(where: Geometry, axis: int, size: int) -> Array:
-    """Of each of the image's rows or columns its place along an output of that size; −1 where the input lacks it."""
-    centres = (np.arange(where.image[axis]) + 0.5) * (where.resized[axis] / where.image[axis]) + where.shift[axis]
-    places = np.floor(centres * (size / where.input[axis])).astype(np.int64)
-    return np.where((centres >= 0) & (centres < where.input[axis]), places.clip(0, size - 1), _NO_CLASS)
 
 
 def _boxes(one: Mapping[str, Array], wanted: Postprocessing, where: Geometry, classes: Sequence[str]) -> list[Box]:
     boxes_N4, scores_N, labels_N = _candidates(one, wanted)
-    _finite(scores_N, "scores")
+    check_finite(scores_N, "scores")
     likely = np.flatnonzero((scores_N > wanted.score) & (labels_N >= 0))
     likely = likely[np.argsort(-scores_N[likely], kind="stable")]
     boxes_N4, scores_N, labels_N = boxes_N4[likely], scores_N[likely], labels_N[likely]
-    _finite(boxes_N4, "boxes")
+    check_finite(boxes_N4, "boxes")
     if wanted.form != "final":
         chosen = kept(boxes_N4, labels_N, wanted.iou, wanted.max)
         boxes_N4, scores_N, labels_N = boxes_N4[chosen], scores_N[chosen], labels_N[chosen]
     mapped = where.to_image(boxes_N4)[: wanted.max]
-    return [
+    found = [
         Box(_label(classes, int(label)), int(label), float(score), (float(a), float(b), float(c), float(d)))
         for (a, b, c, d), score, label in zip(mapped, scores_N, labels_N, strict=False)
     ]
+    if wanted.masks is None:
+        return found
+    masks = one[wanted.masks][likely][: wanted.max]
+    check_finite(masks, "masks")
+    pairs = zip(found, masks, strict=True)
+    return [Instance(box.label, box.number, box.score, box.xyxy, Pasted(mask, box.xyxy, where)) for box, mask in pairs]
 
 
 def _candidates(one: Mapping[str, Array], wanted: Postprocessing) -> tuple[Array, Array, Array]:
@@ -175,7 +189,7 @@ def _candidates(one: Mapping[str, Array], wanted: Postprocessing) -> tuple[Array
         return _corners(boxes[:count], wanted), scores[:count], labels[:count]
     if wanted.form == "rows":
         boxes, scores = boxes.T[:, :4], scores.T[:, 4:]
-    _finite(scores, "scores")
+    check_finite(scores, "scores")
     labels = scores.argmax(1) if len(scores) else np.zeros(0, np.int64)
     return _corners(boxes, wanted), np.take_along_axis(scores, labels[:, None], 1)[:, 0], labels
 
@@ -189,10 +203,3 @@ def _corners(boxes_N4: Array, wanted: Postprocessing) -> Array:
 
 def _label(classes: Sequence[str], number: int) -> str:
     return classes[number] if 0 <= number < len(classes) else str(number)
-
-
-def _finite(values: Array, what: str) -> None:
-    if not np.isfinite(values.astype(np.float64, copy=False)).all():
-        raise EngineError(
-            f"the model's {what} have values that are no numbers; check its weights, or another precision"
-        )

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .answers import Answer, Box, Segment
+from .answers import Answer, Box, Instance, Segment
 from .images import opened, upright
 
 _GOLDEN = 0.618034  # of a turn: hues of neighbours lie far apart
@@ -23,7 +23,7 @@ def drawn(source: Any, answers: Sequence[Answer]) -> Image.Image:
     image = upright(opened(source), "rgb")[0]
     pixels = np.asarray(image, np.float64)
     for each in answers:
-        if isinstance(each, Segment):
+        if isinstance(each, Segment | Instance):
             mixed = pixels * (1 - _BLEND) + np.array(color_of(each.number)) * _BLEND
             pixels = np.where(each.mask[..., None], mixed, pixels)
     image = Image.fromarray(np.rint(pixels).astype(np.uint8))

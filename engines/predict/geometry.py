@@ -51,6 +51,18 @@ def geometry_of(wanted: Preprocessing, image: Size, given: tuple[int | None, int
     return Geometry(image, resized, shift, size)
 
 
+def places_of(wanted: Preprocessing, where: Geometry) -> list[tuple[Size, bool]]:
+    """The `shift` of each crop of an image, and whether it is mirrored.
+
+    Of ten the middle, top left, top right, bottom left, bottom right, then the mirror images of these.
+    """
+    if wanted.crops == 1:
+        return [(where.shift, False)]
+    down, across = _minus(where.input, where.resized)
+    shifts = [where.shift, (0, 0), (0, across), (down, 0), (down, across)]
+    return [(shift, is_mirrored) for is_mirrored in (False, True) for shift in shifts]
+
+
 def _resized(resize: Resize, image: Size) -> Size:
     (height, width), size = image, resize.size
     short, long = min(image), max(image)

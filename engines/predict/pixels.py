@@ -15,7 +15,7 @@ from PIL import Image
 from plainconv.exporter.bundle import Preprocessing
 
 from ..runner import Array, dtype_of
-from .geometry import Geometry, Size
+from .geometry import Geometry, Size, places_of
 
 _FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -49,10 +49,21 @@ def resized(image: Image.Image, size: Size, interpolation: str, antialias: bool)
 
 
 def input_of(image: Image.Image, wanted: Preprocessing, where: Geometry) -> Array:
-    """`image`, of mode RGB or L, as one input without its batch, in the layout and type of `wanted`."""
+    """`image`, of mode RGB or L, as the rows of one input, one a crop, in the layout and type of `wanted`."""
     if wanted.resize is not None:
         image = resized(image, where.resized, wanted.resize.interpolation, wanted.resize.antialias)
-    (top, left), (height, width) = where.shift, where.input
+    x = np.stack(
+        [
+            _crop(image, wanted, shift, where.input)[..., :: -1 if is_mirrored else 1]
+            for shift, is_mirrored in places_of(wanted, where)
+        ]
+    )
+    return np.ascontiguousarray(x if wanted.layout == "nchw" else x.transpose(0, 2, 3, 1))
+
+
+def _crop(image: Image.Image, wanted: Preprocessing, shift: Size, size: Size) -> Array:
+    """[channels, height, width] of the image that was resized."""
+    (top, left), (height, width) = shift, size
     cut = (
         max(0, -left),
         max(0, -top),
@@ -72,7 +83,7 @@ def input_of(image: Image.Image, wanted: Preprocessing, where: Geometry) -> Arra
         if wanted.letterbox is not None:
             x[c] = _number(wanted, c, np.array(wanted.letterbox.value[c]), dtype)
         x[c, rows, columns] = table[pixels[:, :, c]]
-    return np.ascontiguousarray(x if wanted.layout == "nchw" else x.transpose(1, 2, 0))
+    return x
 
 
 def _table(wanted: Preprocessing, channel: int, dtype: "np.dtype[np.generic]") -> Array:

@@ -7,10 +7,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from plainconv.exporter.bundle import Manifest, Postprocessing, Preprocessing, TensorSpec, default_of
+from plainconv.exporter.bundle.postprocessing import not_averaged
 from plainconv.exporter.errors import EngineError
 
 from ..runner import Array, Profiles
-from .answers import Answer, answers_of
+from .answers import Answer, answers_of, averaged
 from .geometry import Geometry, geometry_of
 from .images import MOST_PIXELS, opened, upright
 from .pixels import input_of
@@ -52,7 +53,7 @@ class Predictor:
         return self.answer(runner(prepared.inputs), prepared.where)
 
     def prepare(self, image: Any, profiles: Profiles = (), most: int = MOST_PIXELS) -> Prepared:
-        """The inputs that an image makes, as many rows of it as the network takes at least."""
+        """The inputs that an image makes: a row a crop, the last as often as the network takes rows at least."""
         wanted = self.preprocessing
         plain, steps = upright(opened(image, most), wanted.color)
         height, width = (self.spec.shape[axis] for axis in ((2, 3) if wanted.layout == "nchw" else (1, 2)))
@@ -60,16 +61,19 @@ class Predictor:
         where = geometry_of(wanted, (plain.height, plain.width), given)
         x = input_of(plain, wanted, where)
         least = next((each[self.spec.name].min[0] for each in profiles if self.spec.name in each), 1)
-        rows = self.spec.shape[0] if isinstance(self.spec.shape[0], int) else least
+        rows = self.spec.shape[0] if isinstance(self.spec.shape[0], int) else max(least, len(x))
         if where.resized != where.image:
             steps.append(f"resized to {where.resized[1]}×{where.resized[0]}")
         if where.input != where.resized:
-            steps.append(f"{'letterboxed to' if wanted.letterbox else 'its middle'} {where.input[1]}×{where.input[0]}")
-        inputs = {self.spec.name: np.repeat(x[None], rows, 0)}
+            how = "letterboxed to" if wanted.letterbox else "its middle" if len(x) == 1 else f"{len(x)} crops of"
+            steps.append(f"{how} {where.input[1]}×{where.input[0]}")
+        inputs = {self.spec.name: x[np.minimum(np.arange(rows), len(x) - 1)]}
         return Prepared(inputs, where, ", ".join(steps))
 
     def answer(self, outputs: Mapping[str, Any], where: Geometry) -> list[Answer]:
-        """What the outputs say of the image in their first row, the best first."""
+        """What the outputs say of the image in their first row, or on average of its crops, the best first."""
+        if self.preprocessing.crops > 1:
+            outputs = averaged(outputs, self.postprocessing, self.preprocessing.crops)
         return answers_of(outputs, self.postprocessing, where, self.classes)
 
 
@@ -93,7 +97,10 @@ def predictor(
     """The same of its sections."""
     if preprocessing is None:
         raise EngineError("the bundle says not how an image becomes its input; export it with --preprocessing")
-    return Predictor(preprocessing, meaning_of(postprocessing, outputs), classes, inputs[0])
+    wanted = meaning_of(postprocessing, outputs)
+    if problem := not_averaged(preprocessing.crops, wanted):
+        raise EngineError(f"{problem}; export it with another --preprocessing")
+    return Predictor(preprocessing, wanted, classes, inputs[0])
 
 
 def meaning_of(postprocessing: Postprocessing | None, outputs: Sequence[TensorSpec]) -> Postprocessing:

@@ -10,7 +10,7 @@ from ..errors import SourceError
 from .preprocessing import is_number
 from .tensor import TensorSpec
 
-VERSION = 1
+VERSION, VERSION_OF_MASKS = 1, 2
 KINDS = ("classify", "segment", "detect", "none")
 FORMS = ("rows", "dense", "final")
 COORDINATES = ("xyxy", "cxcywh")
@@ -36,8 +36,8 @@ class Postprocessing:
 
     `detect` has a `form`: `rows`, one output [batch, 4 + classes, boxes] of coordinates and scores; `dense`, `boxes`
     [batch, boxes, 4] and `scores` [batch, boxes, classes]; `final`, `boxes`, `scores` and `labels` [batch, boxes] and
-    their `count` [batch], suppressed already. `coordinates` are corners, or centre and size. `score` is the least,
-    `iou` what suppresses, `max` how many.
+    their `count` [batch], suppressed already, and `masks` [batch, boxes, h, w]. `coordinates` are corners, or centre
+    and size. `score` is the least, `iou` what suppresses, `max` how many.
     """
 
     kind: str
@@ -49,31 +49,32 @@ class Postprocessing:
     scores: str = ""
     labels: str | None = None
     count: str | None = None
+    masks: str | None = None
     score: float = 0.25
     iou: float = 0.45
     max: int = 300
 
     def as_json(self) -> dict[str, Any]:
         """As the manifest has it: the members of its kind."""
-        return {"version": VERSION, "kind": self.kind, **{key: getattr(self, key) for key in _KEYS[self.kind]}}
+        version = VERSION if self.masks is None else VERSION_OF_MASKS
+        return {"version": version, "kind": self.kind, **{key: getattr(self, key) for key in _keys(self.kind, version)}}
 
     @property
     def names(self) -> tuple[str, ...]:
         """The outputs that it reads."""
-        return tuple(
-            dict.fromkeys(each for each in (self.output, self.boxes, self.scores, self.labels, self.count) if each)
-        )
+        names = (self.output, self.boxes, self.scores, self.labels, self.count, self.masks)
+        return tuple(dict.fromkeys(each for each in names if each))
 
 
 def postprocessing_of_json(data: Any) -> Postprocessing:
     """The record that a JSON object says. Raises ValueError, in one line, with the first thing that is wrong."""
     version = data.get("version") if isinstance(data, dict) else None
-    if type(version) is not int or version != VERSION:
-        raise ValueError(f"version is {version!r:.60}, wanted {VERSION}")
+    if type(version) is not int or version not in (VERSION, VERSION_OF_MASKS):
+        raise ValueError(f"version is {version!r:.60}, wanted {VERSION} or {VERSION_OF_MASKS}")
     kind = data.get("kind")
     if not isinstance(kind, str) or kind not in KINDS:
         raise ValueError(f"kind is {kind!r:.60}, wanted {' or '.join(map(repr, KINDS))}")
-    known = ("version", "kind", *_KEYS[kind])
+    known = ("version", "kind", *_keys(kind, version))
     for key in known:
         if key not in data:
             raise ValueError(f"{key} is missing")
@@ -84,6 +85,11 @@ def postprocessing_of_json(data: Any) -> Postprocessing:
             raise ValueError(f"{key} is {value!r:.60}, wanted {_WANTED[key]}")
     members: dict[str, Any] = {key: float(data[key]) if key in ("score", "iou") else data[key] for key in known[1:]}
     return Postprocessing(**members)
+
+
+def _keys(kind: str, version: int) -> tuple[str, ...]:
+    has_masks = kind == "detect" and version == VERSION_OF_MASKS
+    return (*_KEYS[kind], "masks") if has_masks else _KEYS[kind]
 
 
 def _is_share(value: Any) -> bool:
@@ -104,12 +110,13 @@ def _is_name_or_none(value: Any) -> bool:
 
 _TYPES: Mapping[str, Callable[[Any], bool]] = {
     "output": _is_name, "boxes": _is_name, "scores": _is_name, "labels": _is_name_or_none, "count": _is_name_or_none,
+    "masks": _is_name_or_none,
     "top": _is_count, "max": _is_count, "score": _is_share, "iou": _is_share, "form": lambda value: value in FORMS,
     "coordinates": lambda value: value in COORDINATES,
 }  # fmt: skip
 _WANTED = {
     **dict.fromkeys(("output", "boxes", "scores"), "the name of an output"),
-    **dict.fromkeys(("labels", "count"), "the name of an output or null"),
+    **dict.fromkeys(("labels", "count", "masks"), "the name of an output or null"),
     **dict.fromkeys(("top", "max"), f"a whole number from 1 to {MOST}"),
     **dict.fromkeys(("score", "iou"), "a number from 0 to 1"),
     "form": " or ".join(map(repr, FORMS)),
@@ -136,7 +143,16 @@ def misread(record: Postprocessing, outputs: Sequence[TensorSpec]) -> str | None
             return f"postprocessing reads {known[record.boxes]} as rows, wanted one output [batch, 4 + classes, boxes]"
         if record.form == "final" and record.labels is None:
             return "postprocessing has form final without labels, wanted the output with each box's class"
+        if record.form != "final" and record.masks is not None:
+            return "postprocessing has masks, wanted with them the form final: one of each box"
     return None
+
+
+def not_averaged(crops: int, record: Postprocessing | None) -> str | None:
+    """Why answers about crops of an image cannot be averaged, in one line; None where they can, or there is one."""
+    if crops == 1 or record is None or record.kind in ("classify", "none"):
+        return None
+    return f"preprocessing gives {crops} crops of an image, and postprocessing is {record.kind}, wanted classify"
 
 
 def _shapes(record: Postprocessing) -> list[tuple[str, tuple[int, ...], str]]:
@@ -147,9 +163,10 @@ def _shapes(record: Postprocessing) -> list[tuple[str, tuple[int, ...], str]]:
     if record.kind == "none":
         return []
     scores = 2 if record.form == "final" else 3
-    found = [(record.boxes, (3,), _REAL), (record.scores, (scores,), _REAL)]
+    found: list[tuple[str, tuple[int, ...], str]] = [(record.boxes, (3,), _REAL), (record.scores, (scores,), _REAL)]
     found += [(record.labels, (2,), _WHOLE)] if record.labels is not None else []
-    return found + ([(record.count, (1, 2), _WHOLE)] if record.count is not None else [])
+    found += [(record.count, (1, 2), _WHOLE)] if record.count is not None else []
+    return found + ([(record.masks, (4,), _ANY)] if record.masks is not None else [])
 
 
 def classes_of(record: Postprocessing, outputs: Sequence[TensorSpec]) -> int | None:
@@ -230,6 +247,7 @@ def _detector(outputs: Sequence[TensorSpec], numbers: Mapping[str, Any]) -> Post
     if scores is not None and labels is not None:
         count = next((s.name for s in outputs if s.name == "count" and s.dtype in INTEGERS), None)
         names: dict[str, Any] = {"boxes": boxes.name, "scores": scores.name, "labels": labels.name, "count": count}
+        names["masks"] = next((s.name for s in others if s.name == "masks" and len(s.shape) == 4), None)
         return Postprocessing("detect", form="final", **names, **numbers)
     if dense is None:
         return None

@@ -1,6 +1,8 @@
 """How an image becomes a network's input, as data: a small closed vocabulary, which `exporter/BUNDLE.md` specifies.
 
 image → upright → colour → resize → crop → letterbox → x = (v·scale − mean) / std, v from 0 to 255 → layout → type
+
+Ten crops of an image, the middle, the four corners and their mirror images, are ten rows of a batch.
 """
 
 import math
@@ -10,7 +12,8 @@ from typing import Any
 
 from .tensor import TensorSpec
 
-VERSION = 1
+VERSION, VERSION_OF_CROPS = 1, 2
+TEN = 10
 CHANNELS: Mapping[str, int] = {"rgb": 3, "bgr": 3, "gray": 1}
 RULES = ("shortest", "longest", "exact", "letterbox")
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
@@ -61,6 +64,7 @@ class Preprocessing:
     std: tuple[float, ...]
     layout: str
     type: str
+    crops: int = 1
 
     @property
     def shape(self) -> tuple[int | None, ...]:
@@ -80,7 +84,9 @@ class Preprocessing:
             edge = {"shortest": "shortest side to ", "longest": "longest side to "}.get(self.resize.rule, "")
             words.append(f"{edge}{size} ({self.resize.interpolation})")
         if self.crop is not None:
-            words.append(f"the middle {self.crop[1]}×{self.crop[0]}")
+            words.append(
+                f"{'the middle' if self.crops == 1 else f'{self.crops} crops of'} {self.crop[1]}×{self.crop[0]}"
+            )
         if self.letterbox is not None:
             words.append("letterboxed")
         shade = {1.0: "v", 1 / _BYTE: f"v/{_BYTE}"}.get(self.scale, f"v·{self.scale:.6g}")
@@ -89,7 +95,10 @@ class Preprocessing:
 
     def as_json(self) -> dict[str, Any]:
         """As the manifest has it."""
-        return {"version": VERSION, **asdict(self)}
+        members = asdict(self)
+        if self.crops == 1:
+            del members["crops"]
+        return {"version": VERSION if self.crops == 1 else VERSION_OF_CROPS, **members}
 
 
 def preprocessing_of_json(data: Any) -> Preprocessing:
@@ -98,9 +107,10 @@ def preprocessing_of_json(data: Any) -> Preprocessing:
     Raises ValueError, in one line, with the first thing that is.
     """
     version = data.get("version") if isinstance(data, dict) else None
-    if type(version) is not int or version != VERSION:
-        raise ValueError(f"version is {_shown(version)}, wanted {VERSION}")
-    _keys(data, ("version", *(each.name for each in fields(Preprocessing))), "")
+    if type(version) is not int or version not in (VERSION, VERSION_OF_CROPS):
+        raise ValueError(f"version is {_shown(version)}, wanted {VERSION} or {VERSION_OF_CROPS}")
+    names = [each.name for each in fields(Preprocessing) if each.name != "crops" or version == VERSION_OF_CROPS]
+    _keys(data, ("version", *names), "")
     color = _choice(data, "color", tuple(CHANNELS))
     channels = CHANNELS[color]
     found = Preprocessing(
@@ -113,7 +123,10 @@ def preprocessing_of_json(data: Any) -> Preprocessing:
         _numbers(data["std"], "std", channels),
         _choice(data, "layout", LAYOUTS),
         _choice(data, "type", TYPES),
+        TEN if version == VERSION_OF_CROPS else 1,
     )
+    if version == VERSION_OF_CROPS and (type(data["crops"]) is not int or data["crops"] != TEN):
+        raise ValueError(f"crops is {_shown(data['crops'])}, wanted {TEN}")
     if not found.scale > 0:
         raise ValueError(f"scale is {_shown(data['scale'])}, wanted a number above 0")
     if min(found.std) <= 0:
@@ -122,6 +135,8 @@ def preprocessing_of_json(data: Any) -> Preprocessing:
         raise ValueError("letterbox and the rule 'letterbox' of resize go together, wanted both or neither")
     if found.type == "uint8" and (found.scale, set(found.mean), set(found.std)) != (1, {0}, {1}):
         raise ValueError("type is 'uint8', wanted with it scale 1, mean 0 and std 1: pixels as they are")
+    if found.crops != 1 and (found.crop is None or found.letterbox is not None):
+        raise ValueError(f"crops is {found.crops}, wanted with it crop, their size, and no letterbox")
     return found
 
 
@@ -135,7 +150,12 @@ def misfit(wanted: Preprocessing, inputs: tuple[TensorSpec, ...]) -> str | None:
     is_any = wanted.resize is None and wanted.crop is None  # an image has to have the input's size itself
     pairs = zip(wanted.shape, inputs[0].shape[1:], strict=True)
     fits = all(isinstance(axis, str) or side == axis or (is_any and side is None) for side, axis in pairs)
-    return None if fits and wanted.type == inputs[0].dtype else said
+    if not fits or wanted.type != inputs[0].dtype:
+        return said
+    batch = inputs[0].shape[0]
+    if isinstance(batch, int) and wanted.crops > 1 and batch < wanted.crops:
+        return f"preprocessing gives {wanted.crops} crops of an image, the network takes a batch of {batch}"
+    return None
 
 
 def _resize(data: Any) -> Resize:

@@ -8,13 +8,23 @@ the crop keeps: resize to ⌊side / share⌋, then the middle.
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from ..errors import SourceError
 from . import strict_json
-from .preprocessing import CHANNELS, VERSION, Letterbox, Preprocessing, Resize, preprocessing_of_json
+from .preprocessing import (
+    CHANNELS,
+    TEN,
+    VERSION,
+    VERSION_OF_CROPS,
+    Letterbox,
+    Preprocessing,
+    Resize,
+    preprocessing_of_json,
+)
 
 Recipe = Mapping[str, Any]
 NONE = "none"
@@ -36,7 +46,7 @@ PRESETS: Mapping[str, tuple[Recipe, tuple[int, int]]] = {
     "digits": (DIGITS, (32, 32)),
 }
 """Each with the size that it has where its name says none, as `imagenet-320` and `yolo-384x640` do."""
-_NAME = re.compile(r"([a-z]+)(?:-([1-9][0-9]{0,4})(?:x([1-9][0-9]{0,4}))?)?")
+_NAME = re.compile(r"([a-z]+)(?:-([1-9][0-9]{0,4})(?:x([1-9][0-9]{0,4}))?)?(-tencrop)?")
 _MOST_FILE = 2**20
 _DEFAULTS: Mapping[str, Any] = {
     "version": VERSION, "color": "rgb", "resize": None, "crop": None, "letterbox": None, "scale": 1.0, "layout": "nchw",
@@ -65,7 +75,7 @@ def fitted(recipe: Recipe, height: int, width: int, type_: str = "float32") -> P
 
 
 def preset(name: str) -> Preprocessing | None:
-    """The preprocessing of that name, `NAME[-SIDE]` or `NAME-HEIGHTxWIDTH`; None of `none`.
+    """The preprocessing of that name, `NAME[-SIDE]` or `NAME-HEIGHTxWIDTH`, with `-tencrop`; None of `none`.
 
     Raises SourceError where there is no such name.
     """
@@ -73,13 +83,15 @@ def preset(name: str) -> Preprocessing | None:
         return None
     match = _NAME.fullmatch(name)
     if match is None or match[1] not in PRESETS:
-        wanted = f"one of {', '.join(PRESETS)}, {NONE}, with a size as in imagenet-320 and yolo-384x640, or FILE.json"
+        sizes = "with a size as in imagenet-320 and yolo-384x640, with -tencrop"
+        wanted = f"one of {', '.join(PRESETS)}, {NONE}, {sizes}, or FILE.json"
         raise SourceError(f"--preprocessing {name}: there is no such preset; wanted {wanted}")
     recipe, (height, width) = PRESETS[match[1]]
     if match[2]:
         height, width = int(match[2]), int(match[3] or match[2])
     try:
-        return fitted(recipe, height, width)
+        found = fitted(recipe, height, width)
+        return preprocessing_of_json(replace(found, crops=TEN).as_json()) if match[4] else found
     except ValueError as error:
         raise SourceError(f"--preprocessing {name}: {error}") from None
 
@@ -111,7 +123,7 @@ def preprocessing_given(given: "str | Path | Mapping[str, Any] | Preprocessing |
 def _completed(data: Any, where: str) -> Preprocessing:
     if not isinstance(data, Mapping):
         raise SourceError(f"{where} is a {type(data).__name__}, wanted a JSON object as exporter/BUNDLE.md has it")
-    whole = {**_DEFAULTS, **data}
+    whole = {**_DEFAULTS, **({"version": VERSION_OF_CROPS} if "crops" in data else {}), **data}
     channels = CHANNELS.get(whole["color"], 3) if isinstance(whole["color"], str) else 3
     whole = {"mean": [0.0] * channels, "std": [1.0] * channels, **whole}
     resize, box = whole["resize"], whole["letterbox"]

@@ -23,7 +23,7 @@ from .manifest import (
     SplitRecord,
     sha256_of_files,
 )
-from .postprocessing import classes_of, misread
+from .postprocessing import classes_of, misread, not_averaged
 from .preprocessing import misfit
 from .tensor import DTYPES, PART_DTYPES, TensorSpec
 
@@ -77,7 +77,8 @@ def _image_problems(manifest: Manifest) -> list[str]:
     record, names = manifest.postprocessing, manifest.classes
     read = None if record is None else misread(record, manifest.outputs)
     count = None if record is None or read is not None else classes_of(record, manifest.outputs)
-    found = [problem for problem in (fit, read) if problem is not None]
+    crops = 1 if manifest.preprocessing is None else manifest.preprocessing.crops
+    found = [problem for problem in (fit, read, not_averaged(crops, record)) if problem is not None]
     if names and count not in (None, len(names)):
         found.append(f"classes has {len(names)} names, the network tells {count} apart")
     return found

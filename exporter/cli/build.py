@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", type=Path, metavar="BUNDLE")
     engine_arguments(parser)
     shape_arguments(parser)
-    parser.add_argument("--eval-data", type=Path, metavar="FILE.npz", help=EVAL_DATA)
+    parser.add_argument("--eval-data", type=Path, metavar="FILE", help=EVAL_DATA)
     parser.add_argument("--rebuild", action="store_true", help="build again what the bundle holds already")
 
 

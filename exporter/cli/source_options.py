@@ -35,7 +35,9 @@ def source_arguments(parser: argparse.ArgumentParser) -> None:
     graph.add_argument("--opset", type=int, metavar="N", help="ONNX operator set (default 20; FILE.onnx keeps its own)")
     images = parser.add_argument_group("images")
     images.add_argument(
-        "--preprocessing", metavar="NAME|FILE.json", help="imagenet, imagenet-320, coco, yolo, digits, none, or a file"
+        "--preprocessing",
+        metavar="NAME|FILE.json",
+        help="imagenet, imagenet-320, imagenet-tencrop, coco, yolo, digits, none, or a file",
     )
     images.add_argument(
         "--postprocess",
@@ -49,7 +51,7 @@ def source_arguments(parser: argparse.ArgumentParser) -> None:
         "--fold-preprocessing", action="store_true", help="scale, mean, std, colour and layout in the graph: bytes in"
     )
     images.add_argument("--classes", metavar="FILE|a,b,c", help="their names: a list, or a file of one a line")
-    parser.add_argument("--eval-data", type=Path, metavar="FILE.npz", help=EVAL_DATA)
+    parser.add_argument("--eval-data", type=Path, metavar="FILE", help=EVAL_DATA)
     parser.add_argument(
         "--skip-end-to-end", action="store_true", help="do not compare at other sizes (huge networks); it is recorded"
     )

@@ -223,6 +223,8 @@ def _left_out(extra: Mapping[str, Any]) -> list[str]:
 def _share(accuracy: Mapping[str, Any] | None) -> str:
     if accuracy is None:
         return ""
+    if "scores" in accuracy:
+        return ", ".join(f"{name} {score:.4f}" for name, score in accuracy["scores"].items())
     correct, images = accuracy["correct"], accuracy["images"]
     return f"{correct}/{images} = {correct / images:.2%}"
 

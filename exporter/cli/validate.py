@@ -16,7 +16,7 @@ SUMMARY = "verify a bundle's files and measure its parity again; with --layers, 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Set up `exporter validate`."""
     parser.add_argument("bundle", type=Path, metavar="BUNDLE")
-    parser.add_argument("--eval-data", type=Path, metavar="FILE.npz", help=EVAL_DATA)
+    parser.add_argument("--eval-data", type=Path, metavar="FILE", help=EVAL_DATA)
     parser.add_argument(
         "--layers",
         nargs="?",

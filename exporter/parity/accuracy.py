@@ -3,11 +3,17 @@
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..errors import SourceError, one_line
 from .batches import Run, in_batches
+
+LOSS_ALLOWED = 0.01
+"""Of AP or mIoU, or the share of images, that a lower precision may lose."""
+MOVE_ALLOWED = 0.001
+"""By which AP or mIoU may differ in float32, where rounding turns a pixel or a box now and then."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +27,10 @@ class EvalData:
     def of_inputs(self, names: Iterable[str]) -> dict[str, np.ndarray]:
         """By the names of the network's inputs, of which `images` is the first."""
         return {name: self.others.get(name, self.images) for name in names}
+
+    def count(self, run: Run, batch: int) -> "Rights":
+        """What `run` gets right. Raises SourceError as `correctness` does."""
+        return Rights(correctness(run, self, batch))
 
 
 @dataclass(frozen=True)
@@ -47,6 +57,72 @@ class Accuracy:
         if self.loss_allowed:
             return f"{share}, {self.lost} fewer than the network before; at most {self.loss_allowed:.0%} may be lost"
         return f"{share}; {self.changed} images differ from the network before"
+
+    def as_json(self) -> dict[str, Any]:
+        """As the manifest has it."""
+        return {"correct": self.correct, "images": self.images, "changed": self.changed}
+
+
+@dataclass(frozen=True)
+class Rights:
+    """Which images a step classifies correctly: bool [n]."""
+
+    right: np.ndarray
+
+    def beside(self, before: "Rights", step: str, *, is_lossy: bool) -> Accuracy:
+        """The record of the step, beside what was right before any; a lossy one may lose `LOSS_ALLOWED` of all."""
+        return accuracy(step, self.right, before.right, loss_allowed=LOSS_ALLOWED if is_lossy else 0.0)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The scores of a step and of the network before, the first of which counts, and by how much it may differ.
+
+    A lower precision may lose that; in float32 it moves by no more either way.
+    """
+
+    step: str
+    scores: Mapping[str, float]
+    before: Mapping[str, float]
+    images: int
+    is_lossy: bool
+
+    @property
+    def allowed(self) -> float:
+        """What the first score may lose, or in float32 move by."""
+        return LOSS_ALLOWED if self.is_lossy else MOVE_ALLOWED
+
+    def __bool__(self) -> bool:
+        name = next(iter(self.scores))
+        lost = self.before[name] - self.scores[name]
+        return (lost if self.is_lossy else abs(lost)) <= self.allowed
+
+    def __str__(self) -> str:
+        said = ", ".join(f"{name} {score:.4f}" for name, score in self.scores.items())
+        share, (name, was) = f"{self.step}: {said} of {self.images} images", next(iter(self.before.items()))
+        if self:
+            return share
+        allowed = f"may move it by at most {self.allowed}; where there are few images, give more"
+        if self.is_lossy:
+            other = "give other images or another --calibration-method, or a wider --precision"
+            allowed = f"may lose at most {self.allowed}; {other}"
+        return f"{share}; the network before has {name} {was:.4f}, and a step {allowed}"
+
+    def as_json(self) -> dict[str, Any]:
+        """As the manifest has it."""
+        return {"scores": dict(self.scores), "images": self.images}
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a step's boxes or masks are worth, by name, from 0 to 1."""
+
+    scores: Mapping[str, float]
+    images: int
+
+    def beside(self, before: "Scores", step: str, *, is_lossy: bool) -> Scored:
+        """The record of the step, beside the scores before any."""
+        return Scored(step, self.scores, before.scores, self.images, is_lossy)
 
 
 def read_eval_data(
@@ -80,7 +156,8 @@ def read_eval_data(
         )
     if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
         kind = f"{labels.dtype} {list(labels.shape)}"
-        raise SourceError(f"{path.name}: labels are {kind}, want one integer for each of {len(images)} images")
+        other = "; of boxes or masks give --postprocess detect or segment, too" if labels.ndim > 1 else ""
+        raise SourceError(f"{path.name}: labels are {kind}, want one integer for each of {len(images)} images{other}")
     return EvalData(images, labels.astype(np.int64), others)
 
 

@@ -16,9 +16,10 @@ from ..bundle import Bundle, Draft, EngineRecord, GraphRecord, Manifest, SplitRe
 from ..bundle.manifest import MODEL
 from ..bundle.undo import undone_on_error
 from ..errors import CheckFailedError, EngineError, ExportError, PlainconvError, SourceError
-from ..parity import EvalData, Reference, not_executed, read_eval_data
-from ..precision import TOLERANCES, Precision, precision_of_name, read_images
+from ..parity import Reference, not_executed
+from ..precision import QUICK, TOLERANCES, Precision, precision_of_name, read_images
 from ..source.shapes import Batches, Sizes
+from .eval_data import judges_of_bundle
 from .lower_graphs import (
     REFERENCE,
     Wanted,
@@ -122,7 +123,7 @@ def build_bundle(path: Path, job: BuildJob) -> bool:
     reference = Reference.load(bundle.file(REFERENCE))
     if not job.rebuild and _is_up_to_date(bundle, job, reference):
         return False
-    data = _eval_data(job, reference)
+    data = judges_of_bundle(bundle.manifest, reference, job.eval_data)
     with update_bundle(path) as draft:
         steps = Steps(reference, data, draft.manifest.parities)
         if data is not None:
@@ -144,9 +145,9 @@ def add_precision(
     built, unless it `must_build`; returns why, else None.
     """
     try:
-        with contextlib.nullcontext() if name == "fp32" and must_build else undone_on_error(draft):
+        with undone_on_error(draft) if name == "fp32" and not must_build else contextlib.nullcontext():
             if name != "fp32":
-                _add_lower(draft, job, name, replace(steps, failed=[]))
+                _add_most_accurate(draft, job, name, steps)
             elif job.engine != "none":
                 add_engines(draft, job, name, steps)
     except (CheckFailedError, EngineError, ExportError) as error:
@@ -156,6 +157,29 @@ def add_precision(
         return error
     _note_left_out(draft, name, None)
     return None
+
+
+def _add_most_accurate(draft: Draft, job: BuildJob, name: str, steps: Steps) -> None:
+    """By the method that errs least; where that loses accuracy alone, and none was asked for, by the other quick one.
+
+    Raises as `_add_lower` does by the first.
+    """
+    methods, raised = [job.method], None
+    while methods:
+        own, job = replace(steps, failed=[], lost=[]), replace(job, method=methods.pop(0))
+        try:
+            with undone_on_error(draft):
+                try:
+                    return _add_lower(draft, job, name, own)
+                finally:
+                    records = (graph.calibration for graph in draft.manifest.graphs if graph.precision == name)
+                    chosen = (next(records, None) or {}).get("chosen")
+        except CheckFailedError as error:
+            if job.method == "auto" and own.failed == own.lost and chosen:
+                methods = [method for method in QUICK if method != chosen]
+            raised = raised or error
+    assert raised is not None
+    raise raised
 
 
 def _note_left_out(draft: Draft, name: str, reason: str | None) -> None:
@@ -317,7 +341,3 @@ def _eval_images(job: BuildJob, steps: Steps) -> dict[str, np.ndarray] | None:
     if steps.data is None or job.eval_data is None:
         return None
     return steps.data.of_inputs(steps.reference.inputs)
-
-
-def _eval_data(job: BuildJob, reference: Reference) -> EvalData | None:
-    return None if job.eval_data is None else read_eval_data(job.eval_data, reference.shapes, reference.whole)

@@ -1,7 +1,5 @@
 """How right a bundle is about labelled images: each of its graphs and engines that can run here."""
 
-import contextlib
-import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,16 +11,13 @@ import numpy as np
 from ..bundle import Bundle, Postprocessing
 from ..errors import EngineError, SourceError
 from ..progress import track
-from .labelled import IGNORED, Labelled, labelled, labelled_rows
+from .labelled import labelled, labelled_rows
+from .scores import scores_of, to_score
 
 if TYPE_CHECKING:
     from plainconv.engines import Runner
     from plainconv.engines.predict.answers import Answer
     from plainconv.engines.predict.predictor import Predictor
-
-TOP = 5
-_LEAST_SCORE, _MOST_BOXES = 0.001, 100
-"""Of boxes that count, as COCO's own evaluation has it."""
 
 
 @dataclass(frozen=True)
@@ -55,15 +50,10 @@ def evaluate_bundle(path: Path, images: Path, *, most: int | None = None) -> tup
         data = labelled(images, manifest.classes, most)
     if data.kind != wanted.kind:
         raise SourceError(f"--images {images} is to {data.kind}, the bundle's network does {wanted.kind}; give others")
-    if data.kind == "detect":
-        cocotools()  # before any work
-        wanted = replace(wanted, score=_LEAST_SCORE, max=_MOST_BOXES)
-    elif data.kind == "classify":
-        wanted = replace(wanted, top=TOP)
+    wanted = to_score(wanted)
     ask: Callable[[Runner, Any, Any], list[Answer]] = partial(_of_row, wanted, manifest.classes)
     if not several:
         ask = partial(_of_image, replace(predictor, postprocessing=wanted))
-    score = {"classify": _of_classes, "segment": _of_masks, "detect": _of_boxes}[data.kind]
     found = []
     targets = list(_targets(bundle))
     with track(f"evaluating {manifest.name}", total=len(targets) * len(data.images), unit="images") as bar:
@@ -77,17 +67,9 @@ def evaluate_bundle(path: Path, images: Path, *, most: int | None = None) -> tup
             except EngineError as error:
                 found.append(Evaluation(file, precision, backend, {}, str(error)))
                 continue
-            found.append(Evaluation(file, precision, backend, score(answers, data, manifest.classes)))
+            scores = scores_of(answers, data, manifest.classes)
+            found.append(Evaluation(file, precision, backend, scores))
     return found, len(data.images)
-
-
-def cocotools() -> Any:
-    """COCO's own evaluation. Raises SourceError where it is not installed."""
-    try:
-        from pycocotools import coco, cocoeval
-    except ImportError as error:
-        raise SourceError(f"boxes are evaluated by pycocotools ({error}); pip install 'plainconv[eval]'") from None
-    return coco.COCO, cocoeval.COCOeval
 
 
 def _targets(bundle: Bundle) -> Iterator[tuple[str, str, str, Callable[[], "Runner"]]]:
@@ -130,66 +112,3 @@ def _of_row(
         )
     size = (truth.shape[0], truth.shape[1]) if np.ndim(truth) == 2 else (1, 1)
     return answers_of(runner(feeds), wanted, Geometry(size, size, (0, 0), size), classes)
-
-
-def _of_classes(answers: "Sequence[list[Answer]]", data: Labelled, classes: Sequence[str]) -> dict[str, float]:
-    ranks = [[each.number for each in one].index(truth) if truth in [e.number for e in one] else TOP
-             for one, truth in zip(answers, data.truths, strict=True)]  # fmt: skip
-    return {f"top-{k}": float(np.mean([rank < k for rank in ranks])) for k in (1, TOP)}
-
-
-def _of_masks(answers: "Sequence[list[Answer]]", data: Labelled, classes: Sequence[str]) -> dict[str, float]:
-    """Mean over the classes there are of |A ∩ B| / |A ∪ B|, over all images; and the share of pixels that are right."""
-    both: dict[int, int] = {}
-    either: dict[int, int] = {}
-    right = total = 0
-    for one, truth in zip(answers, data.truths, strict=True):
-        counts = truth != IGNORED
-        masks = {each.number: each.mask & counts for each in one}  # type: ignore[union-attr]
-        for number in {*masks, *map(int, np.unique(truth[counts]))}:
-            mask, wanted = masks.get(number, np.zeros(truth.shape, bool)), (truth == number) & counts
-            common = int((mask & wanted).sum())
-            both[number] = both.get(number, 0) + common
-            either[number] = either.get(number, 0) + int((mask | wanted).sum())
-            right += common
-        total += int(counts.sum())
-    shares = [both[number] / either[number] for number in either if either[number]]
-    return {"mIoU": float(np.mean(shares)) if shares else 0.0, "pixels": right / max(1, total)}
-
-
-def _of_boxes(answers: "Sequence[list[Answer]]", data: Labelled, classes: Sequence[str]) -> dict[str, float]:
-    """COCO's AP (IoU .5 to .95) and AP50; classes by name where the bundle names all, else in the order of the ids."""
-    coco_of, evaluation_of = cocotools()
-    categories = sorted(data.coco["categories"], key=lambda each: each["id"])
-    by_name = {each["name"]: each["id"] for each in categories}
-    numbers = [each["id"] for each in categories]
-    if classes and set(by_name) <= set(classes):
-        numbers = [by_name.get(name, -1) for name in classes]
-    results = [
-        {
-            "image_id": image,
-            "category_id": numbers[each.number] if each.number < len(numbers) else -1,
-            "bbox": [*each.xyxy[:2], each.xyxy[2] - each.xyxy[0], each.xyxy[3] - each.xyxy[1]],  # type: ignore[union-attr]
-            "score": each.score,
-        }
-        for one, image in zip(answers, data.truths, strict=True)
-        for each in one
-    ]
-    if not results:
-        return {"AP": 0.0, "AP50": 0.0}
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = coco_of()
-        truth.dataset = {**data.coco, "annotations": [_whole(each) for each in data.coco["annotations"]]}
-        truth.createIndex()
-        evaluation = evaluation_of(truth, truth.loadRes(results), "bbox")
-        evaluation.params.imgIds = list(data.truths)
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    return {"AP": max(0.0, float(evaluation.stats[0])), "AP50": max(0.0, float(evaluation.stats[1]))}
-
-
-def _whole(annotation: dict[str, Any]) -> dict[str, Any]:
-    """With what COCO's evaluation asks for, where a file leaves it out."""
-    width, height = annotation["bbox"][2:]
-    return {"iscrowd": 0, "area": width * height, "id": id(annotation), **annotation}

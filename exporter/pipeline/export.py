@@ -25,8 +25,7 @@ from ..bundle.presets import preprocessing_given
 from ..count import Cost, count_module
 from ..errors import ExportError, PlainconvWarning, SourceError
 from ..onnx_file.file import check, write
-from ..parity import EvalData, Reference, read_eval_data, run_module
-from ..parity.inputs import batch_of, has_batch
+from ..parity import Reference, run_module
 from ..progress import track
 from ..reparam import reparameterize
 from ..source.folded import fold_preprocessing
@@ -46,6 +45,7 @@ from .build import (
     check_engine,
     check_part_engines,
 )
+from .eval_data import judges_of, judges_of_bundle
 from .lower_graphs import REFERENCE, check_cpu_graph, check_graph
 from .open_axes import (
     at_usual_size,
@@ -60,7 +60,7 @@ from .open_axes import (
 from .records import cost_json, report_json, spec, versions
 from .references import at_batch, reference_of, said_of
 from .split import SplitJob, add_splits, check_split, check_split_job
-from .steps import EAGER, ONNX, PLAIN, Clock, Steps, onnx_run
+from .steps import EAGER, ONNX, PLAIN, Clock, Judges, Steps, onnx_run
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def export_bundle(job: Job) -> Path:
     certified stand in the bundle as such.
     """
     target = check_target(job.target, job.force)
-    images.check_given(job.preprocessing, job.postprocess, job.classes)
+    images.check_given(job.preprocessing, job.postprocess, job.classes, job.fold and job.dynamic_size is not None)
     _check_opset(job)
     if job.build is not None:
         check_build(job.build)
@@ -122,7 +122,7 @@ def export_bundle(job: Job) -> Path:
     with clock.running(f"exporting {job.source}"):
         with clock.step("load"):
             network = _load(job)
-            data = _eval_data(job.eval_data, network) if job.eval_data else None
+            data = judges_of(network, job.eval_data, _postprocess(job, network), job.classes)
         for warning in network.warnings:
             warnings.warn(warning, PlainconvWarning, stacklevel=2)
         with write_bundle(target, job.force) as draft:
@@ -179,7 +179,7 @@ def _load(job: Job) -> Network:
     return network
 
 
-def _write_graph(draft: Draft, job: Job, network: Network, data: EvalData | None, clock: Clock) -> Steps:
+def _write_graph(draft: Draft, job: Job, network: Network, data: Judges | None, clock: Clock) -> Steps:
     """Everything up to the verified ONNX file, into the draft."""
     cost = count_module(network.module, network.examples)
     with clock.step("reference"):
@@ -199,8 +199,7 @@ def _write_graph(draft: Draft, job: Job, network: Network, data: EvalData | None
     _fill(draft, network, traced, job)
     with clock.step("onnx"):
         draft.manifest.counts |= _write_onnx(draft, job, network, traced)
-        postprocess = network.postprocess if job.nms is not None else job.postprocess
-        network.warnings += images.fill(draft.manifest, network, postprocess, job.classes)
+        network.warnings += images.fill(draft.manifest, network, _postprocess(job, network), job.classes)
         del traced
         gc.collect()
     with clock.step("parity"):
@@ -246,10 +245,8 @@ def _plain_network(job: Job, network: Network, cost: Cost, steps: Steps, clock: 
     )
 
 
-def _eval_data(path: Path, network: Network) -> EvalData:
-    batch = batch_of(x.shape for x in network.examples)
-    whole = [name for name, x in network.inputs.items() if not has_batch(x.shape, batch)]
-    return read_eval_data(path, {name: tuple(x.shape[1:]) for name, x in network.inputs.items()}, whole)
+def _postprocess(job: Job, network: Network) -> str | None:
+    return (network.postprocess if job.nms is not None else job.postprocess) or network.postprocess
 
 
 def _types(network: Network) -> list[torch.dtype]:
@@ -317,7 +314,7 @@ def validate_bundle(path: Path, *, eval_data: Path | None) -> list[str]:
     """
     bundle = Bundle.open(path)
     reference = Reference.load(bundle.file(REFERENCE))
-    data = read_eval_data(eval_data, reference.shapes, reference.whole) if eval_data else None
+    data = judges_of_bundle(bundle.manifest, reference, eval_data)
     total = 1 + len(bundle.manifest.graphs) + len(bundle.manifest.cpu_graphs) + len(bundle.engines) + len(bundle.splits)
     with (
         track(f"validating {bundle.manifest.name}", total=total, unit="steps") as bar,

@@ -42,9 +42,9 @@ def labelled(path: Path, classes: Sequence[str], most: int | None = None) -> Lab
     elif path.suffix == ".json":
         found = _coco(path)
     else:
-        raise SourceError(f"--images {path}: wanted {_WANTED}")
+        raise SourceError(f"{path}: wanted {_WANTED}")
     if not found.images:
-        raise SourceError(f"--images {path} has no image; wanted {_WANTED}")
+        raise SourceError(f"{path} has no image; wanted {_WANTED}")
     return Labelled(found.kind, found.images[:most], found.truths[:most], found.coco)
 
 
@@ -85,9 +85,7 @@ def _folders(path: Path, classes: Sequence[str]) -> Labelled:
     numbers = {name: number for number, name in enumerate(classes)}
     unknown = [each.name for each in folders if each.name not in numbers and not each.name.isdecimal()]
     if classes and unknown:
-        raise SourceError(
-            f"--images {path}: {unknown[0]} is no class of the bundle, which has {', '.join(classes[:5])}…"
-        )
+        raise SourceError(f"{path}: {unknown[0]} is no class of the bundle, which has {', '.join(classes[:5])}…")
     images, truths = [], []
     for place, folder in enumerate(folders):
         number = numbers.get(folder.name, int(folder.name) if folder.name.isdecimal() and classes else place)
@@ -103,7 +101,7 @@ def _masks(path: Path) -> Labelled:
     images = _images_in(path / "images")
     missing = [each for each in images if not (path / "masks" / f"{each.stem}.png").is_file()]
     if missing:
-        raise SourceError(f"--images {path}: masks/{missing[0].stem}.png is missing; wanted one of each image")
+        raise SourceError(f"{path}: masks/{missing[0].stem}.png is missing; wanted one of each image")
     return Labelled("segment", images, [numbers_of(path / "masks" / f"{each.stem}.png") for each in images])
 
 
@@ -136,15 +134,15 @@ def _coco(path: Path) -> Labelled:
         _ = [(each["image_id"], each["category_id"], each["bbox"]) for each in data["annotations"]]
         _ = [(each["id"], each["name"]) for each in data["categories"]]
     except OSError as error:
-        raise SourceError(f"--images {path} cannot be read ({error.strerror}); wanted COCO's .json") from None
+        raise SourceError(f"{path} cannot be read ({error.strerror}); wanted COCO's .json") from None
     except (ValueError, KeyError, TypeError) as error:
         said = f"{type(error).__name__}: {error}"
-        raise SourceError(f"--images {path}: {said:.100}; wanted COCO's images, annotations and categories") from None
+        raise SourceError(f"{path}: {said:.100}; wanted COCO's images, annotations and categories") from None
     folders = (path.parent, path.parent / "images", path.with_suffix(""))
     files = [next((f / name for f in folders if (f / name).is_file()), None) for _, name in entries]
     for (_, name), file in zip(entries, files, strict=True):
         if file is None:
-            raise SourceError(f"--images {path}: {name} is not there; put the images beside it, or into images/")
+            raise SourceError(f"{path}: {name} is not there; put the images beside it, or into images/")
     return Labelled("detect", files, [number for number, _ in entries], data)
 
 

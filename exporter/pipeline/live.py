@@ -56,7 +56,7 @@ def export(
         dynamic_batch: the smallest, usual and largest batch, which is then open.
         dynamic_size: the smallest, usual and largest (height, width), or side of a square, which are then open.
         opset: of the ONNX file.
-        eval_data: an .npz file with arrays `images` and `labels`: accuracy is counted at every step.
+        eval_data: labelled images, as `--eval-data` takes them: accuracy, mIoU or AP is counted at every step.
         preprocessing: how an image becomes the input: a preset's name, a JSON file, its content, or the record.
         postprocess: what the outputs mean: "classify[:k]", "segment", "detect[:score,iou,max]" or "none".
         classes: their names, or a file of them.

@@ -158,7 +158,7 @@ def add_cpu_graph(
     file = f"model.{name.replace('+', '_')}.cpu.onnx"
     save(typed.model, draft.path(file))
     added = draft.add_cpu_graph(replace(graph, file=file, sha256="", **_layers_of(typed)))
-    measured = replace(steps, failed=[])
+    measured = replace(steps, failed=[], lost=[])
     check_cpu_graph(draft, added, measured)
     if measured.failed:
         draft.remove_cpu_graph(name)

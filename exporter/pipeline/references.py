@@ -83,7 +83,8 @@ def _file_runs(network: Network, examples: Mapping[str, Tensor]) -> list[Run]:
         return []
     types = [type_name(tensor) for tensor in network.given.graph.inputs]
     try:
-        run = fed(run_onnx(Path(str(network.provenance["source"]))), types)
+        file = run_onnx(Path(str(network.provenance["source"])))
+        run = fed(lambda first, *others: file(network.folded(first), *others), types)
         run(*((x.float() if x.is_floating_point() else x).numpy() for x in examples.values()))
     except Exception:  # the file may be made for one size, where this bundle leaves it open
         return []

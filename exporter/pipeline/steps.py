@@ -1,11 +1,11 @@
 """What is kept while the steps of a job are taken: parities, accuracies, seconds."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -13,15 +13,21 @@ from ..bundle import TensorSpec
 from ..errors import CheckFailedError, ExportError
 from ..onnx_file.layer_types import types_in_file
 from ..onnx_file.type_names import dtype_of
-from ..parity import EvalData, Parity, Reference, Run, accuracy, correctness, run_onnx
+from ..parity import Parity, Reference, Run, run_onnx
 from ..precision import typed_run
 from ..progress import track
 
 EAGER, PLAIN, ONNX = "eager float32", "plain network", "ONNX (ONNX Runtime)"
 
 
-LOSS_ALLOWED = 0.01
-"""The share of images by which a lower precision may classify fewer correctly."""
+class Judges(Protocol):
+    """Labelled images, as `parity.EvalData` are and `eval_data.Judged`."""
+
+    def of_inputs(self, names: Iterable[str]) -> dict[str, np.ndarray]:
+        """Those that lower precisions are held to, by the names of the network's inputs."""
+
+    def count(self, run: Run, batch: int) -> Any:
+        """What `run` gets right: `parity.accuracy.Rights` or `Scores`."""
 
 
 @dataclass
@@ -29,10 +35,11 @@ class Steps:
     """Parities, accuracies and seconds, as the steps are taken."""
 
     reference: Reference
-    data: EvalData | None
+    data: Judges | None
     parities: list[Any] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
-    right: np.ndarray | None = None
+    lost: list[str] = field(default_factory=list)  # of these, the accuracy that moved
+    before: Any = None  # what the network gets right before any step
 
     def against(self, reference: Reference) -> "Steps":
         """The same record, for steps that are held to another reference."""
@@ -41,7 +48,7 @@ class Steps:
     def count_base(self, run: Run) -> None:
         """Count what `run` gets right: the steps that follow are compared with it."""
         assert self.data is not None
-        self.right = correctness(run, self.data, self.reference.batch)
+        self.before = self.data.count(run, self.reference.batch)
 
     def check(
         self, step: str, run: Run, *, judged: bool = True, file: str | None = None, tolerance: float | None = None
@@ -49,23 +56,24 @@ class Steps:
         """Compare one step with the reference and, where there are labels, count what it gets right.
 
         `file` is what was run, where a bundle holds several of the kind: what was known of it is forgotten.
-        `tolerance` is that of a lower precision, which may also cost accuracy, `LOSS_ALLOWED`.
+        `tolerance` is that of a lower precision, which may also cost accuracy.
         """
         counted = None
         if self.data is not None:
-            right = correctness(run, self.data, self.reference.batch)
-            self.right = right if self.right is None else self.right
-            counted = accuracy(step, right, self.right, loss_allowed=0.0 if tolerance is None else LOSS_ALLOWED)
+            found = self.data.count(run, self.reference.batch)
+            self.before = found if self.before is None else self.before
+            counted = found.beside(self.before, step, is_lossy=tolerance is not None)
         if not judged:
             assert counted is not None
-            self.parities.append({"step": step, "status": "the reference", "accuracy": _accuracy_json(counted)})
+            self.parities.append({"step": step, "status": "the reference", "accuracy": counted.as_json()})
             return
         if file is not None:
             self.forget(file)
         for parity in self.reference.judge(step, run, tolerance):
-            self.add(parity, None if counted is None else _accuracy_json(counted), file=file)
+            self.add(parity, None if counted is None else counted.as_json(), file=file)
         if counted is not None and not counted:
             self.failed.append(str(counted))
+            self.lost.append(str(counted))
 
     def add(self, parity: Parity, counted: Mapping[str, Any] | None = None, *, file: str | None = None) -> None:
         """Keep the record of one step, of the file `file` where that tells it from others."""
@@ -82,10 +90,6 @@ class Steps:
         """Raise CheckFailedError for the first that did not hold."""
         if self.failed:
             raise CheckFailedError(f"{self.failed[0]}; nothing was written")
-
-
-def _accuracy_json(counted: Any) -> dict[str, Any]:
-    return {"correct": counted.correct, "images": counted.images, "changed": counted.changed}
 
 
 class Clock:

@@ -3,7 +3,7 @@
 `typed_model` makes one and measures it; layers whose values or errors are too large for the type stay in float32.
 """
 
-from .calibrate import METHODS, Calibration, read_images
+from .calibrate import METHODS, QUICK, Calibration, read_images
 from .cpu import CPU
 from .edit import load
 from .emulate import emulated
@@ -15,6 +15,7 @@ __all__ = [
     "CPU",
     "METHODS",
     "NAMES",
+    "QUICK",
     "TOLERANCES",
     "Calibration",
     "Kept",

@@ -41,8 +41,6 @@ MEASURES = {
 def _row(p: Mapping[str, Any]) -> dict[str, Any]:
     status = str(p.get("status") or "")
     output = f"{p.get('output') or ''}{slice_words(p.get('axis'), p.get('index'))}"
-    accuracy = p.get("accuracy") or {}
-    images = accuracy.get("images")
     names = [name for name in (str(p.get("step") or ""), output) if name]
     return {
         "names": names,
@@ -52,7 +50,14 @@ def _row(p: Mapping[str, Any]) -> dict[str, Any]:
         "tolerance": p.get("tolerance"),
         "own": p.get("own_error"),
         "top1": p.get("top1"),
-        "accuracy": f"{accuracy.get('correct')} of {images}" if images else "",
+        "accuracy": _accuracy(p.get("accuracy") or {}),
         "state": status.partition(":")[0],
         "reason": status.partition(": ")[2],
     }
+
+
+def _accuracy(found: Mapping[str, Any]) -> str:
+    scores = found.get("scores")
+    if isinstance(scores, Mapping):
+        return ", ".join(f"{name} {score:.4f}" for name, score in scores.items())
+    return f"{found.get('correct')} of {found.get('images')}" if found.get("images") else ""

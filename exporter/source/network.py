@@ -1,15 +1,16 @@
 """What a user asks for, and the network that it names, whichever kind of source it comes from."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import onnx_graphsurgeon as gs
+import torch
 from torch import Tensor, nn
 
-from ..bundle import Preprocessing
+from ..bundle import Preprocessing, TensorSpec
 
 
 @dataclass
@@ -61,7 +62,8 @@ class Network:
     `module` takes the tensors of `inputs` by position. `data` are rows of the user's own for some of them, [n, …].
     `provenance` goes into the bundle's manifest: the source as written, its options, the checkpoint's file name, sha256
     and what was read from it. `weights_sha256` starts the manifest's hash chain: of the checkpoint or ONNX file where
-    there is one, else of the parameters and buffers themselves. `given` is the graph of an ONNX file.
+    there is one, else of the parameters and buffers themselves. `given` is the graph of an ONNX file, and `folded` what
+    was put before it: from its own first input to the file's.
     """
 
     name: str
@@ -76,6 +78,7 @@ class Network:
     classes: tuple[str, ...] = ()
     postprocess: str | None = None
     data: Mapping[str, np.ndarray] = field(default_factory=dict)
+    folded: Callable[[np.ndarray], np.ndarray] = lambda image: image
 
     @property
     def example(self) -> Tensor:
@@ -91,3 +94,13 @@ class Network:
     def output_names(self) -> tuple[str, ...]:
         """Those of the file, where there is one; else of what the network returns."""
         return self.returns if self.given is None else tuple(t.name for t in self.given.graph.outputs)
+
+    def output_specs(self) -> list[TensorSpec]:
+        """Of what `module`, which is run once, returns for its inputs."""
+        with torch.no_grad():
+            returned = self.module(*self.examples)
+        tensors = (returned,) if isinstance(returned, Tensor) else tuple(returned)
+        return [
+            TensorSpec(name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))
+            for name, tensor in zip(self.output_names, tensors, strict=True)
+        ]

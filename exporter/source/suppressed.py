@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from plainconv.models.detection.boxes import best, rows
 
-from ..bundle import Postprocessing, TensorSpec
+from ..bundle import Postprocessing
 from ..bundle.postprocessing import postprocessing_given
 from ..errors import SourceError
 from .network import Network
@@ -90,13 +90,7 @@ def suppress(network: Network, postprocess: str | None, form: str) -> None:
         )
     if len(network.inputs) != 1:
         raise SourceError(f"{network.name} takes {len(network.inputs)} inputs, --nms {form} wants one; leave it out")
-    with torch.no_grad():
-        outputs = _outputs(network.module(*network.examples))
-    specs = [
-        TensorSpec(name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))
-        for name, tensor in zip(network.output_names, outputs, strict=True)
-    ]
-    wanted = postprocessing_given(postprocess or network.postprocess or "detect", specs)
+    wanted = postprocessing_given(postprocess or network.postprocess or "detect", network.output_specs())
     if wanted is None or wanted.kind != "detect":
         kind = "none" if wanted is None else wanted.kind
         raise SourceError(f"--nms {form} is a detector's, and --postprocess says {kind}; leave it out")

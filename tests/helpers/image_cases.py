@@ -18,7 +18,7 @@ from plainconv.exporter.bundle.postprocessing import postprocessing_given
 from plainconv.exporter.bundle.presets import preprocessing_given
 
 FILE = json.loads((ROOT / "tests" / "engines" / "predict" / "cases.json").read_text(encoding="utf-8"))
-TYPES = {"uint8": 2, "float16": 10, "float32": 1, "float64": 11, "int64": 7}
+TYPES = {"bool": 9, "uint8": 2, "float16": 10, "float32": 1, "float64": 11, "int64": 7}
 """ONNX's numbers of them."""
 
 
@@ -53,14 +53,19 @@ def write_case(target: Path, said: dict[str, Any]) -> Path:
     assert wanted is not None
     axes = ["h" if side is None else side for side in wanted.shape]
     if wanted.layout == "nchw":
-        shape: list[Any] = [1, axes[0], "h", "w"]
+        shape: list[Any] = [wanted.crops, axes[0], "h", "w"]
     else:
-        shape = [1, "h", "w", axes[2]]
+        shape = [wanted.crops, "h", "w", axes[2]]
     given = {name: np.array(value["numbers"], value["type"]) for name, value in said.get("outputs", {}).items()}
     nodes = [helper.make_node("Constant", [], [n], value=onnx.numpy_helper.from_array(a)) for n, a in given.items()]
+    whole = ("y", ("float64", shape))
     if not given:
         nodes = [helper.make_node("Cast", ["x"], ["y"], to=TYPES["float64"])]
-    outputs = {name: (str(a.dtype), list(a.shape)) for name, a in given.items()} or {"y": ("float64", shape)}
+    if wanted.crops > 1:  # whose numbers are averaged as if they were scores
+        nodes[0].output[0] = "numbers"
+        nodes.append(helper.make_node("Flatten", ["numbers"], ["y"]))
+        whole = ("y", ("float64", [wanted.crops, int(np.prod([axis or 0 for axis in wanted.shape]))]))
+    outputs = {name: (str(a.dtype), list(a.shape)) for name, a in given.items()} or dict([whole])
     graph = helper.make_graph(
         nodes,
         "g",

@@ -67,7 +67,7 @@ std::string answer_of_image(const AskedImage& image) {
   const Predictor& predictor = image.asked.model->network().predictor();
   std::string said;
   try {
-    said = json_of(predictor.answers(outputs_of(*image.asked.job), image.where));
+    said = predictor.said(outputs_of(*image.asked.job), image.where);
   } catch (const EngineError& error) {
     throw failed(error.what());
   }

@@ -195,11 +195,11 @@ void predict(const Network& net, const Arguments& arguments) {
   const auto file = plainconv::bytes_of_image(arguments.image);
   const auto prepared = net.predictor().prepare(file, arguments.image);
   const auto results = net.run(views_of(std::span(&prepared.input, 1)));
-  const auto answers = net.predictor().answers(views_of(results), prepared.where);
   if (arguments.json) {
     std::cout << R"([{"image": )" << plainconv::json::json_text(arguments.image) << R"(, "predictions": )"
-              << plainconv::json_of(answers) << "}]\n";
+              << net.predictor().said(views_of(results), prepared.where) << "}]\n";
   } else {
+    const auto answers = net.predictor().answers(views_of(results), prepared.where);
     std::cout << plainconv::printable(arguments.image) << (answers.empty() ? ": nothing found\n" : "\n");
     for (const auto& answer : answers) {
       std::cout << line_of(answer) << '\n';

@@ -5,14 +5,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plainconv.engines.predict.answers import answers_of, shares_of
+from plainconv.engines.predict.answers import Instance, answers_of, averaged, shares_of
+from plainconv.engines.predict.draw import drawn
 from plainconv.engines.predict.geometry import Geometry
+from plainconv.engines.predict.masks import Pasted
 from plainconv.engines.predict.nms import kept
 from plainconv.exporter.bundle import Postprocessing
 from plainconv.exporter.errors import EngineError
+from plainconv.models.detection.regions import pasted
 
 SAME = Geometry((10, 20), (10, 20), (0, 0), (10, 20))
 BOXED = Geometry((20, 40), (10, 20), (5, 0), (20, 20))  # halved, five rows above
@@ -133,3 +137,49 @@ def test_a_mask_as_json_is_runs_by_column():
     assert zero.as_json()["mask"] == {"size": [2, 3], "counts": [2, 3, 1]}
     assert one.as_json()["mask"] == {"size": [2, 3], "counts": [0, 2, 3, 1]}
     assert json.loads(json.dumps(one.as_json()))["score"] == 1.0
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_masks_are_pasted_as_the_network_itself_does(seed):
+    """Given masks of random boxes -> where `models.detection` puts them in float64, but for values next to one half."""
+    rng = np.random.default_rng(seed)
+    height, width, corners = 37, 53, rng.uniform(-9, 60, (5, 2, 2))
+    boxes = np.concatenate([corners.min(1), corners.max(1)], 1)[None]
+    masks = rng.uniform(size=(1, 5, 7, 6))
+    wanted = Postprocessing("detect", form="final", boxes="b", scores="s", labels="l", masks="m", score=0.1)
+    outputs = {"b": boxes, "s": np.linspace(0.9, 0.5, 5)[None], "l": np.zeros((1, 5), np.int64), "m": masks}
+    same = Geometry((height, width), (height, width), (0, 0), (height, width))
+    found = answers_of(outputs, wanted, same, ())
+    at = torch.tensor([[each.xyxy for each in found]], dtype=torch.float64)
+    truth = pasted(torch.from_numpy(masks), at, height, width)[0].numpy()
+    near = pasted(torch.from_numpy(masks) + 1e-12, at, height, width)[0].numpy()
+    assert len(found) == 5 and any(each.mask.any() for each in found)
+    for each, mask, other in zip(found, truth, near, strict=True):
+        assert np.array_equal(each.mask, mask) or (each.mask != mask).sum() <= (mask != other).sum()
+        runs = np.repeat(np.arange(len(each.as_json()["mask"]["counts"])) % 2, each.as_json()["mask"]["counts"])
+        assert np.array_equal(runs.reshape(width, height).T, each.mask)
+
+
+def test_masks_of_the_input_are_looked_up_as_pixels_are():
+    """Given bool masks of the input -> the image's pixels at their places; none where the input lacks them."""
+    mask = np.zeros((1, 1, 20, 20), bool)
+    mask[0, 0, :10] = True  # of a letterbox of five rows above, ten of the image, five below
+    wanted = Postprocessing("detect", form="final", boxes="b", scores="s", labels="l", masks="m")
+    outputs = {"b": np.array([[[0, 0, 9, 9]]]), "s": np.array([[0.9]]), "l": np.array([[0]]), "m": mask}
+    (found,) = answers_of(outputs, wanted, BOXED, ())
+    assert found.mask.shape == (20, 40) and found.mask[:10].all() and not found.mask[10:].any()
+
+
+def test_crops_are_averaged_in_their_order():
+    wanted = Postprocessing("classify", output="y", top=1)
+    rows = np.array([[1, 0], [0, 3], [9, 9]], np.float32)
+    assert np.array_equal(averaged({"y": rows, "z": rows}, wanted, 2)["y"], [[0.5, 1.5]])
+
+
+def test_masks_of_boxes_are_drawn():
+    """Given a mask of the upper half -> its pixels are tinted, others are not."""
+    pasted_there = Pasted(np.arange(20)[:, None] < np.full(20, 10), (0, 0, 9, 9), BOXED)
+    picture = np.asarray(
+        drawn(np.full((20, 40, 3), 255, np.uint8), [Instance("a", 3, 0.9, (0, 0, 9, 9), pasted_there)])
+    )
+    assert (picture[9, 35] < 255).any() and (picture[15:, 35] == 255).all()

@@ -30,7 +30,7 @@ def preprocessing(**said) -> Preprocessing:
 def made(image, wanted, **more):
     picture = Image.fromarray(image) if isinstance(image, np.ndarray) else image
     where = geometry_of(wanted, (picture.height, picture.width), **more)
-    return input_of(picture, wanted, where), where
+    return input_of(picture, wanted, where)[0], where
 
 
 def in_torch(image, size, way):
@@ -149,3 +149,19 @@ def test_boxes_come_back(rule, image, size, stride):
     assert top >= 0 and left >= 0 and top + height <= where.input[0] and left + width <= where.input[1]
     box = np.array([[left, top, left + width, top + height]], float)
     assert np.allclose(where.to_image(box), [[0, 0, image[1], image[0]]])
+
+
+@pytest.mark.parametrize("size", [(40, 64), (64, 40), (40, 40)])
+def test_ten_crops_are_the_middle_the_corners_and_their_mirrors(size):
+    """Given an image -> the crops of its resized pixels that torchvision's TenCrop takes, the middle first."""
+    image = np.ascontiguousarray(NOISE[: size[0], :40] if size[1] <= 40 else NOISE.reshape(40, 64, 3))
+    image = np.ascontiguousarray(np.rot90(NOISE)) if size == (64, 40) else image
+    wanted = preprocessing(resize={"rule": "shortest", "size": [24]}, crop=[20, 17], crops=10)
+    where = geometry_of(wanted, image.shape[:2])
+    found = input_of(Image.fromarray(image), wanted, where)
+    whole = np.asarray(Image.fromarray(image).resize(where.resized[::-1], Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+    height, width = where.resized
+    top, left = round((height - 20) / 2), round((width - 17) / 2)
+    places = [(top, left), (0, 0), (0, width - 17), (height - 20, 0), (height - 20, width - 17)]
+    crops = [whole[:, y : y + 20, x : x + 17] for y, x in places]
+    assert np.array_equal(found, np.stack([*crops, *(crop[..., ::-1] for crop in crops)]).astype(np.float32))

@@ -19,6 +19,9 @@ FINAL = (
     TensorSpec("count", "int64", (1,)),
 )
 
+NAMES = {"form": "final", "boxes": "boxes", "scores": "scores", "labels": "labels"}
+MASKED = (*FINAL, TensorSpec("masks", "float32", (1, 100, 28, 28)))
+
 
 @pytest.mark.parametrize(
     ("text", "outputs", "said", "classes"),
@@ -35,7 +38,8 @@ FINAL = (
             7,
         ),
         ("detect:,,,xyxy", ROWS, {"form": "rows", "coordinates": "xyxy", "score": 0.25, "max": 300}, 80),
-        ("detect", FINAL, {"form": "final", "labels": "labels", "count": "count", "score": 0.25}, None),
+        ("detect", FINAL, {"form": "final", "labels": "labels", "count": "count", "score": 0.25, "version": 1}, None),
+        ("detect", MASKED, {"form": "final", "labels": "labels", "masks": "masks", "version": 2}, None),
     ],
 )
 def test_what_a_user_writes(text, outputs, said, classes) -> None:  # type: ignore[no-untyped-def]
@@ -92,6 +96,9 @@ def test_what_is_not_said() -> None:
         ({"labels": 7}, "labels is 7, wanted the name of an output or null"),
         ({"top": 5}, "top is unknown, wanted version, kind, form"),
         ({"iou": ...}, "iou is missing"),
+        ({"version": 2}, "masks is missing"),
+        ({"version": 2, "masks": 3}, "masks is 3, wanted the name of an output or null"),
+        ({"masks": None}, "masks is unknown, wanted version, kind, form"),
     ],
 )
 def test_the_vocabulary_is_closed(change, said) -> None:  # type: ignore[no-untyped-def]
@@ -111,6 +118,13 @@ def test_the_vocabulary_is_closed(change, said) -> None:  # type: ignore[no-unty
         (Postprocessing("detect", form="dense", boxes="s", scores="b"), DENSE, "wanted 4 numbers each"),
         (Postprocessing("detect", form="rows", boxes="b", scores="s"), DENSE, "as rows, wanted one output"),
         (Postprocessing("detect", form="final", boxes="boxes", scores="scores"), FINAL, "final without labels"),
+        (Postprocessing("detect", form="dense", boxes="b", scores="s", masks="m"), (*DENSE, MASKED[4]), "reads m, the"),
+        (
+            Postprocessing("detect", form="dense", boxes="b", scores="s", masks="masks"),
+            (*DENSE, MASKED[4]),
+            "has masks",
+        ),
+        (Postprocessing("detect", **NAMES, masks="count"), FINAL, "wanted numbers of 4 axes"),
     ],
 )
 def test_what_does_not_fit_the_outputs(record, outputs, said) -> None:  # type: ignore[no-untyped-def]

@@ -14,7 +14,7 @@ from plainconv.exporter.errors import SourceError
 
 YOLO = preset("yolo-384x640")
 assert YOLO is not None
-NAMES = [*PRESETS, "imagenet-320", "yolo-384x640", "coco-64", "digits-8"]
+NAMES = [*PRESETS, "imagenet-320", "yolo-384x640", "coco-64", "digits-8", "imagenet-tencrop"]
 
 
 def test_presets_are_the_published_ones() -> None:
@@ -41,7 +41,7 @@ def test_what_is_written_is_read(name: str) -> None:
 @pytest.mark.parametrize(
     ("path", "value", "said"),
     [
-        (("version",), 2, "version is 2, wanted 1"),
+        (("version",), 3, "version is 3, wanted 1 or 2"),
         (("version",), True, "version is True, wanted 1"),
         (("color",), "RGB", "color is 'RGB', wanted 'rgb' or 'bgr' or 'gray'"),
         (("color",), "gray", "letterbox.value is [114.0, 114.0, 114.0], wanted 1 numbers"),
@@ -111,6 +111,9 @@ def test_any_member_is_read_or_refused(key: str, value: object) -> None:
         ("imagenet", [("x", "float32", (1, 224, 224, 3))], False),
         ("imagenet", [("x", "float32", (1, 3, 224, 224)), ("y", "float32", (1, 3, 224, 224))], False),
         ("imagenet", [("x", "float32", (1, 30))], False),
+        ("imagenet-tencrop", [("x", "float32", ("n", 3, 224, 224))], True),
+        ("imagenet-tencrop", [("x", "float32", (12, 3, 224, 224))], True),
+        ("imagenet-tencrop", [("x", "float32", (9, 3, 224, 224))], False),
         ({"color": "gray"}, [("x", "float32", (1, 1, 8, 8))], True),  # images of 8×8
         ({"resize": {"rule": "longest", "size": [8]}}, [("x", "float32", (1, 3, 8, 8))], False),
         ({"layout": "nhwc", "type": "uint8", "crop": [8, 9]}, [("x", "uint8", (1, 8, 9, 3))], True),
@@ -120,7 +123,7 @@ def test_what_fits_a_network(given, inputs, fits) -> None:  # type: ignore[no-un
     made = preprocessing_given(given)
     assert made is not None
     problem = misfit(made, tuple(TensorSpec(*each) for each in inputs))
-    assert (problem is None) == fits and (problem is None or "the network takes x " in problem)
+    assert (problem is None) == fits and (problem is None or "the network takes " in problem)
 
 
 @pytest.mark.parametrize(
@@ -128,6 +131,10 @@ def test_what_fits_a_network(given, inputs, fits) -> None:  # type: ignore[no-un
     [
         ("imagnet", "there is no such preset; wanted one of imagenet, coco, yolo, digits, none"),
         ("yolo-0", "there is no such preset"),
+        ("yolo-tencrop", "crops is 10, wanted with it crop, their size, and no letterbox"),
+        ({"crops": 10}, "crops is 10, wanted with it crop"),
+        ({"crops": 5, "crop": [8, 8]}, "crops is 5, wanted 10"),
+        ({"version": 1, "crops": 10, "crop": [8, 8]}, "crops is unknown, wanted version, color"),
         ("yolo-99999", "resize.size is (99999, 99999)"),
         ("missing.json", "missing.json cannot be read (No such file or directory)"),
         ({"colour": "rgb"}, "preprocessing: colour is unknown, wanted version, color"),

@@ -1,5 +1,6 @@
 """Graphs of lower precisions and engines, added to a bundle: once, held to float64, each all or nothing."""
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -24,10 +25,12 @@ from plainconv.exporter.errors import CheckFailedError, EngineError, PlainconvWa
 from plainconv.exporter.onnx_file import ir_graph
 from plainconv.exporter.parity import Reference
 from plainconv.exporter.partition import Part, Plan
+from plainconv.exporter.pipeline import build as build_module
 from plainconv.exporter.pipeline import lower_graphs
 from plainconv.exporter.pipeline.build import BuildJob, _warn_of_size, build_bundle
 from plainconv.exporter.pipeline.export import validate_bundle
 from plainconv.exporter.pipeline.split import SplitJob, split_bundle
+from plainconv.exporter.pipeline.steps import Steps
 from plainconv.exporter.progress import be_quiet
 
 needs_rtx = pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="needs tensorrt-rtx")
@@ -772,6 +775,34 @@ def test_accuracy_that_falls_fails(net, bundle, capsys):
     )  # fmt: skip
     assert "ONNX int8: " in line and "of 40 correct" in line
     assert "fewer than the network before; at most 1% may be lost; nothing was written" in line
+
+
+@pytest.mark.parametrize(
+    ("method", "is_accuracy", "good", "tried"),
+    [
+        ("auto", True, "percentile", ["auto", "percentile"]),
+        ("auto", True, None, ["auto", "percentile"]),
+        ("auto", False, "percentile", ["auto"]),
+        ("minmax", True, "percentile", ["minmax"]),
+    ],
+)
+def test_the_other_method_is_tried_where_accuracy_alone_is_lost(monkeypatch, method, is_accuracy, good, tried):
+    """Given a method that loses accuracy -> the other one, unless it was asked for; where both fail, why the first."""
+    seen, draft = [], SimpleNamespace(manifest=SimpleNamespace(graphs=()))
+
+    def lower(draft, job, name, steps):
+        seen.append(job.method)
+        draft.manifest.graphs = [SimpleNamespace(precision="int8", calibration={"chosen": "minmax"})]
+        if job.method != good:
+            steps.failed.append(job.method)
+            steps.lost.extend([job.method] * is_accuracy)
+            raise CheckFailedError(job.method)
+
+    monkeypatch.setattr(build_module, "_add_lower", lower)
+    monkeypatch.setattr(build_module, "undone_on_error", contextlib.nullcontext)
+    with contextlib.nullcontext() if good == tried[-1] else pytest.raises(CheckFailedError, match=method):
+        build_module._add_most_accurate(draft, BuildJob(("int8",), method=method), "int8", Steps(None, None))
+    assert seen == tried
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8", "fp32,fp16,int8"])

@@ -6,6 +6,7 @@ import pytest
 from plainconv.exporter.bundle import TensorSpec
 from plainconv.exporter.errors import CheckFailedError
 from plainconv.exporter.parity import EvalData, Parity, Reference, not_executed
+from plainconv.exporter.parity.accuracy import Scores
 from plainconv.exporter.parity.wanted import wanted_output
 from plainconv.exporter.pipeline.steps import Steps, fed
 
@@ -69,6 +70,30 @@ def test_accuracy_is_counted_beside_the_base():
         steps.check("step", one_off, tolerance=tolerance)
         assert steps.parities[0]["accuracy"] == {"correct": 5, "images": 6, "changed": 1}
         assert any(says in failed for failed in steps.failed)
+
+
+class Shares:
+    """Judges by the share of numbers that are those of `X`, as if it were AP."""
+
+    def of_inputs(self, names):
+        return {}
+
+    def count(self, run, batch):
+        return Scores({"AP": float(np.mean(run(X)[0] == X)), "AP50": 1.0}, len(X))
+
+
+@pytest.mark.parametrize(
+    ("lost", "tolerance", "holds"), [(0, None, True), (1, None, False), (1, 9.0, False), (0, 9.0, True)]
+)
+def test_a_step_that_loses_the_score_that_counts_is_refused(lost, tolerance, holds):
+    """Given one of 18 numbers lost -> its scores in the record, and more than .001 in float32, .01 else, is refused."""
+    moved = X.copy()
+    moved.ravel()[:lost] += np.float32(1e-4)
+    steps = Steps(reference(), Shares())
+    steps.count_base(same)
+    steps.check("step", lambda x: [moved] if len(x) == 6 else [x], tolerance=tolerance)
+    assert steps.parities[0]["accuracy"] == {"scores": {"AP": (18 - lost) / 18, "AP50": 1.0}, "images": 6}
+    assert any("the network before has AP 1.0000" in failed for failed in steps.failed) == (not holds)
 
 
 def test_without_a_base_the_first_step_is_it():

@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onnx import helper
 from torch import Tensor, nn
 
 from plainconv import engines, exporter
@@ -14,11 +15,12 @@ from plainconv.engines.predict.geometry import geometry_of
 from plainconv.engines.predict.images import upright
 from plainconv.engines.predict.pixels import input_of
 from plainconv.engines.predict.predictor import predictor_of
-from plainconv.exporter.bundle import Preprocessing
+from plainconv.exporter.bundle import Bundle, Preprocessing
 from plainconv.exporter.bundle.presets import preprocessing_given
 from plainconv.exporter.errors import SourceError
+from plainconv.exporter.pipeline.export import Job, export_bundle
 from plainconv.exporter.source.folded import fold_preprocessing
-from plainconv.exporter.source.network import Given, Network
+from plainconv.exporter.source.network import Network, Request
 
 PIXELS = np.random.default_rng(3).integers(0, 256, (8, 8, 3), np.uint8)
 NORMALIZED = {"scale": 1 / 255, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
@@ -46,7 +48,7 @@ def input_from(pixels: np.ndarray, wanted: Preprocessing) -> np.ndarray:
     from PIL import Image
 
     image = upright(Image.fromarray(pixels), wanted.color)[0]
-    return input_of(image, wanted, geometry_of(wanted, (image.height, image.width)))[None]
+    return input_of(image, wanted, geometry_of(wanted, (image.height, image.width)))
 
 
 @pytest.mark.parametrize("color", ["rgb", "bgr", "gray"])
@@ -93,7 +95,7 @@ def test_the_mean_stays_a_node_where_there_is_padding(padding: int, tmp_path: Pa
     [
         (None, {}, "small has no preprocessing to fold; give --preprocessing"),
         ("coco-8", {}, "the letterbox has the value [123.675, 116.28, 103.53], which no byte is"),
-        ("imagenet-8", {"given": Given(None, {})}, "small is an ONNX file"),  # type: ignore[arg-type]
+        ("imagenet-8", {"data": {"image": np.zeros((2, 3, 8, 8))}}, "--inputs has images as small takes them unfolded"),
     ],
 )
 def test_what_cannot_be_folded(given: str | None, more: dict[str, Any], said: str) -> None:
@@ -101,3 +103,43 @@ def test_what_cannot_be_folded(given: str | None, more: dict[str, Any], said: st
     with pytest.raises(SourceError) as caught:
         fold_preprocessing(network)
     assert said in str(caught.value) and "leave --fold-preprocessing out" in str(caught.value)
+
+
+@pytest.mark.parametrize("color", ["rgb", "bgr"])
+def test_an_onnx_file_takes_bytes_too(color: str, tmp_path: Path) -> None:
+    """Given an ONNX file, its batch open -> bytes in, the same answers; cast and transpose before the conv alone."""
+    file, small = tmp_path / "small.onnx", Small(0)
+    values = [
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        for name, shape in (("image", ["n", 3, 8, 8]), ("y", ["n", 3]))
+    ]
+    weights = {"w": small.conv.weight, "b": small.conv.bias, "v": small.head.weight, "c": small.head.bias}
+    tensors = [onnx.numpy_helper.from_array(w.detach().numpy(), name) for name, w in weights.items()]
+    nodes = [
+        helper.make_node("Conv", ["image", "w", "b"], ["f"]),
+        helper.make_node("Relu", ["f"], ["r"]),
+        helper.make_node("GlobalAveragePool", ["r"], ["p"]),
+        helper.make_node("Flatten", ["p"], ["m"]),
+        helper.make_node("Gemm", ["m", "v", "c"], ["y"], transB=1),
+    ]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:], tensors)
+    onnx.save(helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 20)]), file)
+    found = {}
+    for fold in (False, True):
+        said = {"color": color, **NORMALIZED, "resize": {"rule": "exact", "size": [8, 8]}}
+        job = Job(str(file), Request(), tmp_path / f"{fold}", preprocessing=said, fold=fold, dynamic_batch=(1, 1, 4))
+        bundle = Bundle.open(export_bundle(job))
+        with engines.load(bundle.folder, "onnxruntime") as net:
+            found[fold] = {each.number: each.score for each in net.predict(PIXELS)}
+        assert [spec.dtype for spec in bundle.inputs] == ["uint8" if fold else "float32"]
+    assert bundle.inputs[0].shape == ("batch", 8, 8, 3)
+    ops = [node.op_type for node in onnx.load(tmp_path / "True" / "model.onnx").graph.node]
+    assert ops.index("Conv") <= 2
+    assert found[True] == pytest.approx(found[False], abs=1e-6)
+
+
+def test_open_sizes_are_refused_before_any_work(tmp_path: Path) -> None:
+    sizes = ((8, 8), (8, 8), (16, 16))
+    job = Job("none.onnx", Request(), tmp_path / "b", preprocessing="yolo-8", fold=True, dynamic_size=sizes)
+    with pytest.raises(SourceError, match="leave one of them out"):
+        export_bundle(job)

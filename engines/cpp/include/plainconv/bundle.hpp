@@ -140,7 +140,8 @@ struct Mask {
 };
 
 /// What a network says of an image: a class that it may be, with its share of all; a box of one, left, top, right and
-/// bottom in pixels of the image; or all pixels of one, whose score is the mean of theirs.
+/// bottom in pixels of the image, and its own pixels where the network gives masks; or all pixels of one, whose score
+/// is the mean of theirs.
 struct Answer {
   std::string label;
   std::int64_t number = 0;

@@ -50,6 +50,10 @@ std::optional<std::string> misfit(const Preprocessing& wanted, const std::vector
     }
   }
   if (fits && wanted.type == inputs.front().dtype) {
+    const auto* batch = std::get_if<std::int64_t>(&inputs.front().shape.front());
+    if (batch != nullptr && wanted.crops > 1 && *batch < wanted.crops) {
+      return text("preprocessing gives ", wanted.crops, " crops of an image, the network takes a batch of ", *batch);
+    }
     return std::nullopt;
   }
   return text("preprocessing gives ", wanted.type, "[batch, ", joined(sides, ", "), "], the network takes ",
@@ -93,6 +97,9 @@ std::vector<Reads> reads_of(const Postprocessing& record) {
   if (!record.count.empty()) {
     all.push_back({record.count, 1, 2, whole});
   }
+  if (!record.masks.empty()) {
+    all.push_back({record.masks, 4, 4, "numbers"});
+  }
   return all;
 }
 
@@ -110,11 +117,15 @@ std::optional<std::string> misread_boxes(const Postprocessing& record, const Ten
   if (record.form == "final" && record.labels.empty()) {
     return "postprocessing has form final without labels, wanted the output with each box's class";
   }
+  if (record.form != "final" && !record.masks.empty()) {
+    return "postprocessing has masks, wanted with them the form final: one of each box";
+  }
   return std::nullopt;
 }
 
 std::optional<std::string> misread(const Postprocessing& record, const std::vector<TensorRecord>& outputs) {
-  for (const std::string* name : {&record.output, &record.boxes, &record.scores, &record.labels, &record.count}) {
+  for (const std::string* name :
+       {&record.output, &record.boxes, &record.scores, &record.labels, &record.count, &record.masks}) {
     if (!name->empty() && std::ranges::find(outputs, *name, &TensorRecord::name) == outputs.end()) {
       std::vector<std::string> given;
       std::ranges::transform(outputs, std::back_inserter(given), &TensorRecord::name);
@@ -150,6 +161,14 @@ std::optional<std::int64_t> classes_of(const Postprocessing& record, const std::
 
 }  // namespace
 
+std::optional<std::string> not_averaged(const Preprocessing& wanted, const Postprocessing& record) {
+  if (wanted.crops == 1 || record.kind == "classify" || record.kind == "none") {
+    return std::nullopt;
+  }
+  return text("preprocessing gives ", wanted.crops, " crops of an image, and postprocessing is ", record.kind,
+              ", wanted classify");
+}
+
 Problems image_problems(const Manifest& manifest) {
   Problems found;
   if (manifest.preprocessing) {
@@ -163,6 +182,10 @@ Problems image_problems(const Manifest& manifest) {
       found.push_back(std::move(*problem));
     } else {
       count = classes_of(*manifest.postprocessing, manifest.outputs);
+    }
+    if (auto problem =
+            manifest.preprocessing ? not_averaged(*manifest.preprocessing, *manifest.postprocessing) : std::nullopt) {
+      found.push_back(std::move(*problem));
     }
   }
   const auto names = static_cast<std::int64_t>(manifest.classes.size());

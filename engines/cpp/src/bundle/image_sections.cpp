@@ -28,8 +28,10 @@ constexpr std::array<std::string_view, 2> places = {"centre", "corner"};
 constexpr std::array<std::string_view, 2> layouts = {"nchw", "nhwc"};
 constexpr std::array<std::string_view, 5> types = {"uint8", "float16", "bfloat16", "float32", "float64"};
 constexpr std::array<std::string_view, 3> forms = {"rows", "dense", "final"};
-constexpr std::array<std::string_view, 10> preprocessing_keys = {"version", "color", "resize", "crop",   "letterbox",
-                                                                 "scale",   "mean",  "std",    "layout", "type"};
+constexpr std::array<std::string_view, 11> preprocessing_keys = {
+    "version", "color", "resize", "crop", "letterbox", "scale", "mean", "std", "layout", "type", "crops"};
+constexpr std::int64_t second_version = 2;
+constexpr std::int64_t ten = 10;
 constexpr std::array<std::string_view, 4> resize_keys = {"rule", "size", "interpolation", "antialias"};
 constexpr std::array<std::string_view, 3> letterbox_keys = {"value", "stride", "place"};
 
@@ -75,12 +77,14 @@ std::optional<double> number_in(const Value& value) {
 /// The member that is known to be there.
 const Value& at(const Value& data, std::string_view key) { return *json::find(data, key); }
 
-void check_version(const Value& data) {
+/// The version, of those that there are.
+std::int64_t version_of(const Value& data) {
   const Value* version = json::find(data, "version");
   const auto* number = version == nullptr ? nullptr : std::get_if<std::int64_t>(version);
-  if (number == nullptr || *number != 1) {
-    refuse("version", shown(version), "1");
+  if (number == nullptr || *number < 1 || *number > second_version) {
+    refuse("version", shown(version), "1 or 2");
   }
+  return *number;
 }
 
 void check_there(const Value& data, Names names, std::string_view where) {
@@ -190,7 +194,7 @@ std::string_view wanted_of(std::string_view key, const Value& value) {
   if (key == "output" || key == "boxes" || key == "scores") {
     return is_name ? "" : "the name of an output";
   }
-  if (key == "labels" || key == "count") {
+  if (key == "labels" || key == "count" || key == "masks") {
     return is_name || is_null(value) ? "" : "the name of an output or null";
   }
   if (key == "top" || key == "max") {
@@ -220,8 +224,8 @@ std::string name_at(const Value& data, std::string_view key) {
 }  // namespace
 
 Preprocessing preprocessing_of_json(const Value& data) {
-  check_version(data);
-  check_keys(data, preprocessing_keys, "");
+  const bool has_crops = version_of(data) == second_version;
+  check_keys(data, Names(preprocessing_keys).first(preprocessing_keys.size() - (has_crops ? 0 : 1)), "");
   Preprocessing found;
   found.color = choice(data, "color", colors);
   const std::size_t channels = found.color == "gray" ? 1 : 3;
@@ -239,6 +243,13 @@ Preprocessing preprocessing_of_json(const Value& data) {
   found.std = numbers(at(data, "std"), "std", channels);
   found.layout = choice(data, "layout", layouts);
   found.type = choice(data, "type", types);
+  if (has_crops) {
+    const auto* crops = std::get_if<std::int64_t>(&at(data, "crops"));
+    if (crops == nullptr || *crops != ten) {
+      refuse("crops", shown(&at(data, "crops")), text(ten));
+    }
+    found.crops = *crops;
+  }
   if (found.scale <= 0) {
     refuse("scale", shown(&at(data, "scale")), "a number above 0");
   }
@@ -251,20 +262,27 @@ Preprocessing preprocessing_of_json(const Value& data) {
   if (found.type == "uint8" && !(found.scale == 1 && are_all(found.mean, 0) && are_all(found.std, 1))) {
     throw VocabularyError("type is 'uint8', wanted with it scale 1, mean 0 and std 1: pixels as they are");
   }
+  if (has_crops && (!found.crop || found.letterbox)) {
+    throw VocabularyError(text("crops is ", ten, ", wanted with it crop, their size, and no letterbox"));
+  }
   return found;
 }
 
 Postprocessing postprocessing_of_json(const Value& data) {
-  check_version(data);
+  const std::int64_t version = version_of(data);
   const Value* given = json::find(data, "kind");
   const auto* kind = given == nullptr ? nullptr : std::get_if<std::string>(given);
   const auto known = kind == nullptr ? kinds.end() : kinds.find(*kind);
   if (known == kinds.end()) {
     refuse("kind", shown(given), "'classify' or 'segment' or 'detect' or 'none'");
   }
-  check_there(data, known->second, "");
+  std::vector<std::string_view> names = known->second;
+  if (version == second_version && *kind == "detect") {
+    names.emplace_back("masks");
+  }
+  check_there(data, names, "");
   for (const auto& [key, value] : std::get<json::Object>(data)) {
-    check_known(key, known->second, "");
+    check_known(key, names, "");
     if (const std::string_view wanted = wanted_of(key, value); !wanted.empty()) {
       refuse(key, shown(&value), wanted);
     }
@@ -278,6 +296,7 @@ Postprocessing postprocessing_of_json(const Value& data) {
   found.scores = name_at(data, "scores");
   found.labels = name_at(data, "labels");
   found.count = name_at(data, "count");
+  found.masks = name_at(data, "masks");
   if (found.kind == "classify") {
     found.top = std::get<std::int64_t>(at(data, "top"));
   }

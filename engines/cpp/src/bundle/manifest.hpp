@@ -119,6 +119,7 @@ struct Preprocessing {
   std::vector<double> std;
   std::string layout;
   std::string type;
+  std::int64_t crops = 1;
 };
 
 /// What the outputs mean, by their names; empty where there is none.
@@ -132,6 +133,7 @@ struct Postprocessing {
   std::string scores;
   std::string labels;
   std::string count;
+  std::string masks;
   double score = 0.25;
   double iou = 0.45;
   std::int64_t max = 300;

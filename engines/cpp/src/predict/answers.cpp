@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "halves.hpp"
+#include "predict/masks.hpp"
 #include "predict/power.hpp"
 #include "predict/suppression.hpp"
 #include "text.hpp"
@@ -112,24 +113,11 @@ Labels labels_of(const Row& values) {
   return found;
 }
 
-/// Of each of the image's rows or columns its place along an output of that size; −1 where the input lacks it.
-std::vector<std::int64_t> places_of(const Geometry& where, std::size_t axis, std::int64_t size) {
-  std::vector<std::int64_t> places;
-  const double scale = static_cast<double>(where.resized[axis]) / static_cast<double>(where.image[axis]);
-  const auto input = static_cast<double>(where.input[axis]);
-  for (std::int64_t i = 0; i < where.image[axis]; ++i) {
-    const double centre = (static_cast<double>(i) + 0.5) * scale + static_cast<double>(where.shift[axis]);
-    const auto place = static_cast<std::int64_t>(std::floor(centre * (static_cast<double>(size) / input)));
-    places.push_back(centre >= 0 && centre < input ? std::clamp<std::int64_t>(place, 0, size - 1) : -1);
-  }
-  return places;
-}
-
 std::vector<Answer> segments_of(const Row& values, const Geometry& where, std::span<const std::string> classes) {
   const Labels labels = labels_of(values);
   const auto sizes = std::span(values.shape).last(2);
-  const auto rows = places_of(where, 0, sizes[0]);
-  const auto columns = places_of(where, 1, sizes[1]);
+  const auto rows = places_along(where, 0, sizes[0]);
+  const auto columns = places_along(where, 1, sizes[1]);
   std::map<std::int64_t, Answer> found;
   std::map<std::int64_t, std::int64_t> counts;
   std::size_t pixel = 0;
@@ -164,6 +152,7 @@ struct Candidates {
   std::vector<Corners> boxes;
   std::vector<double> scores;
   std::vector<std::int64_t> labels;
+  std::vector<std::size_t> rows;  // of the outputs
 };
 
 Candidates candidates_of(const ByName<Row>& rows, const Postprocessing& wanted) {
@@ -207,6 +196,7 @@ Candidates candidates_of(const ByName<Row>& rows, const Postprocessing& wanted) 
       box = {x - width * 0.5, y - height * 0.5, x + width * 0.5, y + height * 0.5};
     }
     found.boxes.push_back(box);
+    found.rows.push_back(i);
   }
   return found;
 }
@@ -218,12 +208,13 @@ Candidates taken(const Candidates& from, std::span<const std::size_t> places) {
     found.boxes.push_back(from.boxes[i]);
     found.scores.push_back(from.scores[i]);
     found.labels.push_back(from.labels[i]);
+    found.rows.push_back(from.rows[i]);
   }
   return found;
 }
 
-std::vector<Answer> boxes_of(const ByName<Row>& rows, const Postprocessing& wanted, const Geometry& where,
-                             std::span<const std::string> classes) {
+void give_boxes(const ByName<Row>& rows, const Postprocessing& wanted, const Geometry& where,
+                std::span<const std::string> classes, const Sink& sink) {
   Candidates all = candidates_of(rows, wanted);
   check_finite(all.scores, "scores");
   std::vector<std::size_t> likely;
@@ -241,11 +232,18 @@ std::vector<Answer> boxes_of(const ByName<Row>& rows, const Postprocessing& want
   if (wanted.form != "final") {
     all = taken(all, kept(all.boxes, all.labels, wanted.iou, most));
   }
-  std::vector<Answer> found;
-  for (std::size_t i = 0; i < std::min(most, all.boxes.size()); ++i) {
-    found.push_back({label_of(classes, all.labels[i]), all.labels[i], all.scores[i], where.to_image(all.boxes[i])});
+  const std::size_t count = std::min(most, all.boxes.size());
+  const Row* masks = wanted.masks.empty() ? nullptr : &rows.find(wanted.masks)->second;
+  for (std::size_t i = 0; masks != nullptr && i < count; ++i) {
+    check_finite(numbers_at(*masks, all.rows[i]), "masks");
   }
-  return found;
+  for (std::size_t i = 0; i < count; ++i) {
+    Answer answer{label_of(classes, all.labels[i]), all.labels[i], all.scores[i], where.to_image(all.boxes[i])};
+    if (masks != nullptr) {
+      answer.mask = pasted(*masks, all.rows[i], *answer.xyxy, where);
+    }
+    sink(std::move(answer));
+  }
 }
 
 template <class T, class F>
@@ -261,11 +259,13 @@ std::vector<double> numbers_of(std::span<const std::byte> bytes, F convert) {
 
 }  // namespace
 
-Row row_of(const ConstTensor& output) {
-  Row row{{output.shape.begin(), output.shape.end()}, {}};
+Row row_of(const ConstTensor& output, std::int64_t averaged) {
+  const std::string_view name = name_of(output.dtype);
+  Row row{{output.shape.begin(), output.shape.end()}, {}, name.find("float") == std::string_view::npos};
   auto bytes = output.bytes;
   if (!row.shape.empty()) {
-    bytes = bytes.first(bytes.size() / static_cast<std::size_t>(std::max<std::int64_t>(1, row.shape.front())));
+    const auto rows = static_cast<std::size_t>(std::max<std::int64_t>(1, row.shape.front()));
+    bytes = bytes.first(bytes.size() / rows * static_cast<std::size_t>(averaged));
     row.shape.erase(row.shape.begin());
   }
   const auto same = [](auto value) { return value; };
@@ -281,18 +281,26 @@ Row row_of(const ConstTensor& output) {
     case DType::float64: row.numbers = numbers_of<double>(bytes, same); break;
     case DType::float8_e4m3fn: break;  // between parts only
   }
+  if (averaged > 1) {
+    std::vector<double> sums(row.numbers.size() / static_cast<std::size_t>(averaged));
+    for (std::size_t i = 0; i < row.numbers.size(); ++i) {
+      sums[i % sums.size()] += row.numbers[i];
+    }
+    std::ranges::transform(sums, sums.begin(), [&](double sum) { return sum / static_cast<double>(averaged); });
+    row.numbers = std::move(sums);
+  }
   return row;
 }
 
-std::vector<Answer> answers_of(const ByName<Row>& rows, const Postprocessing& wanted, const Geometry& where,
-                               std::span<const std::string> classes) {
-  if (wanted.kind == "classify") {
-    return classes_of(rows.find(wanted.output)->second, wanted, classes);
+void give_answers(const ByName<Row>& rows, const Postprocessing& wanted, const Geometry& where,
+                  std::span<const std::string> classes, const Sink& sink) {
+  if (wanted.kind == "detect") {
+    give_boxes(rows, wanted, where, classes, sink);
+    return;
   }
-  if (wanted.kind == "segment") {
-    return segments_of(rows.find(wanted.output)->second, where, classes);
-  }
-  return boxes_of(rows, wanted, where, classes);
+  const Row& output = rows.find(wanted.output)->second;
+  auto found = wanted.kind == "classify" ? classes_of(output, wanted, classes) : segments_of(output, where, classes);
+  std::ranges::for_each(found, [&](Answer& answer) { sink(std::move(answer)); });
 }
 
 }  // namespace plainconv

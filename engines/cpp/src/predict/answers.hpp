@@ -1,6 +1,7 @@
 // What a network's outputs say of one image, in the image's own pixels.
 #pragma once
 
+#include <functional>
 #include <span>
 #include <string>
 #include <vector>
@@ -14,18 +15,21 @@ namespace plainconv {
 struct Row {
   std::vector<std::int64_t> shape;
   std::vector<double> numbers;
+  bool is_whole = false;
 };
 
-/// Numbers in float64: every dtype but float8 fits.
-[[nodiscard]] Row row_of(const ConstTensor& output);
+/// Numbers in float64: every dtype but float8 fits. Of several rows, `averaged`, their mean, summed in their order.
+[[nodiscard]] Row row_of(const ConstTensor& output, std::int64_t averaged = 1);
 
-/// What is said of the image, the best first; rows by the outputs' names. `classes` may be empty, or too few. Throws
-/// EngineError where a number that counts is none.
-[[nodiscard]] std::vector<Answer> answers_of(const ByName<Row>& rows, const Postprocessing& wanted,
-                                             const Geometry& where, std::span<const std::string> classes);
+/// Is given each answer in turn.
+using Sink = std::function<void(Answer&& answer)>;
+
+/// What is said of the image, the best first; rows by the outputs' names. `classes` may be empty, or too few. Of boxes
+/// one mask is made at a time. Throws EngineError where a number that counts is none.
+void give_answers(const ByName<Row>& rows, const Postprocessing& wanted, const Geometry& where,
+                  std::span<const std::string> classes, const Sink& sink);
 
 /// As JSON, the members as Python's `as_json` has them; a mask as COCO has it, runs of 0 and 1 in turn, by column.
 [[nodiscard]] std::string json_of(const Answer& answer);
-[[nodiscard]] std::string json_of(std::span<const Answer> answers);
 
 }  // namespace plainconv

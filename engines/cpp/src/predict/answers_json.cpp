@@ -45,12 +45,4 @@ std::string json_of(const Answer& answer) {
   return all + "}";
 }
 
-std::string json_of(std::span<const Answer> answers) {
-  std::string all;
-  for (const Answer& answer : answers) {
-    all += text(all.empty() ? "" : ", ", json_of(answer));
-  }
-  return text("[", all, "]");
-}
-
 }  // namespace plainconv

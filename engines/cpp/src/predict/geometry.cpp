@@ -1,6 +1,7 @@
 #include "predict/geometry.hpp"
 
 #include <algorithm>
+#include <cmath>
 
 #include "plainconv/bundle.hpp"
 #include "text.hpp"
@@ -55,6 +56,33 @@ std::array<double, 4> Geometry::to_image(const std::array<double, 4>& box) const
     mapped[i] = std::min(std::max(at, 0.0), side);
   }
   return mapped;
+}
+
+std::vector<Crop> crops_of(const Preprocessing& wanted, const Geometry& where) {
+  std::vector<Crop> crops = {{where.shift}};
+  if (wanted.crops > 1) {
+    const std::int64_t down = where.input[0] - where.resized[0];
+    const std::int64_t across = where.input[1] - where.resized[1];
+    for (const Size& shift : {Size{0, 0}, Size{0, across}, Size{down, 0}, Size{down, across}}) {
+      crops.push_back({shift});
+    }
+    for (std::size_t i = 0; i < static_cast<std::size_t>(wanted.crops) / 2; ++i) {
+      crops.push_back({crops[i].shift, true});
+    }
+  }
+  return crops;
+}
+
+std::vector<std::int64_t> places_along(const Geometry& where, std::size_t axis, std::int64_t size) {
+  std::vector<std::int64_t> places;
+  const double scale = static_cast<double>(where.resized[axis]) / static_cast<double>(where.image[axis]);
+  const auto input = static_cast<double>(where.input[axis]);
+  for (std::int64_t i = 0; i < where.image[axis]; ++i) {
+    const double centre = (static_cast<double>(i) + 0.5) * scale + static_cast<double>(where.shift[axis]);
+    const auto place = static_cast<std::int64_t>(std::floor(centre * (static_cast<double>(size) / input)));
+    places.push_back(centre >= 0 && centre < input ? std::clamp<std::int64_t>(place, 0, size - 1) : -1);
+  }
+  return places;
 }
 
 Geometry geometry_of(const Preprocessing& wanted, const Size& image,

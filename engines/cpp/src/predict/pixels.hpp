@@ -6,7 +6,7 @@
 
 namespace plainconv {
 
-/// One input of `rows` equal ones, in the layout and type of `wanted`.
+/// One input, a row a crop, the last as often as makes `rows` at least, in the layout and type of `wanted`.
 [[nodiscard]] Array input_of(Image image, const Preprocessing& wanted, const Geometry& where, std::int64_t rows);
 
 }  // namespace plainconv

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "bundle/image_rules.hpp"
 #include "predict/pixels.hpp"
 #include "text.hpp"
 
@@ -27,6 +28,10 @@ std::optional<Postprocessing> default_of(const std::vector<TensorRecord>& output
     found.scores = "scores";
     found.labels = "labels";
     found.count = has("count", 1, false) || has("count", 2, false) ? "count" : "";
+    const auto masks = std::ranges::find(outputs, "masks", &TensorRecord::name);
+    const auto boxes = std::ranges::find(outputs, "boxes", &TensorRecord::name);
+    const bool are_of_boxes = masks != outputs.end() && masks->shape.size() == 4 && masks->shape[1] == boxes->shape[1];
+    found.masks = are_of_boxes ? "masks" : "";
     return found;
   }
   for (const TensorRecord& spec : outputs) {
@@ -41,7 +46,8 @@ std::optional<Postprocessing> default_of(const std::vector<TensorRecord>& output
 
 std::vector<std::string> names_of(const Postprocessing& wanted) {
   std::vector<std::string> names;
-  for (const std::string* name : {&wanted.output, &wanted.boxes, &wanted.scores, &wanted.labels, &wanted.count}) {
+  for (const std::string* name :
+       {&wanted.output, &wanted.boxes, &wanted.scores, &wanted.labels, &wanted.count, &wanted.masks}) {
     if (!name->empty() && std::ranges::find(names, *name) == names.end()) {
       names.push_back(*name);
     }
@@ -78,6 +84,9 @@ Predictor::Predictor(const Manifest& manifest, std::int64_t rows)
   if (const auto* fixed = std::get_if<std::int64_t>(&spec_.shape.front())) {
     rows_ = *fixed;
   }
+  if (const auto problem = not_averaged(preprocessing_, postprocessing_)) {
+    throw EngineError(*problem + "; export it with another --preprocessing");
+  }
   std::ranges::transform(manifest.outputs, std::back_inserter(outputs_), &TensorRecord::name);
 }
 
@@ -101,20 +110,32 @@ Prepared Predictor::prepared(Upright upright) const {
     said += text(", resized to ", where.resized[1], "×", where.resized[0]);
   }
   if (where.input != where.resized) {
-    said += text(", ", preprocessing_.letterbox ? "letterboxed to" : "its middle", " ", where.input[1], "×",
-                 where.input[0]);
+    const std::string cut = preprocessing_.crops > 1 ? text(preprocessing_.crops, " crops of") : "its middle";
+    said += text(", ", preprocessing_.letterbox ? "letterboxed to" : cut, " ", where.input[1], "×", where.input[0]);
   }
   return {input_of(std::move(upright.image), preprocessing_, where, rows_), where, std::move(said)};
 }
 
-std::vector<Answer> Predictor::answers(std::span<const ConstTensor> outputs, const Geometry& where) const {
+void Predictor::give(std::span<const ConstTensor> outputs, const Geometry& where, const Sink& sink) const {
   ByName<Row> rows;
   for (std::size_t i = 0; i < outputs.size(); ++i) {
     if (std::ranges::find(reads_, outputs_[i]) != reads_.end()) {
-      rows.emplace(outputs_[i], row_of(outputs[i]));
+      rows.emplace(outputs_[i], row_of(outputs[i], preprocessing_.crops));
     }
   }
-  return answers_of(rows, postprocessing_, where, classes_);
+  give_answers(rows, postprocessing_, where, classes_, sink);
+}
+
+std::vector<Answer> Predictor::answers(std::span<const ConstTensor> outputs, const Geometry& where) const {
+  std::vector<Answer> found;
+  give(outputs, where, [&](Answer&& answer) { found.push_back(std::move(answer)); });
+  return found;
+}
+
+std::string Predictor::said(std::span<const ConstTensor> outputs, const Geometry& where) const {
+  std::string all;
+  give(outputs, where, [&](Answer&& answer) { all += text(all.empty() ? "" : ", ", json_of(answer)); });
+  return text("[", all, "]");
 }
 
 }  // namespace plainconv

@@ -31,8 +31,10 @@ class Predictor {
                                  std::int64_t most = most_pixels) const;
   [[nodiscard]] Prepared prepare(const Pixels& image) const;
 
-  /// What all outputs, in the bundle's order, say of the image in their first row, the best first.
+  /// What all outputs, in the bundle's order, say of the image in their first row, or on average of its crops, the best
+  /// first; and as JSON, for which no two masks are held at a time.
   [[nodiscard]] std::vector<Answer> answers(std::span<const ConstTensor> outputs, const Geometry& where) const;
+  [[nodiscard]] std::string said(std::span<const ConstTensor> outputs, const Geometry& where) const;
 
   /// "classify", "segment" or "detect".
   [[nodiscard]] const std::string& kind() const noexcept { return postprocessing_.kind; }
@@ -42,6 +44,7 @@ class Predictor {
 
  private:
   [[nodiscard]] Prepared prepared(Upright upright) const;
+  void give(std::span<const ConstTensor> outputs, const Geometry& where, const Sink& sink) const;
 
   Preprocessing preprocessing_;
   Postprocessing postprocessing_;
