@@ -61,6 +61,11 @@ std::vector<std::shared_ptr<Call>> Front::now() {
   return all;
 }
 
+std::size_t Front::count() {
+  const std::scoped_lock lock(mutex);
+  return calls.size();
+}
+
 grpc::Status status_of(const Refused& refused) {
   const auto* found = std::ranges::find_if(
       statuses, [&](const Row& row) { return std::ranges::find(row.http, refused.status()) != row.http.end(); });
@@ -133,6 +138,7 @@ void Call::end(const grpc::Status& status, const grpc::ByteBuffer* answer, Facts
 }
 
 void Call::OnDone() {
+  front_.guests.ended(context_.peer(), context_.IsCancelled());
   std::shared_ptr<Call> self;
   const std::scoped_lock lock(front_.mutex);
   const auto found = front_.calls.find(this);

@@ -12,6 +12,7 @@
 #include <string_view>
 #include <vector>
 
+#include "grpc/guests.hpp"
 #include "shared.hpp"
 
 namespace plainconv::serve::rpc {
@@ -28,12 +29,14 @@ struct Front {
   std::map<Call*, std::shared_ptr<Call>> calls;  // those that have not ended
   bool is_leaving = false;                       // the good-bye is being said: who asks is held until it was
   bool is_gone = false;
+  Guests guests;
 
   explicit Front(Shared& all) : shared(all) {}
 
   [[nodiscard]] Service& service() const noexcept { return shared.service; }
   /// The calls that there are now.
   [[nodiscard]] std::vector<std::shared_ptr<Call>> now();
+  [[nodiscard]] std::size_t count();
 };
 
 /// gRPC's status for a refusal.

@@ -54,7 +54,8 @@ class Reloading : public grpc::ServerCredentials {
     }
     own.told_ = newest;
     grpc_ssl_pem_key_cert_pair pair{newest->key.c_str(), newest->cert.c_str()};
-    *config = ::grpc_ssl_server_certificate_config_create(nullptr, &pair, 1);
+    const char* roots = pair.cert_chain;  // there have to be some, though no client is asked for a certificate
+    *config = ::grpc_ssl_server_certificate_config_create(roots, &pair, 1);
     return GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_NEW;
   }
 
@@ -79,11 +80,10 @@ class Methods : public grpc::CallbackGenericService {
     if (!call) {
       return new Refusing({grpc::UNIMPLEMENTED, "there is no such method"});
     }
-    {
-      const std::scoped_lock lock(front_.mutex);
-      if (front_.calls.size() >= front_.service().options().max_connections) {
-        return new Refusing(rpc::status_of(too_many("the server has as many requests as it takes; try again later")));
-      }
+    front_.guests.began(context->peer());
+    if (front_.count() >= front_.service().options().max_connections) {
+      front_.guests.ended(context->peer(), true);
+      return new Refusing(rpc::status_of(too_many("the server has as many requests as it takes; try again later")));
     }
     call->begin();
     bool is_gone = false;
@@ -139,21 +139,19 @@ struct GrpcServer::State {
     }
   }
 
-  /// Hand a connection to gRPC, which closes it at its end; a second handle of it is told of that.
-  void take(Doorway::Socket socket, Doorway::Place place) const {
+  /// Hand a connection to gRPC, which closes it at its end.
+  void take(Doorway::Socket socket, Doorway::Place place) {
     boost::system::error_code code;
     const auto protocol = socket.local_endpoint(code).protocol();
     socket.native_non_blocking(true, code);
-    auto second = std::make_shared<Doorway::Socket>(socket.get_executor());
     const int copy = ::fcntl(socket.native_handle(), F_DUPFD_CLOEXEC, 0);  // NOLINT(*-vararg)
     if (code || copy < 0) {
       return;
     }
-    second->assign(protocol, copy, code);
+    auto second = std::make_shared<Doorway::Socket>(socket.get_executor(), protocol, copy);
     grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters connection;
+    front.guests.add(std::move(second), std::move(place));
     connection.fd = socket.release();
-    second->async_wait(Doorway::Socket::wait_error,
-                       [second, kept_place = std::move(place)](const boost::system::error_code&) {});
     acceptor->HandleNewConnection(&connection);
   }
 
@@ -162,6 +160,7 @@ struct GrpcServer::State {
     for (const auto& call : front.now()) {
       call->look(now);
     }
+    front.guests.look();
   }
 };
 
