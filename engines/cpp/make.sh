@@ -27,7 +27,7 @@ else
     missing="$missing nlohmann-json3-dev libssl-dev"
 fi
 if [ -n "$missing" ]; then
-    echo "make cpp: not installed:$missing; apt-get install$missing (and libboost1.81-dev zlib1g-dev for the server, libjpeg62-turbo-dev libpng-dev for images)" >&2
+    echo "make cpp: not installed:$missing; apt-get install$missing (and libboost1.81-dev zlib1g-dev for the server, libgrpc++-dev libprotobuf-dev protobuf-compiler for its gRPC, libjpeg62-turbo-dev libpng-dev for images)" >&2
     exit 2
 fi
 
@@ -40,4 +40,4 @@ cmake -S "$here" -B "$here/build" -DPLAINCONV_PYTHON="$python" -DPLAINCONV_TESTS
     exit 1
 }
 cmake --build "$here/build" --parallel "$(getconf _NPROCESSORS_ONLN)"
-grep -E '^-- (backends|tools|tests|bundle-serve|images|ONNX Runtime|TensorRT|Could NOT)' "$here/build/cmake.log" | sed 's/^-- /make cpp: /'
+grep -E '^-- (backends|tools|tests|bundle-serve|gRPC|images|ONNX Runtime|TensorRT|Could NOT)' "$here/build/cmake.log" | sed 's/^-- /make cpp: /'

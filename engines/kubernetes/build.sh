@@ -43,7 +43,7 @@ python)
     ;;
 cpp)
     packages cmake g++ make pkg-config libboost1.81-dev zlib1g-dev nlohmann-json3-dev libssl-dev \
-        libjpeg62-turbo-dev libpng-dev
+        libjpeg62-turbo-dev libpng-dev libgrpc++-dev libprotobuf-dev protobuf-compiler
     cmake -S "$where/engines/cpp" -B /tmp/build -DCMAKE_BUILD_TYPE=Release
     cmake --build /tmp/build --parallel
     find /tmp/build -maxdepth 1 -type f -executable -name 'bundle-serve*' -exec install -m 755 {} /usr/local/bin/ \;

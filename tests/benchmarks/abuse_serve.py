@@ -1,15 +1,17 @@
 """What strangers try against a server, each try with what became of it and what the server's memory did.
 
     python tests/benchmarks/abuse_serve.py BUNDLE [--tls] [--command 'SERVER …']
+    python tests/benchmarks/abuse_serve.py BUNDLE --command 'bundle-serve BUNDLE --name net --port 0 --grpc-port 0'
 
 On loopback alone, each try bounded in bytes and seconds. `--command` is another server of bundles, such as the one in
-C++: its arguments but for the ports; it must say `serving … on http://HOST:PORT` as ours does. After each try a sound
-request must be answered. Ends with exit code 1 where one is not, memory grew by more than 32 MiB, or a sender was let
-on for longer than it may be.
+C++, with its arguments; it must say `serving … on http://HOST:PORT` as ours does, and perhaps `and grpc HOST:PORT`.
+After each try a sound request must be answered. Ends with exit code 1 where one is not, memory grew by over 32 MiB,
+or a sender was let on for longer than it may be.
 """
 
 import argparse
 import contextlib
+import gzip
 import json
 import re
 import shlex
@@ -41,23 +43,23 @@ CHUNKED = HEAD + b"transfer-encoding: chunked\r\n\r\n"
 class Target:
     """A running server."""
 
-    def __init__(self, process: "subprocess.Popen[str]", address: str, tls: bool, sound: bytes) -> None:
+    def __init__(self, process: "subprocess.Popen[str]", http: str, grpc: str, tls: bool, sound: bytes) -> None:
         self.process, self.tls, self._sound = process, tls, sound
-        host, _, port = address.rpartition(":")
-        self.address = (host, int(port))
+        self.http, self.grpc = _address(http), _address(grpc) if grpc else None
 
     def mib(self) -> float:
         """What it holds."""
         found = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{self.process.pid}/status").read_text())
         return int(found[1]) / 1024 if found else 0.0
 
-    def connect(self, *, handshake: bool = True) -> socket.socket:
+    def connect(self, *, handshake: bool = True, grpc: bool = False) -> socket.socket:
         """A connection. Raises OSError."""
-        connection = socket.create_connection(self.address, timeout=SECONDS)
+        connection = socket.create_connection(self.grpc if grpc and self.grpc else self.http, timeout=SECONDS)
         if not (self.tls and handshake):
             return connection
         context = ssl.create_default_context()
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        context.set_alpn_protocols(["h2"] if grpc else ["http/1.1"])
         return context.wrap_socket(connection)
 
     def answers(self) -> str:
@@ -70,12 +72,17 @@ class Target:
             return type(error).__name__
 
 
-def flood(head: bytes, piece: bytes) -> Callable[[Target], str]:
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    return host, int(port)
+
+
+def flood(head: bytes, piece: bytes, *, grpc: bool = False) -> Callable[[Target], str]:
     """One connection that sends `head`, then `piece` on and on."""
 
     def tries(target: Target) -> str:
         sent, end = 0, time.monotonic() + SECONDS
-        with contextlib.suppress(OSError), target.connect() as connection:
+        with contextlib.suppress(OSError), target.connect(grpc=grpc) as connection:
             connection.sendall(head)
             while sent < MOST_SENT and time.monotonic() < end:
                 connection.sendall(piece)
@@ -85,7 +92,7 @@ def flood(head: bytes, piece: bytes) -> Callable[[Target], str]:
     return tries
 
 
-def held(count: int, head: bytes, *, handshake: bool = True) -> Callable[[Target], str]:
+def held(count: int, head: bytes, *, handshake: bool = True, grpc: bool = False) -> Callable[[Target], str]:
     """So many connections that send `head` and are held, while sound requests are sent."""
 
     def tries(target: Target) -> str:
@@ -93,7 +100,7 @@ def held(count: int, head: bytes, *, handshake: bool = True) -> Callable[[Target
             taken, many = 0, count // 5 if target.tls and handshake else count  # a handshake costs both sides
             for _ in range(many):
                 with contextlib.suppress(OSError):
-                    connection = stack.enter_context(target.connect(handshake=handshake))
+                    connection = stack.enter_context(target.connect(handshake=handshake, grpc=grpc))
                     connection.sendall(head)
                     taken += 1
             time.sleep(0.5)
@@ -147,17 +154,80 @@ TRIES: dict[str, Callable[[Target], str]] = {
 }
 
 
+def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    """One of HTTP/2."""
+    return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
+
+
+def call(method: str, stream: int, *more: tuple[bytes, bytes]) -> bytes:
+    """The HEADERS of a call of gRPC."""
+    pairs = [(b":method", b"POST"), (b":scheme", b"http"), (b":path", method.encode()), (b":authority", b"x")]
+    pairs += [(b"content-type", b"application/grpc"), (b"te", b"trailers"), *more]
+    fields = (b"\0" + bytes([len(name)]) + name + bytes([len(value)]) + value for name, value in pairs)
+    return frame(1, 4, stream, b"".join(fields))
+
+
+def bomb(target: Target) -> str:
+    """A message of 64 KiB that is 64 MiB once it is unpacked: no message at all, refused before it is all there."""
+    packed = gzip.compress(bytes(66 * MIB))
+    data = b"\1" + len(packed).to_bytes(4, "big") + packed
+    pieces = [data[i : i + 16_000] for i in range(0, len(data), 16_000)]
+    frames = [frame(0, int(piece is pieces[-1]), 1, piece) for piece in pieces]
+    with target.connect(grpc=True) as connection:
+        connection.sendall(START + call(INFER, 1, (b"grpc-encoding", b"gzip")) + b"".join(frames[:4]))
+        connection.sendall(b"".join(frames[4:]))
+        received = b""
+        with contextlib.suppress(OSError):
+            while b"grpc-status" not in received and (chunk := connection.recv(65536)):
+                received += chunk
+    return "answered" if b"grpc-status" in received else f"no status in {received[:40]!r}"
+
+
+def resets(target: Target) -> str:
+    """Calls that are begun and given up at once, one after the other on a connection."""
+    count, end = 0, time.monotonic() + SECONDS
+    with contextlib.suppress(OSError), target.connect(grpc=True) as connection:
+        connection.sendall(START)
+        while time.monotonic() < end and count < 200_000:
+            streams = range(2 * count + 1, 2 * count + 401, 2)
+            connection.sendall(b"".join(call(INFER, each) + frame(3, 0, each, b"\0\0\0\x08") for each in streams))
+            count += 200
+    return f"{count} calls"
+
+
+START = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0)
+INFER = "/inference.GRPCInferenceService/ModelInfer"
+ANNOUNCED = frame(0, 0, 1, b"\0" + (64 * MIB).to_bytes(4, "big") + bytes(16_000))
+FIELD = frame(9, 0, 1, b"\0\1a\x7e" + b"x" * 126)
+GRPC_TRIES: dict[str, Callable[[Target], str]] = {
+    "a message that unpacks to 66 MiB": bomb,
+    "200 messages of 64 MiB, announced": held(200, START + call(INFER, 1) + ANNOUNCED, grpc=True),
+    "500 gRPC connections, silent": held(500, b"", grpc=True),
+    "500 that only say hello": held(500, START, grpc=True),
+    "500 gRPC without a handshake": held(500, b"", handshake=False, grpc=True),
+    "header blocks without end": flood(
+        START + frame(1, 0, 1), frame(9, 0, 1, b"\0\1a\x7e" + b"x" * 126) * 500, grpc=True
+    ),
+    "calls begun and reset": resets,
+    "settings without end": flood(START, frame(4, 0, 0, b"\0\4\0\0\xff\xff") * 1000, grpc=True),
+    "pings without end": flood(START, frame(6, 0, 0, bytes(8)) * 1000, grpc=True),
+    "a message beyond the limit": flood(
+        START + call(INFER, 1), frame(0, 0, 1, b"\0\xff\xff\xff\xff" + bytes(16_000)), grpc=True
+    ),
+}
+
+
 @contextlib.contextmanager
 def serving(command: list[str], tls: bool, sound: bytes) -> Iterator[Target]:
     """The server, killed at the end."""
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, errors="replace")
-    found: list[str] = []
+    found: list[tuple[str, str]] = []
     started = threading.Event()
 
     def read() -> None:
         for line in process.stderr or ():
             if match := _SERVING.search(line.rstrip()):
-                found.append(match[2])
+                found.append((match[2], match[3] or ""))
                 started.set()
         started.set()
 
@@ -165,7 +235,7 @@ def serving(command: list[str], tls: bool, sound: bytes) -> Iterator[Target]:
     try:
         if not started.wait(LONG_S) or not found:
             raise SystemExit("the server did not start")
-        yield Target(process, found[0], tls, sound)
+        yield Target(process, *found[0], tls, sound)
     finally:
         process.kill()
         process.wait(LONG_S)
@@ -195,7 +265,7 @@ def main() -> int:
             command += ["--tls-cert", str(certificate), "--tls-key", str(key)]
         with serving(command, args.tls, sound) as target:
             start = target.mib()
-            for name, tries in TRIES.items():
+            for name, tries in (TRIES | GRPC_TRIES if target.grpc else TRIES).items():
                 before = target.mib()
                 said = tries(target)
                 grown, after = target.mib() - before, target.answers()

@@ -1,7 +1,8 @@
 """A server under load: every answer is checked against its own input, memory and threads are watched, then SIGTERM.
 
     python tests/benchmarks/load_serve.py out/digits                    # 20,000 requests, 32 clients, 1 % malformed
-    python tests/benchmarks/load_serve.py out/digits --options "--max-delay-us 0 --instances 2"
+    python tests/benchmarks/load_serve.py out/digits --options "--max-delay-us 0 --workers 2"
+    python tests/benchmarks/load_serve.py out/digits --bundle-serve engines/cpp/build/bundle-serve
 
 Half of the clients speak REST, half gRPC; requests have one to four rows where the bundle's batch is open. An answer is
 wrong where it is further from the runner's own than a thousandth of the output's spread: requests that share a run are
@@ -198,12 +199,14 @@ def main() -> int:
     parser.add_argument("--requests", type=int, default=20_000, metavar="N", help="before SIGTERM (default 20000)")
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--growth", type=float, default=8.0, metavar="MIB", help="of memory, at most (default 8)")
-    parser.add_argument("--options", default="", help="of `exporter serve`")
+    parser.add_argument("--options", default="", help="of the server")
+    parser.add_argument("--bundle-serve", type=Path, metavar="FILE", help="the server in C++, in the place of ours")
     args = parser.parse_args()
     pool = pool_of(args.bundle)
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "access.jsonl"
-        with serving(args.bundle, "--name", "net", *args.options.split(), log=str(log)) as server:
+        options = ["--name", "net", *args.options.split()]
+        with serving(args.bundle, *options, log=str(log), bundle_serve=args.bundle_serve) as server:
             load = Load(server, "net", pool)
             clients = [
                 threading.Thread(target=load.grpc if i % 2 else load.rest, args=(i,), daemon=True)

@@ -34,7 +34,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class Server:
-    """A running `exporter serve`."""
+    """A running server."""
 
     process: "subprocess.Popen[str]"
     http: str
@@ -51,21 +51,13 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(path: Path, *options: str, log: str = "none") -> Iterator[Server]:
-    """`exporter serve` on free ports; ended, if it still runs, by SIGTERM, and killed where that does not end it."""
-    command = [
-        sys.executable,
-        "-c",
-        COMMAND,
-        "serve",
-        str(path),
-        "--http-port",
-        "0",
-        "--grpc-port",
-        "0",
-        "--access-log",
-        log,
-    ]
+def serving(path: Path, *options: str, log: str = "none", bundle_serve: Path | None = None) -> Iterator[Server]:
+    """`exporter serve`, or that `bundle-serve`, on free ports; ended, if it still runs, by SIGTERM, else killed."""
+    if bundle_serve:
+        command = [str(bundle_serve), str(path), "--port", "0"]
+    else:
+        command = [sys.executable, "-c", COMMAND, "serve", str(path), "--http-port", "0"]
+    command += ["--grpc-port", "0", "--access-log", log]
     process = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True, errors="replace")
     lines: list[str] = []
     started = threading.Event()

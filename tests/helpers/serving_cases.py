@@ -101,7 +101,7 @@ def _outputs(answer: Mapping[str, Any], binary: bytes) -> list[dict[str, Any]]:
             output["data"] = given["data"]
         else:
             numbers = np.frombuffer(binary[end : end + size], _DTYPES[given["datatype"]])
-            output |= {"data": [_number(value) for value in numbers.tolist()], "binary": True}
+            output |= {"data": [named(value) for value in numbers.tolist()], "binary": True}
             end += size
         outputs.append(output)
     if end != len(binary):
@@ -109,7 +109,7 @@ def _outputs(answer: Mapping[str, Any], binary: bytes) -> list[dict[str, Any]]:
     return outputs
 
 
-def _number(value: Any) -> Any:
+def named(value: Any) -> Any:
     """NaN and infinity by name, as JSON has none."""
     if value != value or value in (np.inf, -np.inf):
         return {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}[str(value)]

@@ -42,10 +42,13 @@ std::string milliseconds_of(Seconds seconds) {
 }
 
 std::string line_of(const Facts& facts) {
-  std::string all = text(R"({"time": ")", now(), R"(", "protocol": )", json_text(facts.protocol), R"(, "method": )",
-                         json_text(facts.method), R"(, "path": )", json_text(cut(facts.path, longest_path)),
-                         R"(, "status": )", facts.status, R"(, "ms": )", milliseconds_of(facts.took), R"(, "client": )",
-                         json_text(facts.client), R"(, "bytes_out": )", facts.bytes_out);
+  const bool is_http = facts.grpc_status.empty();
+  std::string all = text(R"({"time": ")", now(), R"(", "protocol": ")", is_http ? "http" : "grpc", R"(", "method": )",
+                         json_text(facts.method));
+  all += is_http ? text(R"(, "path": )", json_text(cut(facts.path, longest_path)), R"(, "status": )", facts.status)
+                 : text(R"(, "status": ")", facts.grpc_status, "\"");
+  all += text(R"(, "ms": )", milliseconds_of(facts.took), R"(, "client": )", json_text(facts.client));
+  all += is_http ? text(R"(, "bytes_out": )", facts.bytes_out) : "";
   if (!facts.trace.trace_id.empty()) {
     all += text(R"(, "trace_id": ")", facts.trace.trace_id, R"(", "span_id": ")", facts.trace.span_id, "\"");
     all += facts.trace.state.empty() ? "" : text(R"(, "tracestate": )", json_text(facts.trace.state));

@@ -1,7 +1,8 @@
 // One line of JSON for each request, written by a thread of its own: a slow disk or a full pipe holds up no request.
 //
-// Keys: time, protocol, method, path, status, ms, client, bytes_out, and where they are known model, id, bytes_in,
-// rows, queue_ms, compute_ms, batch_rows; trace_id, span_id and tracestate of the sender's trace (W3C Trace Context).
+// Keys: time, protocol, method, status, ms, client, of HTTP path and bytes_out, and where they are known model, id,
+// bytes_in, rows, queue_ms, compute_ms, batch_rows; trace_id, span_id and tracestate of the sender's trace (W3C Trace
+// Context).
 // What cannot be written in time is dropped and counted in a line of its own.
 #pragma once
 
@@ -30,10 +31,10 @@ struct Trace {
 
 /// What is known of a request that was answered.
 struct Facts {
-  std::string protocol = "http";
   std::string method;
   std::string path;
   int status = 0;
+  std::string_view grpc_status;  // of static storage; empty: it is HTTP's
   Seconds took{0};
   std::string client;
   std::size_t bytes_out = 0;

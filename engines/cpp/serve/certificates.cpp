@@ -30,11 +30,18 @@ std::string read_file(const std::string& path) {
 }  // namespace
 
 Certificates::Certificates(std::string cert, std::string key, Batcher::Complain complain)
-    : cert_(std::move(cert)), key_(std::move(key)), complain_(std::move(complain)), state_(seen()), context_(read()) {}
+    : cert_(std::move(cert)), key_(std::move(key)), complain_(std::move(complain)), state_(seen()) {
+  read();
+}
 
 std::shared_ptr<Certificates::Context> Certificates::context() const {
   const std::scoped_lock lock(mutex_);
   return context_;
+}
+
+std::shared_ptr<const Certificates::Pair> Certificates::pair() const {
+  const std::scoped_lock lock(mutex_);
+  return pair_;
 }
 
 void Certificates::refresh() {
@@ -44,9 +51,7 @@ void Certificates::refresh() {
   }
   state_ = std::move(now);
   try {
-    auto fresh = read();
-    const std::scoped_lock lock(mutex_);
-    context_ = std::move(fresh);
+    read();
   } catch (const Error& error) {
     complain_(text(error.what(), "; the one before stays"));
   }
@@ -65,17 +70,21 @@ Certificates::State Certificates::seen() const {
   return state;
 }
 
-std::shared_ptr<Certificates::Context> Certificates::read() const {
+void Certificates::read() {
   std::string why;
   try {
     auto context = std::make_shared<Context>(Context::tls_server);
     context->set_options(Context::default_workarounds | Context::no_tlsv1 | Context::no_tlsv1_1);
     ::SSL_CTX_set_mode(context->native_handle(), SSL_MODE_RELEASE_BUFFERS);
     context->set_password_callback([](std::size_t, Context::password_purpose) { return std::string(); });
-    context->use_certificate_chain(boost::asio::buffer(read_file(cert_)));
-    context->use_private_key(boost::asio::buffer(read_file(key_)), Context::pem);
+    const auto pair = std::make_shared<const Pair>(Pair{read_file(cert_), read_file(key_)});
+    context->use_certificate_chain(boost::asio::buffer(pair->cert));
+    context->use_private_key(boost::asio::buffer(pair->key), Context::pem);
     if (::SSL_CTX_check_private_key(context->native_handle()) == 1) {
-      return context;
+      const std::scoped_lock lock(mutex_);
+      context_ = std::move(context);
+      pair_ = pair;
+      return;
     }
     why = "the key is another's";
   } catch (const SystemError& error) {

@@ -23,13 +23,20 @@ class Certificates {
   /// Take a pair that has been replaced; of one that does not hold the one before stays.
   void refresh();
 
+  /// A certificate and its key as their files have them.
+  struct Pair {
+    std::string cert;
+    std::string key;
+  };
+
   /// Of the newest pair.
   [[nodiscard]] std::shared_ptr<Context> context() const;
+  [[nodiscard]] std::shared_ptr<const Pair> pair() const;
 
  private:
   using State = std::vector<std::array<std::int64_t, 4>>;
   [[nodiscard]] State seen() const;
-  [[nodiscard]] std::shared_ptr<Context> read() const;
+  void read();
 
   std::string cert_;
   std::string key_;
@@ -37,6 +44,7 @@ class Certificates {
   State state_;
   mutable std::mutex mutex_;
   std::shared_ptr<Context> context_;
+  std::shared_ptr<const Pair> pair_;
 };
 
 }  // namespace plainconv::serve

@@ -8,28 +8,10 @@
 #include <memory>
 
 #include "certificates.hpp"
+#include "listener.hpp"
 #include "session.hpp"
 
 namespace plainconv::serve {
-
-/// A socket that listens.
-class Listener {
- public:
-  /// At the options' host and port, or Unix socket. Throws Error where that is taken, or no address of this machine's.
-  explicit Listener(const ServeOptions& options);
-  Listener(Listener&&) noexcept;
-  Listener& operator=(Listener&&) noexcept;
-  Listener(const Listener&) = delete;
-  Listener& operator=(const Listener&) = delete;
-  ~Listener();
-
-  [[nodiscard]] int port() const;
-
- private:
-  friend class HttpServer;
-  struct State;
-  std::unique_ptr<State> state_;
-};
 
 class HttpServer {
  public:

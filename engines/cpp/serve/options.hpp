@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "plainconv/bundle.hpp"
@@ -23,6 +24,8 @@ struct ServeOptions {
   std::string host = "127.0.0.1";
   int port = 8000;
   std::string unix_socket;                   // a path, in the place of host and port
+  std::optional<int> grpc_port;              // none: no gRPC
+  std::string grpc_unix_socket;              // a path, in the place of host and gRPC's port
   std::string name;                          // of the model; empty: the network's
   std::int64_t max_batch = 32;               // rows of a run
   std::chrono::microseconds max_delay{500};  // that a request waits for others to share a run with
@@ -41,6 +44,8 @@ struct ServeOptions {
   std::string tls_key;
   std::string access_log = "-";  // a file; "-" is stderr, empty is none
   Options network;
+
+  [[nodiscard]] bool has_grpc() const noexcept { return grpc_port.has_value() || !grpc_unix_socket.empty(); }
 };
 
 }  // namespace plainconv::serve

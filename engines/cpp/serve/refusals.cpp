@@ -2,6 +2,7 @@
 
 #include <array>
 #include <charconv>
+#include <new>
 
 #include "text.hpp"
 
@@ -16,6 +17,17 @@ std::string shortened(const std::string& all) {
 }
 
 }  // namespace
+
+Refused refusal_of(const std::exception& error, const std::function<void(const std::string&)>& complain) {
+  if (const auto* refused = dynamic_cast<const Refused*>(&error)) {
+    return *refused;
+  }
+  if (dynamic_cast<const std::bad_alloc*>(&error) != nullptr) {
+    return failed("the server has too little memory for this request; send a smaller batch");
+  }
+  complain(text("a request met a fault of the server: ", error.what()));
+  return failed("the server failed on this request");
+}
 
 std::string as_sent(std::string_view sent) { return shortened(repr(sent.substr(0, 4 * most_shown))); }
 

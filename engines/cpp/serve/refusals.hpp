@@ -4,6 +4,8 @@
 #pragma once
 
 #include <chrono>
+#include <exception>
+#include <functional>
 #include <string>
 #include <string_view>
 
@@ -38,6 +40,9 @@ class Refused : public Error {
 [[nodiscard]] inline Refused failed(const std::string& sentence) { return {500, "BACKEND", sentence}; }
 [[nodiscard]] inline Refused unavailable(const std::string& sentence) { return {503, "REJECTED", sentence}; }
 [[nodiscard]] inline Refused late(const std::string& sentence) { return {504, "CANCELED", sentence}; }
+
+/// What is said of a request that met `error`; `complain` is told of a fault of the server's.
+[[nodiscard]] Refused refusal_of(const std::exception& error, const std::function<void(const std::string&)>& complain);
 
 /// What a sender sent, as a sentence may repeat it: quoted, its control characters escaped, cut at 80 characters.
 [[nodiscard]] std::string as_sent(std::string_view sent);

@@ -6,9 +6,12 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
+#include "bundle/json.hpp"
 #include "datatypes.hpp"
+#include "numbers.hpp"
 #include "options.hpp"
 
 namespace plainconv::serve {
@@ -36,5 +39,24 @@ struct InferRequest {
   std::optional<Seconds> timeout;
   bool binary = false;
 };
+
+inline constexpr std::size_t most_tensors = 256;
+inline constexpr std::size_t most_id = 1024;
+
+/// Whether there is no value, or a null.
+[[nodiscard]] bool is_null(const json::Value* value) noexcept;
+
+// What any protocol sends, as JSON has it. All throw Refused.
+
+/// For a parameter of `what` that asks for something else than this server would do.
+void refuse_not_offered(std::string_view what, const json::Value& parameters);
+/// The parameter `timeout`, in microseconds.
+[[nodiscard]] std::optional<Seconds> timeout_of(const json::Value& parameters);
+[[nodiscard]] std::string id_of(const json::Value* value);
+[[nodiscard]] std::vector<std::int64_t> shape_of(std::string_view tensor, const json::Value* sent);
+/// The tensor that `bytes` are, of its datatype and shape; they stay where they are, if a number may be there.
+void take_bytes(SentTensor& tensor, std::span<const std::byte> bytes);
+/// The tensor that `numbers` are, which were `sent`.
+void take_numbers(SentTensor& tensor, const json::Value* sent, const std::optional<Numbers>& numbers);
 
 }  // namespace plainconv::serve

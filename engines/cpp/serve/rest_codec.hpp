@@ -19,8 +19,6 @@
 namespace plainconv::serve {
 
 inline constexpr std::string_view header_length_name = "inference-header-content-length";
-inline constexpr std::size_t most_tensors = 256;
-inline constexpr std::size_t most_id = 1024;
 inline constexpr std::size_t most_json = 16 * mebibyte;
 
 /// How many of the body's bytes are JSON, nothing where all are. Throws Refused.

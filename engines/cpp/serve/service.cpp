@@ -5,7 +5,6 @@
 #include <numeric>
 
 #include "refusals.hpp"
-#include "rest_codec.hpp"
 #include "text.hpp"
 
 namespace plainconv::serve {
@@ -44,6 +43,8 @@ std::string config_of(std::span<const TensorSpec> specs, bool is_batched) {
 }
 
 }  // namespace
+
+std::string_view program_version() noexcept { return PLAINCONV_VERSION; }
 
 void check_version(std::string_view version) {
   if (!version.empty() && version != model_version) {
@@ -84,7 +85,7 @@ void Service::Room::hold(std::size_t size) {
 }
 
 std::string Service::server_metadata() const {
-  return text(R"({"name":"plainconv","version":")", PLAINCONV_VERSION,
+  return text(R"({"name":"plainconv","version":")", program_version(),
               R"(","extensions":["binary_tensor_data","model_configuration","statistics")",
               options_.repository ? R"(,"model_repository")" : "", "]}");
 }
@@ -204,9 +205,8 @@ Asked Service::prepared(std::shared_ptr<const Model> used, std::shared_ptr<Held>
   return {std::move(used), std::move(held), std::move(chosen), job, start};
 }
 
-Reply Service::reply(const Asked& asked) {
+std::vector<SentOutput> Service::outputs(const Asked& asked) {
   const Job& job = *asked.job;
-  Reply reply;
   std::vector<SentOutput> outputs;
   for (const Chosen& each : asked.chosen) {
     const TensorSpec& spec = asked.model->network().outputs()[each.index];
@@ -214,11 +214,19 @@ Reply Service::reply(const Asked& asked) {
     const std::span<const std::byte> bytes =
         job.outputs.empty() ? std::span<const std::byte>(job.made[each.index].bytes) : job.outputs[each.index].bytes;
     outputs.push_back({spec.name, spec.dtype, shape, bytes.size(), each.binary, bytes});
+  }
+  return outputs;
+}
+
+Reply Service::reply(const Asked& asked) {
+  Reply reply;
+  const auto sent = outputs(asked);
+  for (const SentOutput& each : sent) {
     if (each.binary) {
-      reply.tensors.push_back(bytes);
+      reply.tensors.push_back(each.bytes);
     }
   }
-  reply.json = encoded(asked.model->name(), model_version, asked.held->request.id, outputs);
+  reply.json = encoded(asked.model->name(), model_version, asked.held->request.id, sent);
   reply.memory = asked.job;
   return reply;
 }

@@ -15,6 +15,7 @@
 #include "body.hpp"
 #include "input_checks.hpp"
 #include "options.hpp"
+#include "rest_codec.hpp"
 #include "store.hpp"
 
 namespace plainconv::serve {
@@ -29,6 +30,7 @@ struct Reply {
 /// What a request is in, from its body to its outputs.
 struct Held {
   Body body;
+  std::shared_ptr<const void> message;  // in the place of a body, where the protocol has messages
   InferRequest request;
   std::vector<std::vector<std::int64_t>> shapes;  // of the outputs
   Body outputs;
@@ -54,7 +56,8 @@ class Service {
   /// A request of any protocol, checked, of one who began to ask at `start`. Throws Refused.
   [[nodiscard]] Asked prepared(std::shared_ptr<const Model> model, std::shared_ptr<Held> held,
                                Clock::time_point start) const;
-  /// The answer to a request whose job is done.
+  /// The outputs of a request whose job is done, and the answer that has them.
+  [[nodiscard]] static std::vector<SentOutput> outputs(const Asked& asked);
   [[nodiscard]] static Reply reply(const Asked& asked);
   /// Count it, once its job is done.
   void succeeded(const Asked& asked, Facts& facts) const;
@@ -103,6 +106,9 @@ class Service {
   std::size_t pending_ = 0;
   std::map<std::string, std::size_t> pending_of_;  // by who sent it
 };
+
+/// The program's.
+[[nodiscard]] std::string_view program_version() noexcept;
 
 /// Throws Refused for another version than the only one there is; "" is any.
 void check_version(std::string_view version);

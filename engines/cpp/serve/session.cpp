@@ -4,7 +4,6 @@
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/use_awaitable.hpp>
-#include <new>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -34,29 +33,6 @@ constexpr int left_status = 499;
 Answer answer_of(std::string body, std::string_view type = json_type) {
   return {.type = type, .reply = {std::move(body), {}, {}}};
 }
-
-/// Counts what goes on as long as it lives.
-class Counted {
- public:
-  explicit Counted(std::atomic<std::size_t>& now, std::atomic<std::size_t>* ended = nullptr)
-      : now_(now), ended_(ended) {
-    ++now_;
-  }
-  Counted(const Counted&) = delete;
-  Counted& operator=(const Counted&) = delete;
-  Counted(Counted&&) = delete;
-  Counted& operator=(Counted&&) = delete;
-  ~Counted() {
-    if (ended_ != nullptr) {
-      ++*ended_;
-    }
-    --now_;
-  }
-
- private:
-  std::atomic<std::size_t>& now_;
-  std::atomic<std::size_t>* ended_;
-};
 
 /// A job in its queue, which it leaves at the latest with this.
 class Queued {
@@ -124,13 +100,8 @@ class Session {
     Answer answer;
     try {
       answer = co_await routed();
-    } catch (const Refused& refused) {
-      answer = answer_of(refused);
-    } catch (const std::bad_alloc&) {
-      answer = answer_of(failed("the server has too little memory for this request; send a smaller batch"));
     } catch (const std::exception& error) {
-      shared_.complain(text("a request met a fault of the server: ", error.what()));
-      answer = answer_of(failed("the server failed on this request"));
+      answer = answer_of(refusal_of(error, shared_.complain));
     }
     facts_.status = answer.status;
     facts_.bytes_out = answer.size();
@@ -158,7 +129,7 @@ class Session {
       case Endpoint::server: co_return answer_of(service_.server_metadata());
       case Endpoint::live: co_return answer_of(R"({"live":true})");
       case Endpoint::ready:
-        if (shared_.draining || service_.store().ready().empty()) {
+        if (!shared_.is_ready()) {
           throw unavailable("the server is not ready");
         }
         co_return answer_of(R"({"ready":true})");

@@ -1,26 +1,24 @@
-// bundle-serve: bundles over the Open Inference Protocol, REST with JSON and binary tensors.
+// bundle-serve: bundles over the Open Inference Protocol, REST with JSON and binary tensors, and gRPC.
 #include <arpa/inet.h>
 #include <pthread.h>
 
-#include <condition_variable>
 #include <csignal>
 #include <cstdint>
 #include <cstdlib>
-#include <functional>
 #include <iostream>
-#include <mutex>
 #include <optional>
 #include <span>
 #include <string>
 #include <string_view>
-#include <thread>
 #include <vector>
 
 #include "auth.hpp"
 #include "command.hpp"
+#include "grpc_server.hpp"
 #include "http_server.hpp"
 #include "plainconv/bundle.hpp"
 #include "text.hpp"
+#include "watcher.hpp"
 
 namespace {
 
@@ -40,6 +38,8 @@ Serves a bundle, or each bundle in a folder, until SIGTERM or SIGINT: /v2, /v2/h
   --host ADDRESS       to listen on (default 127.0.0.1: this machine alone)
   --port N             0: any that is free (default 8000)
   --unix-socket PATH   to listen on, in the place of host and port
+  --grpc-port N        gRPC as well, on that port (0: any that is free; default: none); a build may lack it: --version
+  --grpc-unix-socket PATH  gRPC as well, on that socket
   --token-file FILE    requests must bear the token that it holds
   --tls-cert FILE.pem  certificate; with --tls-key
   --tls-key FILE.pem   its key; both are read again when they change
@@ -63,6 +63,7 @@ Serves a bundle, or each bundle in a folder, until SIGTERM or SIGINT: /v2, /v2/h
   --device N           the GPU that runs it whole (default 0)
   --eager-kernels      TensorRT-RTX compiles its kernels for a new shape before the first call of it ends
   --help
+  --version            of the program and of its gRPC
 
 Exit codes: 0 stopped, 1 requests were given up, 2 bad input (one line: found, wanted, remedy).
 )";
@@ -71,6 +72,7 @@ struct Arguments {
   std::string bundle;
   std::string token_file;
   bool help = false;
+  bool version = false;
   ServeOptions options;
 };
 
@@ -106,6 +108,10 @@ bool take(Arguments& arguments, std::string_view option, const std::string& valu
     options.port = number_of(option, value, 0, 65535);
   } else if (option == "--unix-socket") {
     options.unix_socket = value;
+  } else if (option == "--grpc-port") {
+    options.grpc_port = number_of(option, value, 0, 65535);
+  } else if (option == "--grpc-unix-socket") {
+    options.grpc_unix_socket = value;
   } else if (option == "--token-file") {
     arguments.token_file = value;
   } else if (option == "--tls-cert") {
@@ -159,6 +165,10 @@ Arguments arguments_of(std::span<const std::string> given) {
     const std::string& option = given[i];
     if (option == "--help" || option == "-h") {
       arguments.help = true;
+      return arguments;
+    }
+    if (option == "--version") {
+      arguments.version = true;
       return arguments;
     }
     if (option == "--eager-kernels") {
@@ -218,61 +228,22 @@ class Signals {
   sigset_t set_{};
 };
 
-/// Calls `look` every so often, in a thread of its own, until its end.
-class Watcher {
- public:
-  /// 0 is never.
-  Watcher(plainconv::serve::Seconds every, std::function<void()> look) : look_(std::move(look)) {
-    if (every.count() > 0) {
-      thread_ = std::thread([this, every] { watch(every); });
-    }
-  }
-  Watcher(const Watcher&) = delete;
-  Watcher& operator=(const Watcher&) = delete;
-  Watcher(Watcher&&) = delete;
-  Watcher& operator=(Watcher&&) = delete;
-  ~Watcher() {
-    {
-      const std::scoped_lock lock(mutex_);
-      ends_ = true;
-    }
-    changed_.notify_all();
-    if (thread_.joinable()) {
-      thread_.join();
-    }
-  }
-
- private:
-  void watch(plainconv::serve::Seconds every) {
-    std::unique_lock lock(mutex_);
-    while (!changed_.wait_for(lock, every, [this] { return ends_; })) {
-      lock.unlock();
-      look_();
-      lock.lock();
-    }
-  }
-
-  std::function<void()> look_;
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  bool ends_ = false;
-  std::thread thread_;
-};
-
-/// "serving NAMES on http://HOST:PORT"
-std::string where(const plainconv::serve::Store& store, const ServeOptions& options, int port) {
-  const std::string names = plainconv::joined(store.ready(), ", ");
-  if (!options.unix_socket.empty()) {
-    return text("serving ", names, " on unix:", options.unix_socket);
-  }
+/// "serving NAMES on http://HOST:PORT and grpc HOST:PORT"
+std::string where(const plainconv::serve::Store& store, const ServeOptions& options, int port, int grpc_port) {
   const std::string host = options.host.find(':') == std::string::npos ? options.host : text("[", options.host, "]");
-  return text("serving ", names, " on ", options.tls_cert.empty() ? "http" : "https", "://", host, ":", port);
+  const auto at = [&](std::string_view scheme, const std::string& path, int number) {
+    return path.empty() ? text(scheme, host, ":", number) : text("unix:", path);
+  };
+  std::string all = text("serving ", plainconv::joined(store.ready(), ", "), " on ",
+                         at(options.tls_cert.empty() ? "http://" : "https://", options.unix_socket, port));
+  return options.has_grpc() ? text(all, " and grpc ", at("", options.grpc_unix_socket, grpc_port)) : all;
 }
 
 int serve(const Arguments& arguments) {
   const ServeOptions& options = arguments.options;
   const Signals signals;  // before there is another thread
-  if (options.token.empty() && options.unix_socket.empty() && !is_loopback(options.host)) {
+  const bool is_on_network = options.unix_socket.empty() || (options.has_grpc() && options.grpc_unix_socket.empty());
+  if (options.token.empty() && is_on_network && !is_loopback(options.host)) {
     say(text("bundle-serve: warning: ", options.host,
              " lets other machines send requests, and no token is asked for; give --token-file, or see that the "
              "network does"));
@@ -284,8 +255,13 @@ int serve(const Arguments& arguments) {
   if (!options.tls_cert.empty()) {
     certificates.emplace(options.tls_cert, options.tls_key, complain);
   }
-  plainconv::serve::Listener listener(options);
+  plainconv::serve::Listener listener(plainconv::serve::http_address(options));
   const int port = listener.port();
+  std::optional<plainconv::serve::Listener> grpc_listener;
+  if (options.has_grpc()) {
+    grpc_listener.emplace(plainconv::serve::grpc_address(options));
+  }
+  const int grpc_port = grpc_listener ? grpc_listener->port() : 0;
   plainconv::Options how = options.network;
   how.warn = warn;
   plainconv::serve::Metrics metrics;
@@ -296,15 +272,22 @@ int serve(const Arguments& arguments) {
   plainconv::serve::Service service(store, options, metrics);
   plainconv::serve::Shared shared{service, log, complain, plainconv::serve::Bearer(options.token)};
   plainconv::serve::HttpServer server(std::move(listener), shared, certificates ? &*certificates : nullptr);
-  const Watcher watcher(options.watch, [&] {
+  std::optional<plainconv::serve::GrpcServer> grpc;
+  if (grpc_listener) {
+    grpc.emplace(std::move(*grpc_listener), shared, certificates ? &*certificates : nullptr);
+  }
+  const plainconv::serve::Watcher watcher(options.watch, [&] {
     store.refresh();
     if (certificates) {
       certificates->refresh();
     }
   });
-  say(where(store, options, port));
+  say(where(store, options, port, grpc_port));
   signals.wait();
   const std::size_t unanswered = server.drain();
+  if (grpc) {
+    grpc->stop(unanswered == 0 ? options.grace : plainconv::serve::Seconds(0));
+  }
   if (unanswered != 0) {
     log.close();
     say(text("bundle-serve: ", unanswered, " requests were not answered within the grace time; give a longer --grace"));
@@ -317,6 +300,12 @@ int run_on(std::span<const std::string> given) {
   const Arguments arguments = arguments_of(given);
   if (arguments.help) {
     std::cout << usage;
+    return tools::done;
+  }
+  if (arguments.version) {
+    const std::string_view grpc = plainconv::serve::grpc_version();
+    std::cout << "bundle-serve " << plainconv::serve::program_version()
+              << (grpc.empty() ? ", without gRPC" : text(", gRPC ", grpc)) << "\n";
     return tools::done;
   }
   return serve(arguments);

@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from cpp_server import not_here
 from places import ASSETS, ROOT
 
 from plainconv.exporter.cli.main import main
@@ -19,11 +20,6 @@ PROGRAMS = {"bundle-serve": "libboost1.81-dev or zlib1g-dev"} | dict.fromkeys(
     ("plainconv-tests", "plainconv-tests-tensorrt", "plainconv-tests-rtx", "serve-tests"), "doctest-dev"
 )
 """What is built only where a package is there, besides what all needs."""
-
-
-def not_here(reason):
-    """Skip the test; where CI is set, where nothing may be left out, fail it."""
-    (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
 
 
 def why_not_built():

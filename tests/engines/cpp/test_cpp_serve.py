@@ -12,7 +12,7 @@ import subprocess
 import threading
 import time
 import zlib
-from http.client import HTTPConnection, HTTPResponse, HTTPSConnection
+from http.client import HTTPResponse, HTTPSConnection
 
 import image_bundles
 import image_cases
@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import serving_cases
 from certificates import write_certificate
+from cpp_server import LONG_S, read, running
 from places import ASSETS
 
 from plainconv import engines
@@ -28,65 +29,9 @@ from plainconv.engines.onnxruntime.split import OnnxRuntimeSplitRunner
 from plainconv.engines.predict.predictor import predictor_of
 from plainconv.exporter.bundle import Bundle, update_bundle
 
-LONG_S = 60.0  # what nothing takes: a wait of so long is a failure
-ANSWERS = re.compile(r"serving (.+) on https?://(\S+):(\d+)$")
 SIZES = b"IHDR" + struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
 BOMB = b"\x89PNG\r\n\x1a\n\0\0\0\x0d" + SIZES + struct.pack(">I", zlib.crc32(SIZES)) + b"\0\0\0\1IDAT\0"
 """The beginning of a PNG of that size."""
-SWIFT = ("--lame-duck", 0, "--watch", 0.05)
-
-
-class Server:
-    """A running server, its port, and the lines that it wrote."""
-
-    def __init__(self, process):
-        self.process, self.lines, self.port = process, [], 0
-        self.started = threading.Event()
-        self.reader = threading.Thread(target=self._read, daemon=True)
-        self.reader.start()
-
-    def _read(self):
-        for line in self.process.stderr:
-            self.lines.append(line.rstrip("\n"))
-            if found := ANSWERS.search(self.lines[-1]):
-                self.port = int(found[3])
-                self.started.set()
-        self.started.set()
-
-    def connect(self):
-        return HTTPConnection("127.0.0.1", self.port, timeout=LONG_S)
-
-    def ask(self, method, path, body=None, headers=None):
-        """The status, headers and body of an answer."""
-        with contextlib.closing(self.connect()) as connection:
-            connection.request(method, path, body, headers or {})
-            return read(connection.getresponse())
-
-    def stop(self, number=signal.SIGTERM):
-        """Its exit code, and its lines."""
-        self.process.send_signal(number)
-        code = self.process.wait(LONG_S)
-        self.reader.join(LONG_S)
-        return code, self.lines
-
-
-def read(response):
-    return response.status, {name.lower(): value for name, value in response.getheaders()}, response.read()
-
-
-@contextlib.contextmanager
-def running(program, *arguments):
-    command = [program("bundle-serve"), *arguments, "--port", "0", "--threads", "1", *SWIFT]
-    process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True)
-    server = Server(process)
-    try:
-        assert server.started.wait(LONG_S)
-        yield server
-    finally:
-        process.kill()
-        process.wait(LONG_S)
-        server.reader.join(LONG_S)
-        process.stderr.close()
 
 
 @pytest.fixture(scope="module")

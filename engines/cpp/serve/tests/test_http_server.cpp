@@ -81,7 +81,7 @@ struct Running {
     options.port = 0;
     options.lame_duck = plainconv::serve::Seconds(0);
     store.load_all();
-    Listener listener(options);
+    Listener listener(plainconv::serve::http_address(options));
     port = listener.port();
     server.emplace(std::move(listener), shared);
   }
@@ -256,7 +256,8 @@ TEST_CASE("a Unix socket, one that a killed server left, and one that is taken")
     REQUIRE(::bind(left, reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0);
     ::close(left);
     Running running(nullptr, options);
-    CHECK(contains(thrown_by<plainconv::Error>([&] { const Listener second(options); }), "give another --unix-socket"));
+    CHECK(contains(thrown_by<plainconv::Error>([&] { const Listener second(plainconv::serve::http_address(options)); }),
+                   "give another --unix-socket"));
     const int socket = ::socket(AF_UNIX, SOCK_STREAM, 0);
     REQUIRE(::connect(socket, reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0);
     const std::string request = "GET /v2/health/ready HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
@@ -268,7 +269,8 @@ TEST_CASE("a Unix socket, one that a killed server left, and one that is taken")
   }
   CHECK(::access(options.unix_socket.c_str(), F_OK) != 0);
   options.unix_socket = std::string(200, 'x');
-  CHECK(contains(thrown_by<plainconv::Error>([&] { const Listener too_long(options); }), "HTTP cannot listen on xxx"));
+  CHECK(contains(thrown_by<plainconv::Error>([&] { const Listener too_long(plainconv::serve::http_address(options)); }),
+                 "HTTP cannot listen on xxx"));
   ::rmdir(folder.c_str());
 }
 

@@ -1,0 +1,30 @@
+// Messages of gRPC to requests, and outputs to messages. Inputs are raw, one in `raw_input_contents` for each, or
+// typed, in `contents`; outputs are sent as the inputs were.
+#pragma once
+
+#include <grpcpp/support/byte_buffer.h>
+
+#include <optional>
+#include <string>
+
+#include "inference.pb.h"
+#include "requests.hpp"
+#include "service.hpp"
+
+namespace plainconv::serve::rpc {
+
+inline constexpr std::size_t message_overhead = mebibyte;  // beyond a message's tensors: names, shapes, parameters
+
+/// What was received, as that message, which has up to `limit` bytes once it is decompressed: so many. Throws Refused.
+std::size_t read(grpc::ByteBuffer& sent, std::size_t limit, google::protobuf::MessageLite& message);
+
+/// A message as it is sent.
+[[nodiscard]] grpc::ByteBuffer written(const google::protobuf::MessageLite& message);
+
+/// The request in a message, whose raw tensors stay there; its sender waits `remaining` more. Throws Refused.
+[[nodiscard]] InferRequest decoded(inference::ModelInferRequest& message, std::optional<Seconds> remaining);
+
+/// The answer to a request whose job is done.
+[[nodiscard]] inference::ModelInferResponse encoded(const Asked& asked);
+
+}  // namespace plainconv::serve::rpc

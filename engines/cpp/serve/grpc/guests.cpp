@@ -1,0 +1,103 @@
+#include "grpc/guests.hpp"
+
+#include <algorithm>
+#include <boost/asio/ip/tcp.hpp>
+#include <cstring>
+#include <utility>
+
+#include "text.hpp"
+
+namespace plainconv::serve::rpc {
+namespace {
+
+using Socket = Doorway::Socket;
+
+constexpr std::size_t most_given_up = 256;
+constexpr std::uint64_t most_idle = 16 * mebibyte;  // received without a call: more than begins some
+
+/// "127.0.0.1:50000", "::1:50000"; "" of a Unix socket.
+std::string name_of(const Socket& socket) {
+  boost::system::error_code code;
+  const auto other = socket.remote_endpoint(code);
+  boost::asio::ip::tcp::endpoint endpoint;
+  if (code || (other.data()->sa_family != AF_INET && other.data()->sa_family != AF_INET6)) {
+    return "";
+  }
+  std::memcpy(endpoint.data(), other.data(), other.size());
+  auto address = endpoint.address();
+  if (address.is_v6() && address.to_v6().is_v4_mapped()) {
+    address = boost::asio::ip::make_address_v4(boost::asio::ip::v4_mapped, address.to_v6());
+  }
+  return text(address.to_string(), ":", endpoint.port());
+}
+
+/// The same of "ipv4:127.0.0.1:50000" and "ipv6:%5B::1%5D:50000".
+std::string name_of(std::string_view peer) {
+  std::string name(peer.substr(std::min(peer.size(), peer.find(':') + 1)));
+  for (const std::string_view bracket : {"%5B", "%5D", "[", "]"}) {
+    if (const auto at = name.find(bracket); at != std::string::npos) {
+      name.erase(at, bracket.size());
+    }
+  }
+  return name;
+}
+
+void cut(Socket& socket) {
+  boost::system::error_code ignored;
+  socket.shutdown(Socket::shutdown_both, ignored);  // gRPC closes it then
+}
+
+}  // namespace
+
+void Guests::add(std::shared_ptr<Socket> second, Doorway::Place place) {
+  std::string name = name_of(*second);
+  Socket& socket = *second;
+  if (!name.empty()) {
+    const std::scoped_lock lock(mutex_);
+    guests_[name] = {second};
+  }
+  socket.async_wait(Socket::wait_error, [this, name, second = std::move(second),
+                                         kept_place = std::move(place)](const boost::system::error_code&) {
+    const std::scoped_lock lock(mutex_);
+    const auto found = guests_.find(name);
+    if (found != guests_.end() && found->second.second == second) {
+      guests_.erase(found);
+    }
+  });
+}
+
+Guests::Guest* Guests::of(std::string_view peer) {
+  const auto found = guests_.find(name_of(peer));
+  return found == guests_.end() ? nullptr : &found->second;
+}
+
+void Guests::began(std::string_view peer) {
+  const std::scoped_lock lock(mutex_);
+  if (Guest* guest = of(peer)) {
+    ++guest->calls;
+    guest->received = received_by(guest->second->native_handle());
+  }
+}
+
+void Guests::ended(std::string_view peer, bool is_given_up) {
+  const std::scoped_lock lock(mutex_);
+  if (Guest* guest = of(peer)) {
+    guest->calls -= guest->calls == 0 ? 0 : 1;
+    guest->received = received_by(guest->second->native_handle());
+    guest->given_up = is_given_up ? guest->given_up + 1 : guest->given_up - std::min<std::size_t>(guest->given_up, 1);
+    if (guest->given_up > most_given_up) {
+      cut(*guest->second);
+    }
+  }
+}
+
+void Guests::look() {
+  const std::scoped_lock lock(mutex_);
+  for (auto& [name, guest] : guests_) {
+    if (guest.calls == 0 && received_by(guest.second->native_handle()) > guest.received + most_idle) {
+      cut(*guest.second);
+    }
+  }
+}
+
+}  // namespace plainconv::serve::rpc

@@ -1,0 +1,46 @@
+// The connections that gRPC serves, as the system sees them: what floods it is cut off. gRPC 1.51 keeps what it cannot
+// read yet of headers without end, and every call that was begun, if only to be given up at once.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <string_view>
+
+#include "listener.hpp"
+
+namespace plainconv::serve::rpc {
+
+/// The bytes that a connection of TCP has received; 0 of another.
+[[nodiscard]] std::uint64_t received_by(int socket);
+
+/// From any thread. Connections of a Unix socket are all one, and not watched.
+class Guests {
+ public:
+  /// Watch a connection by a second handle of it, and keep its place, until it ends.
+  void add(std::shared_ptr<Doorway::Socket> second, Doorway::Place place);
+
+  /// A call of `peer`, as gRPC names it, began; ended, given up by its sender or not.
+  void began(std::string_view peer);
+  void ended(std::string_view peer, bool is_given_up);
+
+  /// Cut those that send much, and ask nothing.
+  void look();
+
+ private:
+  struct Guest {
+    std::shared_ptr<Doorway::Socket> second;
+    std::size_t calls = 0;       // under way
+    std::size_t given_up = 0;    // more than were answered
+    std::uint64_t received = 0;  // bytes, when the last call began or ended
+  };
+
+  Guest* of(std::string_view peer);
+
+  std::mutex mutex_;
+  std::map<std::string, Guest> guests_;  // by address and port
+};
+
+}  // namespace plainconv::serve::rpc

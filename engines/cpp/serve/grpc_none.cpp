@@ -1,0 +1,19 @@
+#include "grpc_server.hpp"
+
+namespace plainconv::serve {
+
+struct GrpcServer::State {};
+
+std::string_view grpc_version() { return ""; }
+
+GrpcServer::GrpcServer(Listener /*listener*/, Shared& /*shared*/, Certificates* /*certificates*/) {
+  throw Error(
+      "this bundle-serve was built without gRPC; build it where libgrpc++-dev, libprotobuf-dev and protobuf-compiler "
+      "are installed");
+}
+
+GrpcServer::~GrpcServer() = default;
+
+void GrpcServer::stop(Seconds /*grace*/) {}
+
+}  // namespace plainconv::serve

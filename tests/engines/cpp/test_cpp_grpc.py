@@ -1,0 +1,208 @@
+"""`bundle-serve` over gRPC: what the Python server is tested for, the shared list as messages, and its end."""
+
+import collections
+import contextlib
+import json
+import re
+import subprocess
+import sys
+import threading
+import time
+
+import grpc
+import grpc_cases
+import pytest
+import serving_cases
+from certificates import write_certificate
+from cpp_server import LONG_S, Server, not_here, running
+from grpc_checks import *  # noqa: F403 - the tests that the Python server passes
+from places import ROOT
+from serving_bundles import make_bundle
+from tritonclient.grpc import model_config_pb2, service_pb2
+
+SERVICE = "/inference.GRPCInferenceService"
+SOURCE = ROOT / "engines" / "cpp"
+
+
+@contextlib.contextmanager
+def python_server(*arguments):
+    """`exporter serve`."""
+    main = "import sys; from plainconv.exporter.cli.main import main; sys.exit(main())"
+    ports = ["--http-port", "0", "--grpc-port", "0", "--threads", "1"]
+    command = [sys.executable, "-c", main, "serve", *map(str, arguments), *ports]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        server = Server(process)
+        try:
+            assert server.started.wait(LONG_S)
+            yield server
+        finally:
+            process.kill()
+            server.reader.join(LONG_S)
+
+
+@pytest.fixture(scope="module")
+def start(program):
+    """Starts `bundle-serve`, as a function of its arguments, where it was built with gRPC."""
+    done = subprocess.run([program("bundle-serve"), "--version"], capture_output=True, text=True, check=True)
+    if "without gRPC" in done.stdout:
+        not_here(
+            "bundle-serve was built without gRPC: libgrpc++-dev, libprotobuf-dev or protobuf-compiler is not installed"
+        )
+    return lambda *arguments: running(program, *arguments)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """Two bundles: `open`, whose batch is open, and `one`, of batch 1."""
+    folder = tmp_path_factory.mktemp("models")
+    make_bundle(folder / "open")
+    make_bundle(folder / "one", batch=1, scale=2.0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(start, store):
+    options = ("--repository-api", "--access-log", "none", "--max-body", "1", "--max-batch", "8")
+    with start(store, *options, "--grpc-port", "0") as started:
+        assert started.grpc, started.lines
+        yield started
+
+
+@pytest.mark.parametrize("which", ["cpp", "python"])
+def test_the_shared_list(request, which, tmp_path):
+    """Given the requests of the list that can be messages -> the same answers, from both servers."""
+    bundle = serving_cases.write_tiny(tmp_path / "bundle")
+    options = [word for key, value in serving_cases.OPTIONS.items() for word in (f"--{key}", str(value))]
+    options += ["--access-log", "none"]
+    pairs = [(case, grpc_cases.message_of(case)) for case in serving_cases.CASES]
+    pairs = [(case, message) for case, message in pairs if message is not None]
+    assert len(pairs) > 60
+    serves = request.getfixturevalue("start")(bundle, *options, "--grpc-port", "0") if which == "cpp" else None
+    with serves or python_server(bundle, *options) as server, grpc.insecure_channel(server.grpc) as channel:
+        said = {case["name"]: grpc_cases.wrong(channel, case, message) for case, message in pairs}
+    assert not {name: wrong for name, wrong in said.items() if wrong}
+
+
+def test_messages_are_the_protocols():
+    """Given each field of the proto -> its number and type in Triton's protocol, or KServe's where that differs."""
+    messages = dict(service_pb2.DESCRIPTOR.message_types_by_name) | dict(
+        model_config_pb2.DESCRIPTOR.message_types_by_name
+    )
+    text = re.sub(r"//.*", "", (SOURCE / "serve/grpc/inference.proto").read_text(encoding="utf-8"))
+    kserve = {"RepositoryModelLoadResponse", "RepositoryModelUnloadResponse"}  # no fields in Triton's
+    own = {"ModelRequest": "ModelConfigRequest", "RepositoryModelRequest": "RepositoryModelLoadRequest"}
+    compared = 0
+    found = re.findall(r"^message (\w+) \{(?:\n(.*?)^\}|([^\n]*)\}$)", text, re.M | re.S)
+    for name, long, short in found:
+        body = long or short
+        theirs = messages.get(own.get(name, name))
+        if theirs is None or name in kserve:
+            assert name in kserve or name.startswith("HealthCheck"), name
+            continue
+        inner = re.sub(r"(message|enum) \w+ \{[^}]*\}", "", body)
+        for field, number in re.findall(r"(\w+) = (\d+);", inner):
+            assert theirs.fields_by_name[field].number == int(number), (name, field)
+            compared += 1
+    assert compared > 80
+    numbers = dict(re.findall(r"(TYPE_\w+|KIND_\w+) = (\d+)", text))
+    kinds = model_config_pb2.ModelInstanceGroup.Kind
+    assert all(
+        int(number) == (kinds if name.startswith("KIND") else model_config_pb2.DataType).Value(name)
+        for name, number in numbers.items()
+    )
+
+
+def test_token_and_tls(start, store, tmp_path):
+    """Given a token and certificates that are replaced -> who has both is answered, health without the token."""
+    cert, key = write_certificate(tmp_path)
+    token = tmp_path / "token"
+    token.write_text("a-token-of-sixteen")
+    options = ("--tls-cert", cert, "--tls-key", key, "--token-file", token, "--access-log", "none", "--grpc-port", 0)
+    with start(store, *options) as server:
+
+        def live(method, *metadata):
+            trusted = grpc.ssl_channel_credentials(cert.read_bytes())
+            names = (("grpc.use_local_subchannel_pool", 1),)
+            with grpc.secure_channel(server.grpc, trusted, names) as channel:
+                return channel.unary_unary(f"{SERVICE}/{method}")(b"", timeout=LONG_S, metadata=metadata)
+
+        def asked(*metadata):
+            with pytest.raises(grpc.RpcError) as caught:
+                live("ServerMetadata", *metadata)
+            return caught.value.code().name
+
+        assert live("ServerReady") == b"\x08\x01"
+        bearer = ("authorization", "Bearer a-token-of-sixteen")
+        assert live("ServerMetadata", bearer) and asked() == asked(bearer, bearer) == "UNAUTHENTICATED"
+        write_certificate(tmp_path)
+        end = time.monotonic() + LONG_S
+        while time.monotonic() < end:  # the new one is trusted alone, and taken soon
+            with contextlib.suppress(grpc.RpcError):
+                assert live("ServerReady") == b"\x08\x01"
+                break
+        else:
+            pytest.fail("the new certificate is not taken")
+
+
+def test_a_unix_socket_and_the_log(start, store, tmp_path):
+    """Given a path -> gRPC on it; a line of the access log for each call, and counters."""
+    path = tmp_path / "grpc"
+    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    with start(store, "--access-log", tmp_path / "log", "--grpc-unix-socket", path) as server:
+        with grpc.insecure_channel(f"unix:{path}") as channel:
+            message = service_pb2.ModelInferRequest(model_name="open", id="a")
+            message.inputs.add(name="x", datatype="FP32", shape=[1, 4]).contents.fp32_contents.extend([1, 2, 3, 4])
+            infer = channel.unary_unary(f"{SERVICE}/ModelInfer")
+            infer(message.SerializeToString(), timeout=LONG_S, metadata=[("traceparent", parent)])
+            with pytest.raises(grpc.RpcError):
+                infer(b"\xff", timeout=LONG_S)
+        text = server.ask("GET", "/metrics")[2].decode()
+        assert 'plainconv_answers_total{protocol="grpc",status="OK"} 1' in text
+        assert 'plainconv_answers_total{protocol="grpc",status="INVALID_ARGUMENT"} 1' in text
+        assert server.stop()[0] == 0
+    assert not path.exists()
+    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    good, bad = (line for line in lines if line["protocol"] == "grpc")
+    assert (good["method"], good["status"], good["model"], good["id"], good["rows"]) == (
+        "ModelInfer",
+        "OK",
+        "open",
+        "a",
+        1,
+    )
+    assert good["trace_id"] == parent[3:35] and good["client"] == "unix:" and good["bytes_in"] == message.ByteSize()
+    assert (bad["status"], bad["bytes_in"]) == ("INVALID_ARGUMENT", 1) and "model" not in bad
+
+
+def test_the_end(start, store):
+    """Given SIGTERM while clients ask, and a stream is open -> health says so first; UNAVAILABLE, none CANCELLED."""
+    message = service_pb2.ModelInferRequest(model_name="open")
+    message.inputs.add(name="x", datatype="FP32", shape=[1, 4]).contents.fp32_contents.extend([1, 2, 3, 4])
+    data, codes, answered = message.SerializeToString(), collections.Counter(), []
+    with start(store, "--access-log", "none", "--grpc-port", 0, "--lame-duck", 0.3) as server:
+
+        def ask():
+            own = (("grpc.use_local_subchannel_pool", 1),)
+            with grpc.insecure_channel(server.grpc, own) as channel:
+                infer = channel.unary_unary(f"{SERVICE}/ModelInfer")
+                try:
+                    while True:
+                        answered.append(infer(data, timeout=LONG_S))
+                except grpc.RpcError as error:
+                    codes[error.code().name] += 1
+
+        with grpc.insecure_channel(server.grpc) as channel:
+            health = channel.unary_stream("/grpc.health.v1.Health/Watch")(b"", timeout=LONG_S)
+            assert next(health) == b"\x08\x01"
+            idle = channel.stream_stream(f"{SERVICE}/ModelStreamInfer")(iter([data]), timeout=LONG_S)
+            next(idle)
+            threads = [threading.Thread(target=ask) for _ in range(8)]
+            for thread in threads:
+                thread.start()
+            while len(answered) < 50:
+                time.sleep(0.01)
+            assert server.stop()[0] == 0
+            assert list(health) == [b"\x08\x02"]
+        for thread in threads:
+            thread.join(LONG_S)
+    assert codes == {"UNAVAILABLE": 8}
