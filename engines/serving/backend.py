@@ -12,7 +12,10 @@ from .options import ServeOptions
 
 
 class Backend(Protocol):
-    """Computes; it is called by as many threads at once as the batcher has."""
+    """Computes; it is called by as many threads at once as the batcher has.
+
+    Where `is_here` is true it computes in this process, and waits for nobody else.
+    """
 
     def predict(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """The outputs by name, in arrays that nothing writes to again; every exception is this call's alone."""
@@ -38,6 +41,8 @@ Loader = Callable[[Bundle, ServeOptions], Loaded]
 
 class RunnerBackend:
     """A runner of this process."""
+
+    is_here = True
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner

@@ -6,6 +6,9 @@ A request waits until a thread is free, then until the batch is full or `max_del
 whichever is first; it does not wait for others where it has been the only one for a while. A batch takes the oldest
 request and those after it of the same shape, in order. Where a run of several fails, each is run alone, so that what
 fails is one request's own.
+
+Who submits a request may run it in its own thread instead, where nobody else waits and the last such run was short:
+waking two threads takes longer than a small network.
 """
 
 import logging
@@ -27,6 +30,7 @@ from .batch_axis import Covering, Tails
 from .refusals import DeadlineError, FailedError, RefusedError, TooManyError, UnavailableError
 
 _ALONE_S = 0.05
+_SHORT_S = 0.005  # for so long who submits may be held up, which is the event loop
 _log = logging.getLogger("plainconv.serving")
 
 
@@ -81,6 +85,8 @@ class Batcher:
         self._changed = threading.Condition()
         self._turn = threading.Lock()  # one thread at a time gathers a batch
         self._closing = False
+        self._alone = False  # a run in the thread of who submitted it
+        self._s_per_byte = math.inf  # of the last run of one request
         self._unanswered, self._crowded = 0, -math.inf  # requests, and when there was last more than one
         self._threads = [
             threading.Thread(target=self._work, name=f"batcher-{i}", daemon=True) for i in range(rules.threads)
@@ -98,24 +104,42 @@ class Batcher:
 
         Cancelling it takes the request out of the queue. Raises TooManyError, and UnavailableError once it is closed.
         """
-        covering = self._rules.covering
-        rows = next(iter(inputs.values())).shape[0] if covering else 1
-        tails = covering.tails(inputs) if covering else ()
-        answer: Future[Answer] = Future()
-        now = time.monotonic()
-        item = _Item(inputs, rows, tails, deadline, now, answer)
+        item = self._item(inputs, deadline)
         with self._changed:
-            if self._closing:
-                raise UnavailableError("the model is being unloaded; try again later")
+            self._check_open()
             if len(self._queue) >= self._rules.max_queue:
                 raise TooManyError(f"{self._rules.max_queue} requests wait for this model already; try again later")
             if self._unanswered:
-                self._crowded = now
+                self._crowded = item.arrived
             self._unanswered += 1
             self._queue.append(item)
             self._changed.notify_all()
-        answer.add_done_callback(lambda done: self._forget(item))
-        return answer
+        item.answer.add_done_callback(lambda done: self._forget(item))
+        return item.answer
+
+    def is_short(self, inputs: Mapping[str, Array]) -> bool:
+        """Whether a run of `inputs` may hold up who asks, by how long the last run of one request took."""
+        return self._s_per_byte * _size(inputs) <= _SHORT_S and getattr(self._backend, "is_here", False)
+
+    def run_alone(self, inputs: Mapping[str, Array], deadline: float) -> Answer | None:
+        """The answer to `inputs`, run in this thread; None where another request is under way, or was a moment ago.
+
+        Raises as `submit` and its answer do.
+        """
+        item = self._item(inputs, deadline)
+        with self._changed:
+            self._check_open()
+            if self._unanswered or item.arrived - self._crowded <= _ALONE_S:
+                return None
+            self._unanswered, self._alone = 1, True
+        try:
+            item.answer.set_running_or_notify_cancel()
+            self._run([item])
+        finally:
+            with self._changed:
+                self._unanswered, self._alone = self._unanswered - 1, False
+                self._changed.notify_all()
+        return item.answer.result()
 
     def close(self) -> None:
         """Answer what is in the queue, end the threads, close the backend. Closing twice does nothing."""
@@ -126,6 +150,16 @@ class Batcher:
             thread.join()
         if not was_closing:
             self._backend.close()
+
+    def _item(self, inputs: Mapping[str, Array], deadline: float) -> _Item:
+        covering = self._rules.covering
+        rows = next(iter(inputs.values())).shape[0] if covering else 1
+        tails = covering.tails(inputs) if covering else ()
+        return _Item(inputs, rows, tails, deadline, time.monotonic(), Future())
+
+    def _check_open(self) -> None:
+        if self._closing:
+            raise UnavailableError("the model is being unloaded; try again later")
 
     def _forget(self, item: _Item) -> None:
         """It has its answer, or was cancelled."""
@@ -146,8 +180,8 @@ class Batcher:
         """The next batch; none once the queue is closed and empty."""
         with self._turn, self._changed:
             while True:
-                while not self._queue:
-                    if self._closing:
+                while self._alone or not self._queue:
+                    if self._closing and not self._alone:
                         return []
                     self._changed.wait()
                 batch = self._gather(self._queue.popleft())
@@ -197,6 +231,8 @@ class Batcher:
             batch[0].answer.set_exception(_refusal(error))
             return
         rows = sum(item.rows for item in batch)
+        if len(batch) == 1:
+            self._s_per_byte = seconds / _size(batch[0].inputs)
         self._observe(rows, seconds)
         for item, own in zip(batch, outputs, strict=True):
             item.answer.set_result(Answer(own, start - item.arrived, seconds, rows, input_s, output_s))
@@ -220,6 +256,10 @@ class Batcher:
             for item, last in zip(batch, ends, strict=True)
         ]
         return apart, (start - begin, end - start, time.monotonic() - end)
+
+
+def _size(inputs: Mapping[str, Array]) -> int:
+    return max(1, sum(array.nbytes for array in inputs.values()))
 
 
 def _refusal(error: Exception) -> RefusedError:

@@ -1,6 +1,7 @@
 """Whether the arrays of a request are what a model takes; one sentence at the first difference."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from plainconv.exporter.bundle import TensorSpec
 
@@ -36,7 +37,7 @@ def wanted_outputs(request: InferRequest, specs: Sequence[TensorSpec]) -> tuple[
         if output.name in seen:
             raise BadRequestError(f"output {shown(output.name)} is asked for twice")
         seen.add(output.name)
-    return tuple(WantedOutput(o.name, request.binary if o.binary is None else o.binary) for o in request.outputs)
+    return tuple(replace(o, binary=request.binary if o.binary is None else o.binary) for o in request.outputs)
 
 
 def _check(array: Array, spec: TensorSpec, sizes: dict[str, int]) -> None:

@@ -122,6 +122,7 @@ class BundlePlane(DataPlane):  # type: ignore[misc]
         """What this server offers."""
         extensions = ["binary_tensor_data", "model_configuration", "statistics"]
         extensions += ["model_repository"] if self._service.options.repository else []
+        extensions += ["system_shared_memory"] if self._service.options.shared_memory else []
         return {"name": SERVER_NAME, "version": __version__, "extensions": extensions}
 
     async def ready(self) -> bool:

@@ -15,7 +15,8 @@ class ServeOptions:
     that wait for a model, `max_body` bytes of one request, `max_pending` bytes of all that are in the server.
     `timeout_s` is how long any request may take. Told to stop, the server says that it is not ready and goes on for
     `lame_duck_s`; then what was accepted has until `grace_s` are over. `watch_s` is how often a bundle and a
-    certificate on disk are looked at (0: never). `access_log` is a file, "-" for stderr
+    certificate on disk are looked at (0: never). `repository` and `shared_memory` are what is offered beside inference:
+    requests that load models, and tensors in shared memory. `access_log` is a file, "-" for stderr
     or "" for none. `engine`, `precision`, `threads`, `devices` and `eager_kernels` are `engines.load`'s.
     """
 
@@ -34,6 +35,7 @@ class ServeOptions:
     lame_duck_s: float = 1.0
     watch_s: float = 2.0
     repository: bool = False
+    shared_memory: bool = False
     token: str = ""
     tls_cert: Path | None = None
     tls_key: Path | None = None

@@ -40,6 +40,12 @@ class UnknownError(RefusedError):
     http, grpc = 404, "NOT_FOUND"
 
 
+class TakenError(RefusedError):
+    """There is one of that name already."""
+
+    http, grpc = 409, "ALREADY_EXISTS"
+
+
 class SlowError(RefusedError):
     """The request did not arrive in time."""
 

@@ -25,11 +25,12 @@ from .model import open_model
 from .options import ServeOptions
 from .places import Places
 from .service import Service
+from .shared_memory import Regions
 from .store import Store, Watcher
 from .tls import Certificates
 
 if TYPE_CHECKING:
-    from .rest.server import Route
+    from .rest.control import Route
 
     Routes = Callable[[Service], Sequence[Route]]
 
@@ -106,11 +107,14 @@ async def _serve(
         return open_model(folder, options, lambda rows, seconds: metrics.ran(name, rows, seconds), loader)
 
     store = Store(places, opened)
-    service, bearer = Service(store, options, metrics), Bearer(options.token)
+    regions = Regions() if options.shared_memory else None
+    service, bearer = Service(store, options, metrics, regions), Bearer(options.token)
     stop = asyncio.Event()
     with contextlib.ExitStack() as held:
         log = AccessLog(options.access_log)
         held.callback(log.close)
+        if regions:
+            held.callback(regions.close)
         listener = _listening(options)
         held.callback(listener.close)
         http_port = listener.getsockname()[1]

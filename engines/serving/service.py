@@ -11,6 +11,7 @@ from plainconv.exporter.errors import EngineError
 
 from ..runner import profile_for
 from . import access_log
+from .batcher import Answer
 from .checks import check_inputs, wanted_outputs
 from .model import Model
 from .options import ServeOptions
@@ -23,21 +24,24 @@ from .refusals import (
     UnknownError,
     shown,
 )
-from .requests import InferRequest, InferResponse
+from .requests import InferRequest, InferResponse, refuse_shared
+from .shared_memory import Regions
 from .store import Store
 
 if TYPE_CHECKING:
     from .metrics import Metrics
 
 VERSION = "1"
+_SHARED = "shared memory"  # whoever names it
 KEPT = 4  # every fourth place or byte is kept from a peer that has all the others
 
 
 class Service:
     """The models, and what is under way. On one event loop, but for what it hands to threads."""
 
-    def __init__(self, store: Store, options: ServeOptions, metrics: "Metrics") -> None:
-        self.store, self.options, self.metrics = store, options, metrics
+    def __init__(self, store: Store, options: ServeOptions, metrics: "Metrics", regions: Regions | None = None) -> None:
+        """Without `regions` no shared memory is offered."""
+        self.store, self.options, self.metrics, self._regions = store, options, metrics, regions
         self.draining = False  # it is about to stop: not ready
         self.refusing = False  # it stops: nothing new over gRPC
         self.good_bye: asyncio.Event | None = None  # gRPC's; who is refused hears of it once that is said
@@ -51,8 +55,12 @@ class Service:
         access_log.note(model=known, id=request.id)
         try:
             check_version(request.version)
-            with self.store.use(name) as model:
+            with self.store.use(name) as model, self._room_for(request):
+                if request.shared:
+                    request = await self.regions().filled(request)
                 response = await self._answered(name, model, request, start)
+                if response.places:
+                    response = await self.regions().emptied(response)
         except RefusedError as error:
             self.metrics.failed(known, error.reason, time.monotonic() - start)
             raise
@@ -79,6 +87,23 @@ class Service:
         """Raise ForbiddenError where models may not be listed, loaded and unloaded by request."""
         if not self.options.repository:
             raise ForbiddenError("this server does not offer the repository API")
+
+    def regions(self) -> Regions:
+        """The regions of shared memory. Raises ForbiddenError where they are not offered."""
+        if self._regions is None:
+            raise ForbiddenError("this server does not offer shared memory")
+        return self._regions
+
+    @contextmanager
+    def _room_for(self, request: InferRequest) -> Iterator[None]:
+        """Room for the inputs that lie in shared memory: they are copied. Raises RefusedError."""
+        if self._regions is None:
+            refuse_shared(request)
+        if not request.shared:
+            yield
+            return
+        with self.pending(self.regions().size_of(request, self.options.max_body), _SHARED):
+            yield
 
     @contextmanager
     def request(self) -> Iterator[None]:
@@ -107,9 +132,8 @@ class Service:
         outputs = wanted_outputs(request, model.outputs)
         _check_batch(model, request)
         seconds = min(request.timeout_s or self.options.timeout_s, self.options.timeout_s)
-        future = model.batcher.submit(request.inputs, start + seconds)
         try:
-            answer = await asyncio.wait_for(asyncio.wrap_future(future), start + seconds - time.monotonic())
+            answer = await self._computed(model, request, start + seconds)
         except TimeoutError:
             raise DeadlineError(f"the answer was not there within {seconds:g} s") from None
         parts = (answer.queue_s, answer.input_s, answer.compute_s, answer.output_s)
@@ -120,8 +144,22 @@ class Service:
             compute_ms=round(answer.compute_s * 1e3, 3),
             batch_rows=answer.batch_rows,
         )
-        binary = frozenset(output.name for output in outputs if output.binary)
-        return InferResponse(name, VERSION, request.id, {o.name: answer.outputs[o.name] for o in outputs}, binary)
+        places = {output.name: output.place for output in outputs if output.place}
+        binary = frozenset(output.name for output in outputs if output.binary and not output.place)
+        arrays = {o.name: answer.outputs[o.name] for o in outputs}
+        return InferResponse(name, VERSION, request.id, arrays, binary, places)
+
+    async def _computed(self, model: Model, request: InferRequest, deadline: float) -> Answer:
+        """The model's answer: the only request's here and now, else by the queue. Raises TimeoutError, RefusedError."""
+        batcher, inputs = model.batcher, request.inputs
+        if self.under_way <= 1 and batcher.is_short(inputs):
+            await asyncio.sleep(0)  # who came at the same time is under way then
+            if self.under_way <= 1 and (answer := batcher.run_alone(inputs, deadline)):
+                if time.monotonic() > deadline:
+                    raise TimeoutError
+                return answer
+        future = batcher.submit(inputs, deadline)
+        return await asyncio.wait_for(asyncio.wrap_future(future), deadline - time.monotonic())
 
 
 class Room:

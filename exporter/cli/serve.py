@@ -51,6 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_ray_arguments(parser)
     life = parser.add_argument_group("models and log")
     life.add_argument("--repository-api", action="store_true", help="let requests list, load and unload models")
+    shared = (
+        "let requests name system shared memory of this machine, as Triton's clients do: any that this user may open"
+    )
+    life.add_argument("--shared-memory", action="store_true", help=shared)
     life.add_argument("--watch", type=_seconds, default=2.0, metavar="S", help="look for a replaced bundle (0: never)")
     life.add_argument("--access-log", default="-", metavar="FILE", help="JSON lines (default -: stderr; none)")
     life.add_argument("--engine", choices=_ENGINES, default="auto", help="what runs it")
@@ -115,6 +119,7 @@ def options_of(args: argparse.Namespace) -> "ServeOptions":
         lame_duck_s=args.lame_duck,
         watch_s=args.watch,
         repository=args.repository_api,
+        shared_memory=args.shared_memory,
         token=token,
         tls_cert=args.tls_cert,
         tls_key=args.tls_key,

@@ -1,7 +1,8 @@
 """gRPC's messages to an `InferRequest` and back. They are taken by their fields: this file imports no gRPC.
 
 Inputs are raw, one in `raw_input_contents` for each, or typed, in `contents`; outputs are sent as the inputs were. A
-message keeps its bytes apart from NumPy's, so that an output is copied once; an input is not.
+message keeps its bytes apart from NumPy's, so that an output is copied once; an input is not. Tensors in shared memory
+have no contents, but an output of them an empty one where the others are raw.
 """
 
 import math
@@ -16,8 +17,11 @@ from ..refusals import BadRequestError, shown
 from ..requests import (
     InferRequest,
     InferResponse,
+    SharedInput,
     WantedOutput,
     checked_id,
+    parameters_of,
+    place_of,
     refuse_not_offered,
     timeout_of,
 )
@@ -54,22 +58,28 @@ def decode(message: Any, remaining_s: float | None = None) -> InferRequest:
     raw, tensors = message.raw_input_contents, message.inputs
     if len(tensors) > MOST_TENSORS or len(message.outputs) > MOST_TENSORS:
         raise BadRequestError(f"the request has more than {MOST_TENSORS} tensors")
-    if len(raw) and len(raw) != len(tensors):
-        raise BadRequestError(
-            f"the request has {len(raw)} raw_input_contents, wanted one for each of {len(tensors)} inputs"
-        )
+    places = [place_of(_parameters(tensor.parameters)) for tensor in tensors]
+    here = places.count(None)
+    if len(raw) and len(raw) != here:
+        raise BadRequestError(f"the request has {len(raw)} raw_input_contents, wanted one for each of {here} inputs")
     parameters = _parameters(message.parameters)
     refuse_not_offered("the request", parameters)
     inputs: dict[str, Array] = {}
-    for index, tensor in enumerate(tensors):
+    shared: dict[str, SharedInput] = {}
+    contents = iter(raw)
+    for tensor, place in zip(tensors, places, strict=True):
         name = tensor.name
-        if name in inputs:
+        if name in inputs or name in shared:
             raise BadRequestError(f"input {shown(name)} is given twice")
         refuse_not_offered(f"input {shown(name)}", _parameters(tensor.parameters))
-        if len(raw):
+        if place:
+            if tensor.HasField("contents"):
+                raise BadRequestError(f"input {shown(name)} has a region of shared memory and contents as well")
+            shared[name] = SharedInput(tensor.datatype, list(tensor.shape), place)
+        elif len(raw):
             if tensor.HasField("contents"):
                 raise BadRequestError(f"input {shown(name)} has contents and raw_input_contents, wanted one of them")
-            inputs[name] = array_of_bytes(name, tensor.datatype, list(tensor.shape), raw[index])
+            inputs[name] = array_of_bytes(name, tensor.datatype, list(tensor.shape), next(contents))
         else:
             inputs[name] = _typed(tensor)
     timeouts = [limit for limit in (timeout_of(parameters), remaining_s) if limit is not None]
@@ -78,21 +88,28 @@ def decode(message: Any, remaining_s: float | None = None) -> InferRequest:
         tuple(_wanted(output) for output in message.outputs),
         checked_id(message.id),
         min(timeouts) if timeouts else None,
-        binary=len(raw) > 0,
+        binary=len(raw) > 0 or len(shared) > 0,
         version=message.model_version,
+        shared=shared,
     )
 
 
 def encode(response: InferResponse, answer: Any) -> Any:
     """Fill `answer`, an empty ModelInferResponse, and give it back."""
     answer.model_name, answer.model_version, answer.id = response.model, response.version, response.id
-    raw = len(response.binary) == len(response.outputs) or not all(
+    raw = response.binary | response.places.keys() == response.outputs.keys() or not all(
         datatype_of_dtype(array.dtype) in _CONTENTS for array in response.outputs.values()
     )
     for name, array in response.outputs.items():
         datatype = datatype_of_dtype(array.dtype)
         output = answer.outputs.add(name=name, datatype=datatype, shape=array.shape)
-        if raw:
+        if name in response.places:
+            for key, value in parameters_of(response.places[name]).items():
+                kind = "string_param" if isinstance(value, str) else "int64_param"
+                setattr(output.parameters[key], kind, value)
+            if raw:
+                answer.raw_output_contents.append(b"")  # so that they are as many as the outputs
+        elif raw:
             answer.raw_output_contents.append(bytes(bytes_of(array)))
         else:
             getattr(output.contents, _CONTENTS[datatype]).extend(array.reshape(-1).tolist())
@@ -117,8 +134,9 @@ def _typed(tensor: Any) -> Array:
 
 
 def _wanted(output: Any) -> WantedOutput:
-    refuse_not_offered(f"output {shown(output.name)}", _parameters(output.parameters))
-    return WantedOutput(output.name)
+    parameters = _parameters(output.parameters)
+    refuse_not_offered(f"output {shown(output.name)}", parameters)
+    return WantedOutput(output.name, place=place_of(parameters))
 
 
 def _parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -49,6 +49,9 @@ class Extensions:
             "RepositoryModelUnload": Method(self.unload, by_name),
             "ModelConfig": Method(self.config, asked),
             "ModelStatistics": Method(self.statistics, asked),
+            "SystemSharedMemoryRegister": Method(self.register, message("Region")),
+            "SystemSharedMemoryUnregister": Method(self.unregister, message("RegionRequest")),
+            "SystemSharedMemoryStatus": Method(self.regions, message("RegionRequest")),
             "ModelStreamInfer": Method(self.stream, kserve_parts.messages.ModelInferRequest, (True, True)),
         }
         checked = self._health.HealthCheckRequest
@@ -84,6 +87,21 @@ class Extensions:
         """What was counted of a model, or of all."""
         found = described.statistics(self._service, request.name, request.version)
         return ParseDict(found, message("ModelStatisticsResponse")())
+
+    async def register(self, request: Any, context: Any) -> Any:
+        """Register a region of shared memory."""
+        self._service.regions().register(request.name, request.key, request.offset, request.byte_size)
+        return message("Empty")()
+
+    async def unregister(self, request: Any, context: Any) -> Any:
+        """Unregister a region, or all."""
+        self._service.regions().unregister(request.name)
+        return message("Empty")()
+
+    async def regions(self, request: Any, context: Any) -> Any:
+        """What is registered."""
+        rows = [{"key": row["name"], "value": row} for row in self._service.regions().status(request.name)]
+        return ParseDict({"regions": rows}, message("RegionsResponse")())
 
     async def stream(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
         """Answer each of a stream of requests, in their order, several at a time. Raises RefusedError."""

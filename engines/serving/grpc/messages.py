@@ -1,8 +1,8 @@
 """Triton's messages that KServe's protocol lacks, made here: the two cannot be loaded side by side.
 
 RepositoryModelLoadRequest and RepositoryModelUnloadRequest of KServe have the model's name in field 1; Triton's have
-the repository's there, and the model's in field 2. A message within another is `bytes` where KServe has its class: on
-the wire they are the same.
+the repository's there, and the model's in field 2. A message within another is `bytes` where KServe has its class, and
+a map is its pairs: on the wire they are the same. A region's registration is the region.
 """
 
 import functools
@@ -45,6 +45,11 @@ _MESSAGES = {  # field, number, type; * repeated
     "ModelStatistics": "name 1 text, version 2 text, last_inference 3 uint64, inference_count 4 uint64, "
     "execution_count 5 uint64, inference_stats 6 InferStatistics, batch_stats 7 *BatchStatistics",
     "ModelStatisticsResponse": "model_stats 1 *ModelStatistics",
+    "Region": "name 1 text, key 2 text, offset 3 uint64, byte_size 4 uint64",
+    "RegionOfName": "key 1 text, value 2 Region",
+    "RegionsResponse": "regions 1 *RegionOfName",
+    "RegionRequest": "name 1 text",
+    "Empty": "",
 }
 
 
@@ -64,7 +69,7 @@ def _classes() -> dict[str, Any]:
     file = descriptor_pb2.FileDescriptorProto(name="triton.proto", package=_PACKAGE, syntax="proto3")
     for name, fields in _MESSAGES.items():
         made = file.message_type.add(name=name)
-        for field in fields.split(", "):
+        for field in filter(None, fields.split(", ")):
             label, number, kind = field.split()
             of = kind.removeprefix("*")
             repeated = _FIELD.LABEL_REPEATED if kind != of else _FIELD.LABEL_OPTIONAL

@@ -16,8 +16,11 @@ from ..refusals import BadRequestError, TooLargeError, shown
 from ..requests import (
     InferRequest,
     InferResponse,
+    SharedInput,
     WantedOutput,
     checked_id,
+    parameters_of,
+    place_of,
     refuse_not_offered,
     timeout_of,
 )
@@ -49,7 +52,7 @@ def decode(body: memoryview, json_length: int | None = None) -> InferRequest:
     request = _json(body[:length])
     parameters = _parameters("the request", request)
     refuse_not_offered("the request", parameters)
-    inputs, end = _inputs(request, body, length, binary_follows=json_length is not None)
+    inputs, shared, end = _inputs(request, body, length, binary_follows=json_length is not None)
     if end != len(body):
         raise BadRequestError(f"the body has {len(body) - end} bytes more than its inputs say; see binary_data_size")
     return InferRequest(
@@ -58,6 +61,7 @@ def decode(body: memoryview, json_length: int | None = None) -> InferRequest:
         checked_id(request.get("id") or ""),
         timeout_of(parameters),
         _flag("the request", parameters, "binary_data_output") or False,
+        shared=shared,
     )
 
 
@@ -66,7 +70,9 @@ def encode(response: InferResponse) -> tuple[list[bytes | memoryview], int | Non
     outputs, tensors = [], []
     for name, array in response.outputs.items():
         output: dict[str, Any] = {"name": name, "datatype": datatype_of_dtype(array.dtype), "shape": list(array.shape)}
-        if name in response.binary:
+        if name in response.places:
+            output["parameters"] = parameters_of(response.places[name])
+        elif name in response.binary:
             output["parameters"] = {"binary_data_size": array.nbytes}
             tensors.append(bytes_of(array))
         else:
@@ -96,16 +102,22 @@ def _json(body: memoryview | bytes, what: str = "the request") -> dict[str, Any]
 
 
 def _inputs(request: Mapping[str, Any], body: memoryview, start: int, *, binary_follows: bool) -> Any:
-    """The arrays by name, and where the binary tensors end."""
+    """The arrays by name, those in shared memory, and where the binary tensors end."""
     inputs: dict[str, Array] = {}
+    shared: dict[str, SharedInput] = {}
     for tensor in _objects(request, "inputs"):
         name = _name("inputs", tensor)
-        if name in inputs:
+        if name in inputs or name in shared:
             raise BadRequestError(f"input {shown(name)} is given twice")
         parameters = _parameters(f"input {shown(name)}", tensor)
         refuse_not_offered(f"input {shown(name)}", parameters)
         datatype, shape, data = tensor.get("datatype"), tensor.get("shape"), tensor.get("data")
-        size = parameters.get("binary_data_size")
+        size, place = parameters.get("binary_data_size"), place_of(parameters)
+        if place:
+            if "data" in tensor or size is not None:
+                raise BadRequestError(f"input {shown(name)} has a region of shared memory and data as well")
+            shared[name] = SharedInput(datatype, shape, place)
+            continue
         if size is None:
             if "data" not in tensor:
                 raise BadRequestError(f"input {shown(name)} has neither data nor binary_data_size")
@@ -120,7 +132,7 @@ def _inputs(request: Mapping[str, Any], body: memoryview, start: int, *, binary_
             )
         inputs[name] = array_of_bytes(name, datatype, shape, body[start : start + size])
         start += size
-    return inputs, start
+    return inputs, shared, start
 
 
 def _outputs(request: Mapping[str, Any]) -> tuple[WantedOutput, ...]:
@@ -129,7 +141,8 @@ def _outputs(request: Mapping[str, Any]) -> tuple[WantedOutput, ...]:
         name = _name("outputs", tensor)
         parameters = _parameters(f"output {shown(name)}", tensor)
         refuse_not_offered(f"output {shown(name)}", parameters)
-        wanted.append(WantedOutput(name, _flag(f"output {shown(name)}", parameters, "binary_data")))
+        is_binary = _flag(f"output {shown(name)}", parameters, "binary_data")
+        wanted.append(WantedOutput(name, is_binary, place_of(parameters)))
     return tuple(wanted)
 
 

@@ -6,7 +6,7 @@ A route is (path, method, what answers); the page for people is a few more of th
 import asyncio
 import contextlib
 import socket
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -23,24 +23,23 @@ from ..access_log import AccessLog, note
 from ..auth import Bearer
 from ..images import Images, is_image
 from ..metrics import CONTENT_TYPE
-from ..options import MIB, ServeOptions
+from ..options import ServeOptions
 from ..page import routes as page
-from ..refusals import BadRequestError, FailedError, RefusedError, SlowError
+from ..refusals import FailedError, RefusedError, SlowError
 from ..service import Service
 from ..tls import Certificates
 from .acceptor import Acceptor
 from .body import Receive, Scope, Send, content_length, headers_of, peer_of, read_body, unless_left
-from .codec import HEADER_LENGTH, header_length, object_of
-from .coding import LEAST, coding_of, compressed, decompressed, refuse_coding, wanted_coding
+from .codec import HEADER_LENGTH, header_length
+from .coding import LEAST, coding_of, compressed, decompressed, wanted_coding
+from .control import Control, Route
 from .guard import OPEN_PATHS, Guard, refusal
 from .protocol import LimitedProtocol
 
-Route = tuple[str, str, Callable[[Request], Awaitable[Any]]]
 _LARGE_JSON = 64 * 1024  # decoding that takes longer than another request should wait
 _SMALL = 16 * 1024  # to copy is less than to send once more
 _BYTES_A_NUMBER = 8  # in JSON
 _CODECS = 2  # large ones at a time: their objects take many times the memory of their text
-_MOST_CONTROL = MIB  # of a body that is no inference
 _KEEP_ALIVE_S = 65  # longer than proxies keep an idle connection
 
 
@@ -69,10 +68,10 @@ class Pieces:
 
 
 class Inference:
-    """The endpoints that read a body themselves: inference, the repository, the metrics."""
+    """The endpoints of a model beside KServe's: inference, its configuration and what was counted; the metrics."""
 
-    def __init__(self, plane: Any, repository: Any, service: Service) -> None:
-        self._plane, self._repository, self._service = plane, repository, service
+    def __init__(self, plane: Any, service: Service) -> None:
+        self._plane, self._service = plane, service
         self._codec = ThreadPoolExecutor(_CODECS, "codec")
         self._images = Images(service)
 
@@ -82,9 +81,6 @@ class Inference:
         return [
             (f"{model}/infer", "POST", self.infer),
             (f"{model}/versions/{{model_version}}/infer", "POST", self.infer),
-            ("/v2/repository/index", "POST", self.index),
-            ("/v2/repository/models/{model_name}/load", "POST", self.load),
-            ("/v2/repository/models/{model_name}/unload", "POST", self.unload),
             ("/v2/models/stats", "GET", self.statistics),
             *((f"{path}/config", "GET", self.config) for path in (model, f"{model}/versions/{{model_version}}")),
             *((f"{path}/stats", "GET", self.statistics) for path in (model, f"{model}/versions/{{model_version}}")),
@@ -135,22 +131,6 @@ class Inference:
     async def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._codec, function, *arguments)
 
-    async def index(self, request: Request) -> Response:
-        """The models there are."""
-        asked = await self._object(request)
-        rows = await self._repository.index(asked.get("ready") is True)
-        return JSONResponse(rows)
-
-    async def load(self, request: Request) -> Response:
-        """Load a model."""
-        await self._no_parameters(request, "loading")
-        return JSONResponse(await self._repository.load(request.path_params["model_name"]))
-
-    async def unload(self, request: Request) -> Response:
-        """Unload a model."""
-        await self._object(request)
-        return JSONResponse(await self._repository.unload(request.path_params["model_name"]))
-
     async def config(self, request: Request) -> Response:
         """The model as Triton's configuration describes one."""
         return JSONResponse(described.config(self._service, *_model_of(request)))
@@ -164,18 +144,6 @@ class Inference:
         store = self._service.store
         return Response(self._service.metrics.text(store.waiting, store.ready), media_type=CONTENT_TYPE)
 
-    async def _object(self, request: Request) -> dict[str, Any]:
-        self._service.check_repository()
-        headers, timeout = headers_of(request.scope), self._service.options.timeout_s
-        refuse_coding(headers)
-        length = content_length(headers, _MOST_CONTROL)
-        body = await read_body(request.receive, length, limit=_MOST_CONTROL, timeout_s=timeout)
-        return object_of(body, "the request")
-
-    async def _no_parameters(self, request: Request, what: str) -> None:
-        if (await self._object(request)).get("parameters"):
-            raise BadRequestError(f"{what} takes no parameters here: a model is what its bundle says; leave them out")
-
 
 def _model_of(request: Request) -> tuple[str, str]:
     return request.path_params.get("model_name", ""), request.path_params.get("model_version", "")
@@ -187,7 +155,7 @@ def application(service: Service, bearer: Bearer, log: AccessLog, more: Sequence
     repository = kserve_parts.RepositoryExtension(plane, service)
     endpoints = kserve_parts.Endpoints(plane, repository)
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
-    for path, method, endpoint in (*Inference(plane, repository, service).routes(), *more):
+    for path, method, endpoint in (*Inference(plane, service).routes(), *Control(repository, service).routes(), *more):
         app.add_route(path, endpoint, methods=[method])
     data = kserve_parts.v2_datamodels
     app.add_api_route("/v2", endpoints.metadata, response_model=data.ServerMetadataResponse)

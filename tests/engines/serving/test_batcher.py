@@ -278,3 +278,69 @@ def test_runs_are_observed() -> None:
     backend.go.release(10)
     batcher.close()
     assert all(f.done() for f in futures) and seen == [(1, True), (2, True)]
+
+
+class Here(Doubler):
+    """A doubler of this process, which says who ran it."""
+
+    is_here = True
+
+    def predict(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        self.thread = threading.get_ident()
+        return super().predict(inputs)
+
+
+def test_one_that_is_alone_runs_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a run that was short and nobody else -> the next is in the thread of who asks, and is observed."""
+    seen: list[int] = []
+    backend = Here(fails_at=7)
+    batcher = Batcher(backend, OPEN, lambda rows, seconds: seen.append(rows))
+    x = {"x": np.ones((1, 3), np.float32)}
+    try:
+        assert not batcher.is_short(x)  # it is not known yet
+        assert value(batcher.submit(x, soon()))[0, 0] == 2 and backend.thread != threading.get_ident()
+        monkeypatch.setattr(module, "_SHORT_S", LONG_S)
+        assert batcher.is_short(x)
+        answer = batcher.run_alone(x, soon())
+        assert answer is not None and answer.outputs["y"][0, 0] == 2 and answer.batch_rows == 1
+        assert backend.thread == threading.get_ident() and seen == [1, 1]
+        with pytest.raises(FailedError):
+            batcher.run_alone({"x": np.full((1, 3), 7, np.float32)}, soon())
+        with pytest.raises(DeadlineError):
+            batcher.run_alone(x, time.monotonic())
+        monkeypatch.setattr(module, "_SHORT_S", 0.0)
+        assert not batcher.is_short(x)
+        assert value(batcher.submit(x, soon()))[0, 0] == 2 and backend.thread != threading.get_ident()
+    finally:
+        batcher.close()
+    with pytest.raises(UnavailableError):
+        batcher.run_alone(x, soon())
+
+
+def test_one_that_is_not_alone_waits_its_turn() -> None:
+    """Given another request under way, or a moment ago -> no run here; given a run here -> others wait for its end."""
+    backend = Here(held=True)
+    batcher = Batcher(backend, OPEN)
+    x = {"x": np.ones((1, 3), np.float32)}
+    first = batcher.submit(x, soon())
+    assert backend.entered.acquire(timeout=LONG_S)
+    assert batcher.run_alone(x, soon()) is None
+    second = batcher.submit(x, soon())
+    backend.go.release(2)
+    assert value(first)[0, 0] == value(second)[0, 0] == 2
+    assert batcher.run_alone(x, soon()) is None  # there were two a moment ago
+    time.sleep(2 * module._ALONE_S)
+    answers: list[Answer | None] = []
+    here = threading.Thread(target=lambda: answers.append(batcher.run_alone(x, soon())))
+    backend.entered = threading.Semaphore(0)
+    here.start()
+    assert backend.entered.acquire(timeout=LONG_S)
+    third = batcher.submit(x, soon())
+    closing = threading.Thread(target=batcher.close)
+    closing.start()
+    time.sleep(0.05)
+    assert batcher.waiting == 1 and not backend.closed
+    backend.go.release(2)
+    closing.join(LONG_S)
+    here.join(LONG_S)
+    assert answers[0] is not None and value(third)[0, 0] == 2 and backend.closed == 1

@@ -7,7 +7,7 @@ import pytest
 
 from plainconv.engines.serving.grpc.codec import decode, encode
 from plainconv.engines.serving.refusals import BadRequestError
-from plainconv.engines.serving.requests import InferResponse, WantedOutput
+from plainconv.engines.serving.requests import InferResponse, Place, SharedInput, WantedOutput
 
 service_pb2 = pytest.importorskip("tritonclient.grpc.service_pb2")
 X = np.arange(8, dtype=np.float32).reshape(2, 4)
@@ -82,10 +82,40 @@ def test_contents_and_raw() -> None:
         decode(request)
 
 
+def placed(tensor: Any) -> None:
+    tensor.parameters["shared_memory_region"].string_param = "r"
+    tensor.parameters["shared_memory_offset"].int64_param = 8
+    tensor.parameters["shared_memory_byte_size"].int64_param = 32
+
+
+def test_shared_memory() -> None:
+    """Given an input in shared memory beside a raw one, and an output that is to go there -> places, raw answers."""
+    request = message(X.tobytes())
+    placed(request.inputs.add(name="s", datatype="FP32", shape=[2, 4]))
+    placed(request.outputs.add(name="y"))
+    decoded = decode(request)
+    assert decoded.inputs["x"].tolist() == X.tolist() and list(decoded.inputs) == ["x"]
+    assert decoded.shared == {"s": SharedInput("FP32", [2, 4], Place("r", 8, 32))} and decoded.binary
+    assert decoded.outputs == (WantedOutput("y", place=Place("r", 8, 32)),)
+    placed(request.inputs[0])
+    with pytest.raises(BadRequestError, match="has 1 raw_input_contents, wanted one for each of 0 inputs"):
+        decode(request)
+
+
+def test_an_answer_in_shared_memory() -> None:
+    """Given an output there -> its place and no bytes, in the order of the outputs."""
+    response = InferResponse("m", "1", "", {"y": X, "z": X}, frozenset({"z"}), {"y": Place("r", 0, 32)})
+    answer = encode(response, service_pb2.ModelInferResponse())
+    assert list(answer.raw_output_contents) == [b"", X.tobytes()]
+    parameters = answer.outputs[0].parameters
+    assert set(parameters) == {"shared_memory_region", "shared_memory_byte_size"}
+    assert parameters["shared_memory_byte_size"].int64_param == 32 and not answer.outputs[1].parameters
+
+
 def test_what_is_not_offered() -> None:
     request = message(X.tobytes())
-    request.inputs[0].parameters["shared_memory_region"].string_param = "r"
-    with pytest.raises(BadRequestError, match="asks for shared memory"):
+    request.inputs[0].parameters["classification"].int64_param = 1
+    with pytest.raises(BadRequestError, match="asks for classification"):
         decode(request)
 
 

@@ -65,7 +65,11 @@ def test_the_array_lies_in_the_body() -> None:
         ({"inputs": [{**SOUND, "parameters": {"binary_data_size": 4}}]}, b"1234", "has 4 bytes of data, wanted 32"),
         ({"inputs": [{**SOUND, "parameters": {"binary_data_size": 0}, "data": []}]}, b"", "and data as well"),
         ({"inputs": [{**SOUND, "parameters": []}]}, b"", "has parameters .., wanted an object"),
-        ({"inputs": [{**SOUND, "parameters": {"shared_memory_region": "r"}}]}, b"", "asks for shared memory"),
+        (
+            {"inputs": [{**SOUND, "parameters": {"shared_memory_region": "r"}, "data": []}]},
+            b"",
+            "has a region of shared memory and data as well",
+        ),
         ({"inputs": [SOUND]}, b"", "has neither data nor binary_data_size"),
         ({"inputs": [{**SOUND, "name": None}]}, b"", "has a tensor named None in its inputs"),
         ({"inputs": [{**SOUND, "data": X.tolist()}] * 2}, b"", "input 'x' is given twice"),

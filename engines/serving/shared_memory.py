@@ -1,0 +1,217 @@
+"""Triton's system shared memory: parts of POSIX shared memory objects, which a client names in the place of bytes.
+
+    register "in": object /frames, from byte 0, 602112 bytes;  an input: region "in", offset 0, byte_size 602112
+
+The object stays its client's, who may write to it and cut it at any time. So nothing of it is mapped here: bytes are
+copied out of it and into it by its descriptor, and where it was cut a request is refused, not the server killed.
+"""
+
+import asyncio
+import os
+import re
+import stat
+import threading
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from plainconv.exporter.errors import EngineError
+
+from ..runner import Array
+from .refusals import BadRequestError, TakenError, TooLargeError, TooManyError, UnknownError, shown
+from .requests import InferRequest, InferResponse, Place
+from .tensors import array_of_bytes, bytes_of
+
+FOLDER = Path("/dev/shm")
+MOST_REGIONS = 256
+_MOST_NAME = 256
+_OBJECT = re.compile(r"/*(?!\.\.?$|sem\.)([^/\0]{1,255})")  # sem.*: semaphores, which whoever holds them has mapped
+_LARGE = 4 * 2**20  # bytes that take longer to copy than another request should wait
+
+
+class Region:
+    """A part of an object, open. Bytes go in and out under its lock, so that it is not closed meanwhile."""
+
+    def __init__(self, name: str, key: str, offset: int, size: int) -> None:
+        """Raises BadRequestError where there is no such object, or it is shorter."""
+        self.name, self.key, self.offset, self.size = name, key, offset, size
+        self._lock = threading.Lock()
+        self._file = _opened(key)
+        try:
+            self.check_size("the region")
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Leave the object. Closing twice does nothing."""
+        with self._lock:
+            descriptor, self._file = self._file, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def check_size(self, what: str) -> None:
+        """Raise BadRequestError where the object does not reach as far as the region."""
+        found = os.fstat(self._file).st_size
+        if found < self.offset + self.size:
+            raise BadRequestError(
+                f"{what} asks for bytes {self.offset} to {self.offset + self.size} of the shared memory object "
+                f"{shown(self.key)}, which has {found}"
+            )
+
+    def read(self, what: str, offset: int, size: int) -> Array:
+        """That many bytes of the region, in memory of this process. Raises BadRequestError where they are gone."""
+        given = np.empty(size, np.uint8)
+        end = 0
+        with self._lock:
+            while end < size:
+                count = os.preadv(self._open(what), [given[end:].data], self.offset + offset + end)
+                if not count:
+                    self.check_size(what)
+                    raise BadRequestError(f"{what} could not be read: its shared memory object was cut meanwhile")
+                end += count
+        return given
+
+    def write(self, what: str, offset: int, data: memoryview) -> None:
+        """Put `data` there. Raises BadRequestError where the object has no room for it any more."""
+        end = 0
+        with self._lock:
+            self._open(what)
+            self.check_size(what)  # what is written behind its end would make it longer
+            while end < len(data):
+                try:
+                    end += os.pwrite(self._file, data[end:], self.offset + offset + end)
+                except OSError as error:
+                    raise BadRequestError(f"{what} could not be written to its region ({error.strerror})") from None
+
+    def _open(self, what: str) -> int:
+        if self._file < 0:
+            raise BadRequestError(f"{what} lies in region {shown(self.name)}, which was unregistered meanwhile")
+        return self._file
+
+
+class Regions:
+    """The regions that are registered, by name. From one thread; what is large is copied in others."""
+
+    def __init__(self) -> None:
+        """Raises EngineError where this system has no shared memory of that kind."""
+        if not FOLDER.is_dir() or not hasattr(os, "preadv"):
+            raise EngineError(
+                f"there is no {FOLDER} here, so no shared memory can be offered; leave --shared-memory out"
+            )
+        self._regions: dict[str, Region] = {}
+
+    def register(self, name: object, key: object, offset: object, size: object) -> None:
+        """Open a part of an object as region `name`.
+
+        Raises BadRequestError where that is not there, TakenError where the name is, TooManyError for one too many.
+        """
+        if not isinstance(name, str) or not 0 < len(name) <= _MOST_NAME:
+            raise BadRequestError(f"a region is named {shown(name)}, wanted 1 to {_MOST_NAME} characters")
+        if name in self._regions:
+            raise TakenError(f"region {shown(name)} is registered already; unregister it, or take another name")
+        if len(self._regions) >= MOST_REGIONS:
+            raise TooManyError(f"{MOST_REGIONS} regions are registered already; unregister one")
+        found = _OBJECT.fullmatch(key) if isinstance(key, str) else None
+        if found is None:
+            raise BadRequestError(f"key {shown(key)} names no shared memory object; wanted a name without / and ..")
+        self._regions[name] = Region(name, found[1], *_span(f"region {shown(name)}", offset, size))
+
+    def unregister(self, name: str = "") -> None:
+        """Close the region of that name, all without one; one that is not registered is not registered then."""
+        for each in [name] if name else list(self._regions):
+            if region := self._regions.pop(each, None):
+                region.close()
+
+    def status(self, name: str = "") -> list[dict[str, Any]]:
+        """What is registered, or that region alone. Raises UnknownError where it is not."""
+        regions = [self._region(name, "")] if name else self._regions.values()
+        return [{"name": r.name, "key": f"/{r.key}", "offset": r.offset, "byte_size": r.size} for r in regions]
+
+    def size_of(self, request: InferRequest, most: int) -> int:
+        """The bytes of its inputs that lie in regions. Raises RefusedError; TooLargeError beyond `most`."""
+        size = sum(self._checked(f"input {shown(name)}", each.place)[1] for name, each in request.shared.items())
+        if size > most:
+            raise TooLargeError(f"the inputs in shared memory have {size} bytes, this server takes up to {most}")
+        return size
+
+    async def filled(self, request: InferRequest) -> InferRequest:
+        """The request with those of its inputs that lie in regions. Raises RefusedError."""
+        size = sum(each.place.size for each in request.shared.values())
+        inputs = await self._by_size(size, self._read, request)
+        return replace(request, inputs={**request.inputs, **inputs}, shared={})
+
+    async def emptied(self, response: InferResponse) -> InferResponse:
+        """The answer, its outputs put where they have places. Raises BadRequestError where one has too little room."""
+        places: dict[str, Place] = {}
+        for name, place in response.places.items():
+            what, array = f"output {shown(name)}", response.outputs[name]
+            offset, size = self._checked(what, place)
+            if array.nbytes > size:
+                raise BadRequestError(f"{what} has {array.nbytes} bytes, its place in shared memory {size}")
+            places[name] = Place(place.region, offset, array.nbytes)
+        await self._by_size(sum(place.size for place in places.values()), self._write, response, places)
+        return replace(response, places=places)
+
+    def close(self) -> None:
+        """Close all."""
+        self.unregister()
+
+    def _read(self, request: InferRequest) -> dict[str, Array]:
+        inputs = {}
+        for name, each in request.shared.items():
+            what = f"input {shown(name)}"
+            data = self._region(each.place.region, what).read(what, *self._checked(what, each.place))
+            inputs[name] = array_of_bytes(name, each.datatype, each.shape, data.data)
+        return inputs
+
+    def _write(self, response: InferResponse, places: Mapping[str, Place]) -> None:
+        for name, place in places.items():
+            what = f"output {shown(name)}"
+            self._region(place.region, what).write(what, place.offset, bytes_of(response.outputs[name]))
+
+    async def _by_size(self, size: int, function: Any, *arguments: Any) -> Any:
+        """What a function that copies so many bytes gives; of many in a thread, as others would wait for it."""
+        return function(*arguments) if size <= _LARGE else await asyncio.to_thread(function, *arguments)
+
+    def _checked(self, what: str, place: Place) -> tuple[int, int]:
+        """Offset and size of a place, which lies in its region. Raises BadRequestError and UnknownError."""
+        region = self._region(place.region, what)
+        offset, size = _span(what, place.offset, place.size)
+        if offset + size > region.size:
+            wanted = f"bytes {offset} to {offset + size} of region {shown(region.name)}"
+            raise BadRequestError(f"{what} asks for {wanted}, which has {region.size}")
+        return offset, size
+
+    def _region(self, name: object, what: str) -> Region:
+        region = self._regions.get(name) if isinstance(name, str) else None
+        if region is None:
+            of = f" for {what}" if what else ""
+            raise UnknownError(f"there is no shared memory region {shown(name)}{of}; register it first")
+        return region
+
+
+def _span(what: str, offset: object, size: object) -> tuple[int, int]:
+    """An offset and a size as integers, the offset 0 where there is none. Raises BadRequestError."""
+    offset = 0 if offset is None else offset
+    if type(offset) is not int or offset < 0:
+        raise BadRequestError(f"{what} has offset {shown(offset)} in shared memory, wanted a whole number from 0")
+    if type(size) is not int or size < 1:
+        raise BadRequestError(f"{what} has byte_size {shown(size)} in shared memory, wanted a whole number from 1")
+    return offset, size
+
+
+def _opened(key: str) -> int:
+    """The descriptor of an object, no link and no device. Raises BadRequestError."""
+    try:
+        descriptor = os.open(FOLDER / key, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else "no such name"
+        raise BadRequestError(f"shared memory object {shown(key)} cannot be opened ({why})") from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise BadRequestError(f"{shown(key)} is no shared memory object")
+    return descriptor
