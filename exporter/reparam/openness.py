@@ -232,7 +232,8 @@ def _unsqueezed(axes: _Axes, node: fx.Node, a: Mapping[str, Any]) -> Open:
 def _squeezed(axes: _Axes, node: fx.Node, a: Mapping[str, Any]) -> Open:
     """Named axes, of a fixed size 1."""
     free, dims = axes.of(a["self"]), a.get("dim")
-    _require(dims is not None, node)
+    if dims is None:
+        raise SizeDependentError(f"{node.name} drops whichever axes have the size 1")
     gone = {d % len(free) for d in (dims if isinstance(dims, (list, tuple)) else [dims])}
     shape = sizes(a["self"]) or ()
     _require(not any(free[d] or shape[d] != 1 for d in gone), node)

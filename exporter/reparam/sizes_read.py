@@ -40,8 +40,7 @@ _PYTHON |= dict.fromkeys(
 _PYTHON[F.batch_norm] = lambda args, kwargs: not (args[5] if len(args) > 5 else kwargs.get("training", False))
 for _pool in (F.adaptive_avg_pool2d, F.adaptive_avg_pool3d):
     _PYTHON[_pool] = lambda args, kwargs: _is_said(args[1] if len(args) > 1 else kwargs["output_size"])
-for _pool in (F.max_pool1d, F.max_pool2d, F.max_pool3d):
-    _PYTHON[_pool] = lambda args, kwargs: True
+_PYTHON |= dict.fromkeys((F.max_pool1d, F.max_pool2d, F.max_pool3d), lambda args, kwargs: True)
 _PYTHON[F.interpolate] = lambda args, kwargs: (
     (args[1] if len(args) > 1 else kwargs.get("size")) is None
     and not (args[5] if len(args) > 5 else kwargs.get("recompute_scale_factor"))
@@ -109,13 +108,13 @@ class Hidden(TorchFunctionMode):
         self.depth += 1
         if self.depth == 1:
             self.entered = True
-            self.__enter__()
+            self.__enter__()  # type: ignore[no-untyped-call]
 
     def leave(self) -> None:
         """Watch no more."""
         self.depth -= 1
         if self.depth == 0:
-            self.__exit__(None, None, None)
+            self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
