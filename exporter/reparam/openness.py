@@ -177,6 +177,15 @@ def _linear(axes: _Axes, node: fx.Node, a: Mapping[str, Any]) -> Open:
     return free
 
 
+@_rule("layer_norm")
+def _normalized(axes: _Axes, node: fx.Node, a: Mapping[str, Any]) -> Open:
+    """Over the last axes, of a fixed size."""
+    axes.fixed(a["weight"], a["bias"])
+    free = axes.of(a["input"])
+    _require(is_static(a["normalized_shape"]) and not any(free[-len(a["normalized_shape"]) :]), node)
+    return free
+
+
 @_rule("mean", "sum", "amax", "amin")
 def _reduced(axes: _Axes, node: fx.Node, a: Mapping[str, Any]) -> Open:
     free, dims = axes.of(a["self"]), a.get("dim")

@@ -32,7 +32,7 @@ _PYTHON |= dict.fromkeys(
     (
         F.relu, F.relu6, F.leaky_relu, F.elu, F.celu, F.selu, F.hardtanh, F.hardswish, F.hardsigmoid, F.silu, F.mish,
         F.sigmoid, F.tanh, F.softmax, F.log_softmax, F.rrelu, F.dropout, F.dropout1d, F.dropout2d, F.dropout3d,
-        F.alpha_dropout, F.feature_alpha_dropout, F.pad, Tensor.unflatten, Tensor.split, torch.split,
+        F.alpha_dropout, F.feature_alpha_dropout, F.layer_norm, F.pad, Tensor.unflatten, Tensor.split, torch.split,
         Tensor.__rsub__, Tensor.__rdiv__, torch._assert,
     ),
     lambda args, kwargs: True,
