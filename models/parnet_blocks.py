@@ -88,4 +88,5 @@ class Interleave(nn.Module):
 
 def shuffle(x: Tensor, groups: int) -> Tensor:
     """Channel (g, c) of `groups` × C / groups goes to (c, g); the same shape out."""
-    return x.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
+    x = x.unflatten(1, (groups, -1))  # type: ignore[no-untyped-call]
+    return x.transpose(1, 2).flatten(1, 2)

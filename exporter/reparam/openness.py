@@ -177,6 +177,15 @@ def _linear(axes: _Axes, node: fx.Node, a: Mapping[str, Any]) -> Open:
     return free
 
 
+@_rule("layer_norm")
+def _normalized(axes: _Axes, node: fx.Node, a: Mapping[str, Any]) -> Open:
+    """Over the last axes, of a fixed size."""
+    axes.fixed(a["weight"], a["bias"])
+    free = axes.of(a["input"])
+    _require(is_static(a["normalized_shape"]) and not any(free[-len(a["normalized_shape"]) :]), node)
+    return free
+
+
 @_rule("mean", "sum", "amax", "amin")
 def _reduced(axes: _Axes, node: fx.Node, a: Mapping[str, Any]) -> Open:
     free, dims = axes.of(a["self"]), a.get("dim")
@@ -232,7 +241,8 @@ def _unsqueezed(axes: _Axes, node: fx.Node, a: Mapping[str, Any]) -> Open:
 def _squeezed(axes: _Axes, node: fx.Node, a: Mapping[str, Any]) -> Open:
     """Named axes, of a fixed size 1."""
     free, dims = axes.of(a["self"]), a.get("dim")
-    _require(dims is not None, node)
+    if dims is None:
+        raise SizeDependentError(f"{node.name} drops whichever axes have the size 1")
     gone = {d % len(free) for d in (dims if isinstance(dims, (list, tuple)) else [dims])}
     shape = sizes(a["self"]) or ()
     _require(not any(free[d] or shape[d] != 1 for d in gone), node)

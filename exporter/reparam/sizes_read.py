@@ -32,7 +32,7 @@ _PYTHON |= dict.fromkeys(
     (
         F.relu, F.relu6, F.leaky_relu, F.elu, F.celu, F.selu, F.hardtanh, F.hardswish, F.hardsigmoid, F.silu, F.mish,
         F.sigmoid, F.tanh, F.softmax, F.log_softmax, F.rrelu, F.dropout, F.dropout1d, F.dropout2d, F.dropout3d,
-        F.alpha_dropout, F.feature_alpha_dropout, F.pad, Tensor.unflatten, Tensor.split, torch.split,
+        F.alpha_dropout, F.feature_alpha_dropout, F.layer_norm, F.pad, Tensor.unflatten, Tensor.split, torch.split,
         Tensor.__rsub__, Tensor.__rdiv__, torch._assert,
     ),
     lambda args, kwargs: True,
@@ -40,8 +40,7 @@ _PYTHON |= dict.fromkeys(
 _PYTHON[F.batch_norm] = lambda args, kwargs: not (args[5] if len(args) > 5 else kwargs.get("training", False))
 for _pool in (F.adaptive_avg_pool2d, F.adaptive_avg_pool3d):
     _PYTHON[_pool] = lambda args, kwargs: _is_said(args[1] if len(args) > 1 else kwargs["output_size"])
-for _pool in (F.max_pool1d, F.max_pool2d, F.max_pool3d):
-    _PYTHON[_pool] = lambda args, kwargs: True
+_PYTHON |= dict.fromkeys((F.max_pool1d, F.max_pool2d, F.max_pool3d), lambda args, kwargs: True)
 _PYTHON[F.interpolate] = lambda args, kwargs: (
     (args[1] if len(args) > 1 else kwargs.get("size")) is None
     and not (args[5] if len(args) > 5 else kwargs.get("recompute_scale_factor"))
@@ -109,13 +108,13 @@ class Hidden(TorchFunctionMode):
         self.depth += 1
         if self.depth == 1:
             self.entered = True
-            self.__enter__()
+            self.__enter__()  # type: ignore[no-untyped-call]
 
     def leave(self) -> None:
         """Watch no more."""
         self.depth -= 1
         if self.depth == 0:
-            self.__exit__(None, None, None)
+            self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

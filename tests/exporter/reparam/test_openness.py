@@ -39,6 +39,7 @@ FREE = {
     "swapped": lambda y, x: torch.cat([part.relu() for part in y.chunk(2, 1)][::-1], 1),
     "cropped": lambda y, x: y[:, :, 1:-1, 1:] + x[:, :, 1:-1, :-1],
     "channels last": lambda y, x: y.permute(0, 2, 3, 1).mul(torch.arange(4.0)).permute(0, 3, 1, 2),
+    "normalized": lambda y, x: F.layer_norm(y.permute(0, 2, 3, 1), (4,)).permute(0, 3, 1, 2),
     "resized": lambda y, x: F.interpolate(y, scale_factor=2.0),
 }
 BOUND = {
@@ -53,6 +54,7 @@ BOUND = {
     "positions": lambda y, x: y + torch.arange(y.shape[3]),
     "parts that are counted": lambda y, x: y * len(y.split(8, 2)),
     "rows that are counted": lambda y, x: y * sum(1 for _ in x),
+    "normalized over rows": lambda y, x: F.layer_norm(y, (16,)) + x,
     "rows": lambda y, x: torch.stack([row for row in y]),
 }
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plainconv.exporter.reparam.choices import Cost, Group, GroupedSum, Keep
-from plainconv.exporter.reparam.search import Option, Rank, search
+from plainconv.exporter.reparam.search import Option, Rank, _in_every_plan, search
 
 Options = Sequence[Sequence[Option]]
 BY_TOTAL: Rank = lambda cost: (cost.total, 0)  # noqa: E731
@@ -40,8 +40,14 @@ def whole(options: Options, needed: Sequence[int], shared: Sequence[int], rank: 
             chosen |= cheapest(value, (set(values) - {value}) | set(chosen), {})
         return chosen
 
+    def in_every(at: int) -> set[int]:
+        return {at} | set.intersection(*({v for r in option.reads for v in in_every(r)} for option in options[at]))
+
     best = planned(needed)
-    for value in shared:
+    fixed = sorted({*needed, *(v for v in shared if any(v in in_every(value) for value in needed))})
+    if rank(cost(planned(fixed))) <= rank(cost(best)):
+        needed, best = fixed, planned(fixed)
+    for value in [v for v in shared if v not in needed]:
         tried = planned(sorted({*needed, value}))
         if rank(cost(tried)) < rank(cost(best)):
             needed, best = [*needed, value], tried
@@ -74,3 +80,14 @@ def test_costs_carried_along_are_costs_counted_whole(
     wanted = whole(options, needed, shared, rank)
     assert dict(found.options) == wanted
     assert found.cost == sum((option.cost for option in wanted.values()), Cost())
+
+
+def test_what_every_plan_computes() -> None:
+    """Given 3 by (1 and 2) or by 1 alone, 1 by 0 or by nothing → Result 3 and 1 are computed in every plan of 3."""
+
+    def option(*reads: int) -> Option:
+        return Option(Keep(), Cost(1, 1, 1), reads)
+
+    options = [[option()], [option(0), option()], [option(1)], [option(1, 2), option(1)]]
+    assert _in_every_plan(options, [3]) == 1 << 3 | 1 << 1
+    assert _in_every_plan(options, [2, 3]) == 1 << 3 | 1 << 2 | 1 << 1
