@@ -42,8 +42,7 @@ def shaken(module: nn.Module, size: float, seed: int) -> Run:
 
 def turned_rows(wanted: Sequence[np.ndarray], each: Iterable[Sequence[np.ndarray]]) -> np.ndarray:
     """Which rows of a sorted list an evaluation of `each` has otherwise, [images, D]; empty where there is no list."""
-    (first, *_), stack = list_of(wanted)[0] or (None,), stack_of(wanted)
-    member = first if stack is None else stack
+    member = next(iter(list_of(wanted)[0]), stack_of(wanted))
     rows = np.zeros((0, 0) if member is None else wanted[member].shape[:2], bool)
     for outputs in () if member is None else each:
         astray = matched(wanted, outputs).astray

@@ -133,7 +133,7 @@ def rows_reversed(lists: Lists) -> None:
 
 
 FAULTS: dict[str, Callable[[Lists], None]] = {
-    "zero": lambda y: [a.fill(0) for a in y] and None,
+    "zero": lambda y: [a.fill(0) for a in y],
     "no scores": lambda y: y[1].fill(0),
     "scores halved": lambda y: np.copyto(y[1], y[1] / 2),
     "scores all alike": lambda y: np.copyto(y[1], 0.7, where=real(y)),
@@ -151,7 +151,7 @@ FAULTS: dict[str, Callable[[Lists], None]] = {
     "the best twice": best_twice,
     "boxes of other rows": lambda y: np.copyto(y[0], np.roll(y[0], 1, axis=1)),
     "worst first": rows_reversed,
-    "one image's for another": lambda y: [np.copyto(a[1:3], a[[2, 1]]) for a in y] and None,
+    "one image's for another": lambda y: [np.copyto(a[1:3], a[[2, 1]]) for a in y],
     "a score is none": lambda y: np.put(y[1], 0, np.nan),
     "a box is none": lambda y: np.put(y[0], 5, np.nan),
     "counts one on": lambda y: np.copyto(y[3], y[3] + 1),
