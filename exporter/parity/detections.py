@@ -11,12 +11,12 @@ Where no output has boxes x1 y1 x2 y2, the nearest row, within half a spread in 
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from .measure import AGREEMENT, OF_EACH, Measured
-from .order import WIDEST, list_of
+from .order import WIDEST, columns_of, list_of, stack_of
 
 APART = 0.5
 """How far a counterpart may be: 1 − |A ∩ B| / |A ∪ B| of boxes, spreads of other numbers."""
@@ -70,6 +70,8 @@ def paired(wanted: Sequence[np.ndarray], found: Sequence[np.ndarray], tolerance:
         return None
     found_counts, found_weights = _weights(found[best], wanted[best])
     boxes = next((k for k in members if k != best and _are_boxes(wanted[k])), None)
+    if boxes is None and all(wanted[k].dtype.kind == "f" for k in members):
+        return None  # numbers that happen to fall, as the scores of two classes do
     units = _units(wanted, members, best, boxes, counts)
     sides: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     alone, gone = np.zeros(len(counts), np.int64), np.zeros(len(counts))
@@ -120,6 +122,42 @@ def list_error(pairs: Paired, k: int, wanted: np.ndarray, found: np.ndarray, tol
         index = int(of_each.argmax())
         return Measured("rms", float(of_each[index]), tolerance, worst, 2, index, lost, why=pairs.why)
     return Measured("rms", float(np.sqrt((errors**2).mean())), tolerance, worst, far=lost, why=pairs.why)
+
+
+def listed(
+    wanted: Sequence[np.ndarray], found: Sequence[np.ndarray], tolerance: float
+) -> tuple[Paired, list[np.ndarray], dict[int, Measured]] | None:
+    """The rows that go together, `found` with the counts that these explain, and what was measured of each output.
+
+    None where there is no list. Of an output that holds all of it, in columns, the worst of these counts.
+    """
+    stack = stack_of(wanted)
+    if stack is None:
+        pairs = paired(wanted, found, tolerance)
+        if pairs is None:
+            return None
+        each = {k: list_error(pairs, k, wanted[k], found[k], tolerance) for k in pairs.members}
+        return pairs, pairs.with_counts(wanted, found), each
+    if len(found) != len(wanted) or found[stack].ndim != wanted[stack].ndim:
+        return None
+    columns = columns_of(wanted[stack])
+    whole = [k for k, y in enumerate(columns) if k and np.array_equal(y, np.rint(y))]
+    columns, others = (_with_integers(each, whole) for each in (columns, columns_of(found[stack])))
+    pairs = paired(columns, others, tolerance)
+    if pairs is None:
+        return None
+    of_columns = [list_error(pairs, k, columns[k], others[k], tolerance) for k in pairs.members]
+    worst = max(of_columns, key=lambda m: np.nan_to_num(m.error / m.tolerance, nan=np.inf))
+    return replace(pairs, members=(stack,)), list(found), {stack: worst}
+
+
+def _with_integers(columns: list[np.ndarray], whole: Sequence[int]) -> list[np.ndarray]:
+    """The columns, those in `whole` as integers; the least there is for what is none."""
+    least = float(np.iinfo(np.int32).min)
+    return [
+        np.rint(np.nan_to_num(y, nan=least, posinf=least, neginf=least)).astype(np.int64) if k in whole else y
+        for k, y in enumerate(columns)
+    ]
 
 
 def overlaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -227,7 +227,7 @@ def _shaken(
 def _but_for_turns(wide: list[np.ndarray], y: list[np.ndarray]) -> list[np.ndarray]:
     """`y` with each row of a sorted list that has no counterpart as in `wide`."""
     found = matched(wide, y)
-    return found.outputs if found.astray is None else excused(wide, found, found.astray, every=True)[0]
+    return found.outputs if found.astray is None else excused(wide, found, found.astray)[0]
 
 
 def _finite_rows(each: Sequence[list[np.ndarray]], count: int) -> np.ndarray:

@@ -3,6 +3,8 @@
 Given   outputs with a row for each detection, scores [images, D] that never rise along D among them
 Result  a step's outputs with each row where the reference has its counterpart, and which rows have none
 
+The columns of one output [images, D, n], corners, score and label of each row, are such outputs too.
+
 Two scores that differ by less than rounding come out in the order that rounding gives them. A box that suppression
 keeps on one side of its threshold and not on the other is one row more, and all rows behind it stand one place on. What
 a row holds is compared as ever; which rows have no counterpart is judged by what the network itself does, see `turns`.
@@ -17,6 +19,8 @@ TIE = 1e-3
 """Of the scores' spread: rows whose scores are nearer may trade places, and no score may rise by more."""
 ALIKE = 1e-3
 """A row that is off by less, in units of the spreads, is the counterpart."""
+CORNERS = 4
+"""Numbers of a box."""
 MOST, WIDEST = 300, 16
 """Rows astray in one image beyond which it is no matter of choice; numbers of a row beyond which they tell no more."""
 
@@ -35,6 +39,11 @@ class Matched:
 
 def matched(wanted: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> Matched:
     """`found` with its rows in the order of `wanted`, both one array [images, D, …] an output."""
+    stack = stack_of(wanted)
+    if stack is not None and found and found[stack].shape == wanted[stack].shape:
+        inner = matched(columns_of(wanted[stack]), columns_of(found[stack]))
+        together = np.concatenate([y.reshape(*y.shape[:2], -1) for y in inner.outputs], axis=2)
+        return Matched([*found[:stack], together, *found[stack + 1 :]], (stack,), inner.astray)
     members, best = list_of(wanted)
     if best is None or any(y.shape != w.shape for y, w in zip(found, wanted, strict=False)) or not found:
         return Matched(list(found))
@@ -60,11 +69,31 @@ def matched(wanted: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> Matche
 def list_of(wanted: Sequence[np.ndarray]) -> tuple[tuple[int, ...], int | None]:
     """Which outputs are of one sorted list, two at least, and which of them are its scores."""
     for i, y in enumerate(wanted):
-        if y.dtype.kind == "f" and y.ndim == 2 and y.shape[1] > 1 and len(y) and (np.diff(y, axis=1) <= 0).all():
+        if y.dtype.kind == "f" and y.ndim == 2 and y.shape[1] > 1 and len(y) and _falls(y):
             members = tuple(k for k, other in enumerate(wanted) if other.shape[:2] == y.shape)
             if len(members) > 1 and y.std() > 0:
                 return members, i
     return (), None
+
+
+def stack_of(wanted: Sequence[np.ndarray]) -> int | None:
+    """Which output is a whole list, its scores one of the columns; None where the list is of several outputs."""
+    if list_of(wanted)[1] is None:
+        for k, y in enumerate(wanted):
+            few = y.dtype.kind == "f" and y.ndim == 3 and CORNERS < y.shape[2] <= WIDEST
+            if few and list_of(columns_of(y))[1] is not None:
+                return k
+    return None
+
+
+def columns_of(y: np.ndarray) -> list[np.ndarray]:
+    """[images, D, n] as its corners [images, D, 4] and its other columns [images, D]."""
+    return [y[..., :CORNERS], *(y[..., k] for k in range(CORNERS, y.shape[2]))]
+
+
+def _falls(scores: np.ndarray) -> bool:
+    steps = np.diff(scores, axis=1)
+    return bool((steps <= 0).all() and (steps < 0).any())
 
 
 def _unit(y: np.ndarray) -> float:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from .order import list_of
+from .order import list_of, stack_of
 
 STRIDES = tuple(2**k for k in range(8))
 COARSEST = 32
@@ -23,9 +23,9 @@ Shape = Sequence[int]
 def places_of(outputs: Sequence[np.ndarray], inputs: Iterable[Shape]) -> list[frozenset[int]]:
     """For each output its axes of places or ranks, that of the images being 0; `inputs` are the shapes of one image."""
     images = list(inputs)
-    ranked, _ = list_of(outputs)
+    ranked, stack = list_of(outputs)[0], stack_of(outputs)
     return [
-        frozenset({1}) if k in ranked else _places(y.shape[1:], images) if y.ndim == 3 else frozenset()
+        frozenset({1}) if k in ranked or k == stack else _places(y.shape[1:], images) if y.ndim == 3 else frozenset()
         for k, y in enumerate(outputs)
     ]
 

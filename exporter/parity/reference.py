@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .batches import Run, in_batches
-from .detections import list_error, paired
+from .detections import listed
 from .inputs import DATA, HOT, NORMAL, ZEROS
 from .measure import (
     AGREEMENT,
@@ -132,15 +132,12 @@ class Reference:
             found = f"{FAILED}: {len(outputs)} outputs, want {len(self.outputs)}"
             return tuple(unmeasured(step, name, found) for name in self.names)
         values = [wanted.values for wanted in self.outputs.values()]
-        pairs = None if tolerance is None else paired(values, outputs, tolerance)
-        if pairs is not None and tolerance is not None:
-            outputs = pairs.with_counts(values, outputs)
-            listed = {k: list_error(pairs, k, values[k], outputs[k], tolerance) for k in pairs.members}
-            each = [
-                self._compare(step, name, outputs[k], tolerance, listed.get(k)) for k, name in enumerate(self.names)
-            ]
+        lists = None if tolerance is None else listed(values, outputs, tolerance)
+        if lists is not None:
+            pairs, outputs, of_list = lists
+            each = [self._compare(step, n, outputs[k], tolerance, of_list.get(k)) for k, n in enumerate(self.names)]
             alone = int(pairs.alone.sum())
-            return tuple(dataclasses.replace(p, turned=alone) if k in listed else p for k, p in enumerate(each))
+            return tuple(dataclasses.replace(p, turned=alone) if k in of_list else p for k, p in enumerate(each))
         rows = matched(values, outputs)
         outputs, turned = rows.outputs, None
         if self.dtype == "float32" and len(self.turns):
@@ -156,18 +153,18 @@ class Reference:
         return float32_tolerances(wanted, flat, self.longest_sum)
 
     def _compare(
-        self, step: str, name: str, y: np.ndarray, tolerance: float | None, listed: Measured | None = None
+        self, step: str, name: str, y: np.ndarray, tolerance: float | None, of_list: Measured | None = None
     ) -> Parity:
-        """One output; what is `listed` of it has been measured as that of a list."""
+        """One output; `of_list` is what was measured of it as part of a list."""
         wanted = self.outputs[name]
-        if listed is None and y.shape != wanted.values.shape:
+        if of_list is None and y.shape != wanted.values.shape:
             found = f"{FAILED}: shape {list(y.shape[1:])}, want {list(wanted.values.shape[1:])}"
             return unmeasured(step, name, found)
         if (y.dtype.kind == "f") != wanted.is_float:
             kind = "floats" if wanted.is_float else "integers"
             return unmeasured(step, name, f"{FAILED}: it gives {y.dtype}, want {kind}")
-        if listed is not None:
-            measured, why = listed, self._why_not(name)
+        if of_list is not None:
+            measured, why = of_list, self._why_not(name)
         elif not wanted.is_float:
             measured, why = agreement(wanted, y, tolerance), self._why_not(name)
         elif tolerance is None and self.dtype == "float32":
@@ -175,7 +172,7 @@ class Reference:
         else:
             limit = self._own_limit(wanted) if tolerance is None else tolerance
             measured, why = rms_error(wanted, y, limit), self._why_not(name, limit if tolerance is None else None)
-        measured = measured if listed is not None else self._with_classes(wanted, y, measured)
+        measured = measured if of_list is not None else self._with_classes(wanted, y, measured)
         error = math.nan if not math.isfinite(measured.error) else measured.error
         if why.startswith(("the reference", "the output")):
             status = f"{NOT_CERTIFIED}: {why}"

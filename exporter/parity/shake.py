@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_flatten
 
 from .batches import Run
 from .measure import UNIT_ROUNDOFF
-from .order import list_of, matched
+from .order import list_of, matched, stack_of
 from .uncast import without_autocast
 from .watch import run_watched, tensors
 
@@ -42,9 +42,9 @@ def shaken(module: nn.Module, size: float, seed: int) -> Run:
 
 def turned_rows(wanted: Sequence[np.ndarray], each: Iterable[Sequence[np.ndarray]]) -> np.ndarray:
     """Which rows of a sorted list an evaluation of `each` has otherwise, [images, D]; empty where there is no list."""
-    members, _ = list_of(wanted)
-    rows = np.zeros(wanted[members[0]].shape[:2] if members else (0, 0), bool)
-    for outputs in each if members else ():
+    member = next(iter(list_of(wanted)[0]), stack_of(wanted))
+    rows = np.zeros((0, 0) if member is None else wanted[member].shape[:2], bool)
+    for outputs in () if member is None else each:
         astray = matched(wanted, outputs).astray
         if astray is not None:
             rows |= astray

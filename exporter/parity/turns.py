@@ -2,7 +2,7 @@
 
 Given   the rows of the reference that have no counterpart in a step, and those that have none in the network's own
         float32: as it is, and with each value that it computes rounded a few times as coarsely (`shaken`)
-Result  the step's outputs, those rows replaced by the reference's where they are the same, but for chance
+Result  the step's outputs, those rows replaced by the reference's where they are the same
 
 A box kept or not, a proposal in or out, the level that a region is pooled from: two float32 evaluations of one network
 differ in them where an overlap or a score is next to its threshold, and none is more right. Each such choice is a few
@@ -15,41 +15,28 @@ import numpy as np
 
 from .order import Matched
 
-UNSEEN = 4
-"""Of that many images on which the network's own float32 chooses otherwise, a step may do so on one other."""
 
-
-def excused(
-    wanted: Sequence[np.ndarray], step: Matched, own: np.ndarray, *, every: bool = False
-) -> tuple[list[np.ndarray], int]:
+def excused(wanted: Sequence[np.ndarray], step: Matched, own: np.ndarray) -> tuple[list[np.ndarray], int]:
     """The outputs of `step` with what it may choose otherwise as in `wanted`, and how many rows these are.
 
     Args:
         wanted: the reference's outputs.
         step: the step's.
         own: the rows that the network's own float32 chooses otherwise in one evaluation or another, [images, D].
-        every: all rows without a counterpart, as of the network itself.
 
     """
     if step.astray is None:
         return step.outputs, 0
-    images, length = own.shape
-    sound = np.ones(images, bool)
+    sound = np.ones(len(own), bool)
     for k in step.members:
         if step.outputs[k].dtype.kind == "f":
-            sound &= np.isfinite(step.outputs[k].reshape(images, -1)).all(axis=1)
-    own = own | (own.mean(axis=1, keepdims=True) > 0.5)  # where most rows are a matter of rounding, none tells
-    unseen, seen = (step.astray & ~own).sum(axis=1), own.sum(axis=1)
-    chance = unseen > 0
-    most = -(-int((seen > 0).sum()) // UNSEEN)
-    few = chance.sum() <= most and unseen.max(initial=0) <= min(length // 2, seen.max(initial=0))
-    may = sound & (every | few | ~chance)
-    rows = step.astray & may[:, None]
+            sound &= np.isfinite(step.outputs[k].reshape(len(own), -1)).all(axis=1)
+    rows = step.astray & own & sound[:, None]
     outputs = list(step.outputs)
     for k, y in enumerate(outputs):
         if k in step.members and rows.any():
             outputs[k] = np.where(rows.reshape(*rows.shape, *[1] * (y.ndim - 2)), wanted[k], y)
-        elif y.ndim == 1 and len(y) == images and y.dtype.kind != "f":  # how many there are, whether all are in
+        elif y.ndim == 1 and len(y) == len(own) and y.dtype.kind != "f":  # how many there are, whether all are in
             near = np.abs(y.astype(np.int64) - wanted[k].astype(np.int64)) <= rows.sum(axis=1)
             outputs[k] = np.where(near, wanted[k], y)
     return outputs, int(rows.sum())

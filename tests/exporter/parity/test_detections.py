@@ -133,7 +133,7 @@ def rows_reversed(lists: Lists) -> None:
 
 
 FAULTS: dict[str, Callable[[Lists], None]] = {
-    "zero": lambda y: [a.fill(0) for a in y] and None,
+    "zero": lambda y: [a.fill(0) for a in y],
     "no scores": lambda y: y[1].fill(0),
     "scores halved": lambda y: np.copyto(y[1], y[1] / 2),
     "scores all alike": lambda y: np.copyto(y[1], 0.7, where=real(y)),
@@ -151,7 +151,7 @@ FAULTS: dict[str, Callable[[Lists], None]] = {
     "the best twice": best_twice,
     "boxes of other rows": lambda y: np.copyto(y[0], np.roll(y[0], 1, axis=1)),
     "worst first": rows_reversed,
-    "one image's for another": lambda y: [np.copyto(a[1:3], a[[2, 1]]) for a in y] and None,
+    "one image's for another": lambda y: [np.copyto(a[1:3], a[[2, 1]]) for a in y],
     "a score is none": lambda y: np.put(y[1], 0, np.nan),
     "a box is none": lambda y: np.put(y[0], 5, np.nan),
     "counts one on": lambda y: np.copyto(y[3], y[3] + 1),
@@ -191,12 +191,37 @@ def test_lists_as_long_as_what_is_found() -> None:
         assert not all(reference.compare("step", [*found, WANTED[3]], 0.3))
 
 
+def in_one(lists: Lists) -> Lists:
+    """Corners, score and label of each row beside each other."""
+    return [np.concatenate([lists[0], lists[1][..., None], lists[2][..., None]], axis=2)]
+
+
+def test_a_list_in_one_output_is_judged_alike() -> None:
+    """Given columns of one output -> what rounds is held, faults of boxes, scores and labels are refused."""
+    y = in_one(WANTED)
+    kinds = ("data",) * IMAGES
+    reference = Reference(
+        1, {"x": np.zeros((IMAGES, 1))}, kinds, {"rows": wanted_output(y[0], y, kinds, np.arange(IMAGES))}
+    )
+    (held,) = reference.compare("step", in_one(rounded(0.7, 0.03)), 0.3)
+    assert held and held.turned and held.measure in ("overlap", "rms", "agreement")
+    passed = [fault for fault in FAULTS if fault != "counts one on" and not refused_in_one(reference, fault)]
+    assert not passed
+
+
+def refused_in_one(reference: Reference, fault: str) -> bool:
+    wrong = [y.copy() for y in WANTED]
+    FAULTS[fault](wrong)
+    return reference.compare(fault, in_one(wrong), 0.3)[0].failed
+
+
 def test_rows_without_boxes_are_told_apart_by_their_numbers() -> None:
     """Given points, or nothing but labels -> the nearest of the same label, the rest without counterpart."""
     points = [WANTED[0][..., :2] + 0.5 * WANTED[0][..., 2:], WANTED[1], WANTED[2]]
     near = paired(points, [points[0] + 0.1, *points[1:]], 0.3)
     far = paired(points, [points[0] + 90, *points[1:]], 0.3)
     assert near is not None and far is not None
+    assert paired(points[:2], points[:2], 0.3) is None, "numbers that fall by chance are no list"
     assert near.boxes is None and near.lost == 0 and far.lost > 0.5
     alone = paired(points[1:], [points[1], np.where(points[2] == 2, 3, points[2])], 0.3)
     assert alone is not None and 0 < alone.lost < 0.5

@@ -75,6 +75,25 @@ def test_what_is_no_sorted_list_is_left_alone(outputs: list[np.ndarray]) -> None
     assert all(a is b for a, b in zip(matched(outputs, found).outputs, found, strict=True))
 
 
+def test_rows_of_one_output_come_back_too() -> None:
+    """Given corners, score and label beside each other, two rows that tie the other way round -> as they were."""
+    boxes, scores, labels, _ = detections()
+    boxes = np.sort(boxes, axis=2)
+    whole = np.concatenate([boxes, scores[..., None], labels[..., None]], axis=2)
+    (found,) = swapped([whole], 4, 5)
+    again = matched([whole], [found])
+    assert again.members == (0,) and np.array_equal(again.outputs[0], whole)
+    wrong = found.copy()
+    wrong[:, 3, 0] += 9
+    astray = matched([whole], [wrong]).astray
+    assert astray is not None and astray.sum() == 13 and astray[:, 3].all()
+
+
+def test_numbers_that_never_fall_are_no_scores() -> None:
+    flat = np.broadcast_to(RNG.uniform(0, 1, (13, 1)), (13, 5)).copy()
+    assert not matched([flat, flat], [flat, flat]).members
+
+
 def test_another_shape_is_left_to_the_comparison() -> None:
     wanted = detections()
     found = [y[:, :7] for y in wanted]

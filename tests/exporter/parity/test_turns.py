@@ -119,26 +119,18 @@ def lists(images: int = 12) -> list[np.ndarray]:
     return [rng.uniform(0, 100, (images, ROWS, 4)), scores, np.full(images, ROWS)]
 
 
-FIVE = {0: [3], 1: [3], 2: [3, 8], 7: [1], 9: [3]}
-
-
 @pytest.mark.parametrize(
     ("own", "step", "passed"),
     [
         ({0: [3, 4]}, {0: [3, 4]}, True),
         ({0: [3, 4]}, {0: [4]}, True),
-        ({0: [3, 4]}, {0: [4, 5]}, True),  # one that was not seen
-        ({0: [3]}, {5: [9]}, True),  # on another image
-        ({0: [3]}, {5: [9, 10]}, False),  # more than was seen of any
-        ({0: [3]}, {4: [9], 5: [9]}, False),
+        ({0: [3, 4]}, {0: [4, 5]}, False),
+        ({0: [3]}, {5: [3]}, False),
         ({}, {5: [1]}, False),
-        (FIVE, {4: [9], 5: [9]}, True),
-        (FIVE, {4: [9], 5: [9], 6: [1]}, False),
-        ({0: range(15)}, {0: range(15)}, True),
-        ({0: range(15)}, {5: range(11)}, False),  # most of an image is no chance
+        ({0: range(15)}, {0: range(16)}, False),
     ],
 )
-def test_a_step_may_choose_otherwise_where_float32_does_and_by_chance(
+def test_a_step_may_choose_otherwise_where_float32_does(
     own: dict[int, Sequence[int]], step: dict[int, Sequence[int]], passed: bool
 ) -> None:
     wanted, turns = lists(), np.zeros((12, ROWS), bool)
