@@ -53,8 +53,9 @@ _NO_GPU = re.compile("cuda|pinned", re.IGNORECASE)
 class Core:
     """A running Triton core."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", address: str) -> None:
-        self.process, self.address = process, address
+    def __init__(self, process: "subprocess.Popen[bytes]", address: str, http: str) -> None:
+        """`address` is gRPC's."""
+        self.process, self.address, self.http = process, address, http
         self.client = triton.InferenceServerClient(address)
 
     def infer(self, name: str, inputs: Arrays, client: Any = None) -> dict[str, Any]:
@@ -111,7 +112,7 @@ def core(environment: Path, repository: Path, *options: str) -> Iterator[Core]:
         with open(home / "log", "wb") as log:
             process = subprocess.Popen(command, env=variables, stdout=log, stderr=log)
         try:
-            started = Core(process, f"127.0.0.1:{grpc}")
+            started = Core(process, f"127.0.0.1:{grpc}", f"127.0.0.1:{http}")
             if not started.wait(started.client.is_server_live):
                 raise SystemExit(f"the core does not start: {(home / 'log').read_text()[-2000:]}")
             yield started
@@ -125,6 +126,11 @@ def core(environment: Path, repository: Path, *options: str) -> Iterator[Core]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait(LONG_S)
+
+
+def is_there(environment: Path) -> bool:
+    """Whether that environment holds a core."""
+    return any(environment.glob("lib/python3*/site-packages/pytriton/tritonserver/bin/tritonserver"))
 
 
 def lay_out(site: Path, home: Path) -> None:
@@ -294,7 +300,7 @@ def main() -> int:
     parser.add_argument("--core", type=Path, required=True, metavar="DIR", help="the environment with nvidia-pytriton")
     parser.add_argument("--requests", type=int, default=10_000, help="while a split is replaced (default 10,000)")
     args = parser.parse_args()
-    if not list(args.core.glob("lib/python3*/site-packages/pytriton/tritonserver/bin/tritonserver")):
+    if not is_there(args.core):
         print(f"left out: {args.core} holds no nvidia-pytriton; pip install nvidia-pytriton onnxruntime there")
         return 0
     failed = 0
