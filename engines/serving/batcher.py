@@ -138,7 +138,8 @@ class Batcher:
         finally:
             with self._changed:
                 self._unanswered, self._alone = self._unanswered - 1, False
-                self._changed.notify_all()
+                if self._queue or self._closing:  # else there is nothing to wake them for
+                    self._changed.notify_all()
         return item.answer.result()
 
     def close(self) -> None:

@@ -8,11 +8,12 @@ The networks: both of tests/assets as they were trained, 1×1×32×32; the same 
 pixels, 602,112 bytes a request; and vanillanet_5 with random weights. Each is exported with its batch open, 1 to 32,
 and served by ONNX Runtime on the CPU with as many threads as here.
 
-Latency: `--rounds` rounds of one call of the runner, one request over REST (binary tensors) and one over gRPC, in turn
-and every other round backwards, from arrays to arrays. `added` is the median over the rounds of what a request took
-beyond its round's call, the client's own work included. Each answer is compared with the runner's. This process keeps
-the memory that it frees: glibc else gives the copies of a request back to the kernel and takes them again, 500 page
-faults a request of Triton's client, 1.2 ms which are not the server's. --trim leaves it at that.
+Latency: `--rounds` rounds of one call of the runner, one request over REST (binary tensors), one over gRPC, one over
+both with its tensors in shared memory, in turn and every other round backwards, from arrays to arrays. `added` is the
+median over the rounds of what a request took beyond its round's call, the client's own work included. Each answer is
+compared with the runner's. This process keeps the memory that it frees: glibc else gives the copies of a request back
+to the kernel and takes them again, 500 page faults a request of Triton's client, 1.2 ms which are not the server's.
+--trim leaves it at that.
 
 Throughput: requests of one row in `--seconds`, longer where they are few, by 1, 8 and 32 clients, half of them over
 each protocol (one: REST), with batches as by default and with none (--max-batch 1). The clients are threads of one
@@ -20,7 +21,9 @@ process on the server's own cores.
 """
 
 import argparse
+import contextlib
 import ctypes
+import functools
 import gc
 import statistics
 import tempfile
@@ -32,7 +35,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-from serving_client import Arrays, GrpcClient, RestClient, Server, serving
+from serving_client import Arrays, GrpcClient, RestClient, Server, SharedClient, serving
 
 from plainconv import engines
 from plainconv.engines.bench import Samples, machine, random_inputs
@@ -50,7 +53,8 @@ WARMUP = 20
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 ANSWERS = 4  # of each client, at least, in a throughput
 POLL_S = 0.01
-GOALS = "Goals: at most 2.5 ms added over REST, 1.5 ms over gRPC; at vanillanet_5 at most 15 % of the call."
+GOALS = "Goals, added: 2.5 ms over REST, 1.5 ms over gRPC, .4 ms with shared memory; at vanillanet_5 15 % of the call."
+WAYS = ("rest", "grpc", "rest, shared", "grpc, shared")
 
 
 def main() -> None:
@@ -73,10 +77,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         bundles = args.bundles or networks(Path(folder))
         threads = ("--threads", str(args.threads), "--engine", "onnxruntime")
-        print("| network | input | in process, ms | REST, ms | added | gRPC, ms | added |")
-        print("|---|---|---|---|---|---|---|")
+        names = ("REST", "gRPC", "REST, shared memory", "gRPC, shared memory")
+        print(f"| network | input | in process, ms | {' | '.join(f'{name}, ms | added' for name in names)} |")
+        print(f"|{'---|' * (3 + 2 * len(names))}")
         for path in bundles:
-            with serving(path, "--name", "net", *threads, *args.options.split()) as server:
+            with serving(path, "--name", "net", "--shared-memory", *threads, *args.options.split()) as server:
                 print(latency_row(Bundle.open(path), server, args.rounds, args.threads), flush=True)
         if not args.seconds:
             return
@@ -114,18 +119,21 @@ def networks(folder: Path) -> list[Path]:
 def latency_row(bundle: Bundle, server: Server, rounds: int, threads: int) -> str:
     """One line of the table of latencies: p50 and p99 of each way, and what a request adds."""
     inputs = random_inputs(bundle.inputs, 1)
-    rest, grpc = RestClient(server.http), GrpcClient(server.grpc)
-    with engines.load(bundle, "onnxruntime", threads=threads) as runner:
-        ways: dict[str, Callable[[], Arrays]] = {
-            "local": lambda: runner(inputs),
-            "rest": lambda: rest.infer("net", inputs),
-            "grpc": lambda: grpc.infer("net", inputs),
-        }
+    with engines.load(bundle, "onnxruntime", threads=threads) as runner, contextlib.ExitStack() as held:
+        outputs = runner(inputs)
+        clients: list[Any] = [
+            RestClient(server.http),
+            GrpcClient(server.grpc),
+            SharedClient("http", server.http, inputs, outputs),
+            SharedClient("grpc", server.grpc, inputs, outputs),
+        ]
+        ways: dict[str, Callable[[], Arrays]] = {"local": lambda: runner(inputs)}
+        for way, client in zip(WAYS, clients, strict=True):
+            held.callback(client.close)
+            ways[way] = functools.partial(client.infer, "net", inputs)
         samples = interleaved(ways, rounds)
-    rest.close()
-    grpc.close()
     cells = [bundle.folder.name, "×".join(map(str, next(iter(inputs.values())).shape)), both(samples["local"])]
-    for way in ("rest", "grpc"):
+    for way in WAYS:
         added = added_ms(samples[way], samples["local"])
         cells += [both(samples[way]), f"{added:.2f} ({added / samples['local'].percentile(50):.1%})"]
     return f"| {' | '.join(cells)} |"

@@ -5,11 +5,13 @@ KServe's protobuf and Triton's cannot be loaded side by side, so a client's proc
 
 import contextlib
 import http.client
+import importlib
 import json
 import re
 import subprocess
 import sys
 import threading
+import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import tritonclient.grpc as triton
+from tritonclient.utils import shared_memory
 
 COMMAND = "import sys; from plainconv.exporter.cli.main import main; sys.exit(main())"
 LONG_S = 120.0  # what no answer takes, nor a server's start or end
@@ -172,6 +175,45 @@ class GrpcClient:
     def close(self) -> None:
         """Close the channel."""
         self._client.close()
+
+
+class SharedClient:
+    """Triton's client of one protocol, its tensors in shared memory: the inputs, and behind them the outputs."""
+
+    def __init__(self, protocol: str, address: str, inputs: Arrays, outputs: Arrays) -> None:
+        """`outputs` are as large as the answers will be."""
+        self._triton = importlib.import_module(f"tritonclient.{protocol}")
+        self._client = self._triton.InferenceServerClient(address)
+        self._region = f"bench-{uuid.uuid4().hex}"
+        self._size = sum(array.nbytes for array in (*inputs.values(), *outputs.values()))
+        self._handle = shared_memory.create_shared_memory_region(self._region, f"/{self._region}", self._size)
+        self._client.register_system_shared_memory(self._region, f"/{self._region}", self._size)
+        self._inputs, self._outputs, self._places = [], [], {}
+        offset = 0
+        for name, array in inputs.items():
+            self._inputs.append(self._triton.InferInput(name, list(array.shape), DATATYPES[array.dtype.name]))
+            self._inputs[-1].set_shared_memory(self._region, array.nbytes, offset)
+            offset += array.nbytes
+        for name, array in outputs.items():
+            self._outputs.append(self._triton.InferRequestedOutput(name))
+            self._outputs[-1].set_shared_memory(self._region, array.nbytes, offset)
+            self._places[name] = (array.dtype, list(array.shape), offset)
+            offset += array.nbytes
+
+    def infer(self, model: str, inputs: Arrays) -> dict[str, Any]:
+        """The outputs for `inputs`, from arrays to arrays. Raises InferenceServerException."""
+        shared_memory.set_shared_memory_region(self._handle, list(inputs.values()))
+        self._client.infer(model, self._inputs, outputs=self._outputs)
+        return {
+            name: shared_memory.get_contents_as_numpy(self._handle, *place).copy()
+            for name, place in self._places.items()
+        }
+
+    def close(self) -> None:
+        """Give the region back."""
+        self._client.unregister_system_shared_memory(self._region)
+        self._client.close()
+        shared_memory.destroy_shared_memory_region(self._handle)
 
 
 def tensors_of(inputs: Arrays) -> list[Any]:
