@@ -154,15 +154,16 @@ def test_a_unix_socket_and_the_log(start, store, tmp_path):
             message.inputs.add(name="x", datatype="FP32", shape=[1, 4]).contents.fp32_contents.extend([1, 2, 3, 4])
             infer = channel.unary_unary(f"{SERVICE}/ModelInfer")
             infer(message.SerializeToString(), timeout=LONG_S, metadata=[("traceparent", parent)])
-            with pytest.raises(grpc.RpcError):
-                infer(b"\xff", timeout=LONG_S)
+            for no_message in (b"\xff", b"\x0a\x01\xff"):
+                with pytest.raises(grpc.RpcError):
+                    infer(no_message, timeout=LONG_S)
         text = server.ask("GET", "/metrics")[2].decode()
         assert 'plainconv_answers_total{protocol="grpc",status="OK"} 1' in text
-        assert 'plainconv_answers_total{protocol="grpc",status="INVALID_ARGUMENT"} 1' in text
-        assert server.stop()[0] == 0
-    assert not path.exists()
+        assert 'plainconv_answers_total{protocol="grpc",status="INVALID_ARGUMENT"} 2' in text
+        code, said = server.stop()
+    assert code == 0 and not path.exists() and [line for line in said if not line.startswith("serving ")] == []
     lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
-    good, bad = (line for line in lines if line["protocol"] == "grpc")
+    good, bad, _ = (line for line in lines if line["protocol"] == "grpc")
     assert (good["method"], good["status"], good["model"], good["id"], good["rows"]) == (
         "ModelInfer",
         "OK",
