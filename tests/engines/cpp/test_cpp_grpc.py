@@ -4,6 +4,7 @@ import collections
 import contextlib
 import json
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -207,3 +208,18 @@ def test_the_end(start, store):
         for thread in threads:
             thread.join(LONG_S)
     assert codes == {"UNAVAILABLE": 8}
+
+
+def test_places_are_given_back(start, store):
+    """Given one connection after the other, and more at once than may be -> the first are answered, then a new one."""
+    with start(store, "--access-log", "none", "--grpc-port", 0, "--max-connections", 8) as server:
+        host, _, port = server.grpc.rpartition(":")
+        for _ in range(20):
+            with grpc.insecure_channel(server.grpc, (("grpc.use_local_subchannel_pool", 1),)) as channel:
+                channel.unary_unary(f"{SERVICE}/ServerLive")(b"", timeout=LONG_S)
+        with contextlib.ExitStack() as held:
+            many = [held.enter_context(socket.create_connection((host, int(port)), LONG_S)) for _ in range(12)]
+            assert many[-1].recv(100) == b""  # three quarters of the places are one address's
+        with grpc.insecure_channel(server.grpc) as channel:
+            live = channel.unary_unary(f"{SERVICE}/ServerLive")
+            assert live(b"", timeout=LONG_S, wait_for_ready=True) == b"\x08\x01"

@@ -178,7 +178,7 @@ GrpcServer::GrpcServer(Listener listener, Shared& shared, Certificates* certific
   state.build(certificates);
   state.watcher.emplace(every, [&state] { state.look(); });
   state.door.emplace(std::move(listener), shared.service.options().max_connections,
-                     Doorway::Ways{[&state] { return state.door->executor(); },
+                     Doorway::Ways{nullptr,
                                    [&state](Doorway::Socket socket, const std::string& /*peer*/, Doorway::Place place) {
                                      state.take(std::move(socket), std::move(place));
                                    },
