@@ -80,6 +80,7 @@ def main() -> int:
     parser.add_argument("--examples", type=int, default=2000, metavar="N", help="of each kind (default 2000)")
     parser.add_argument("--kinds", default=",".join(KINDS))
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--bundle-serve", type=Path, metavar="FILE", help="the server in C++, in the place of ours")
     args = parser.parse_args()
     failures: list[str] = []
     sent = 0
@@ -88,7 +89,8 @@ def main() -> int:
         make_bundle(store / "open")
         make_bundle(store / "one", batch=1, scale=2.0)
         options = ("--repository-api", "--max-body", "1", "--max-batch", "8", "--threads", "1")
-        with serving(store, *options) as server, grpc.insecure_channel(server.grpc) as channel:
+        started = serving(store, *options, bundle_serve=args.bundle_serve)
+        with started as server, grpc.insecure_channel(server.grpc) as channel:
             mib, threads = [server.usage().mib], [server.usage().threads]
             for name in args.kinds.split(","):
                 target, start = Target(server, channel, Counter()), time.monotonic()

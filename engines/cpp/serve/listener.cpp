@@ -134,26 +134,27 @@ Listener::~Listener() = default;
 int Listener::port() const { return state_->port; }
 
 struct Doorway::State {
-  Listener listener;
+  std::mutex mutex;
+  std::size_t open = 0;
+  std::map<std::string, std::size_t> open_of;  // by the address of the other side
   std::size_t most;
   Ways ways;
   std::atomic<bool> is_closing = false;
   std::future<void> accepting;
-  std::mutex mutex;
-  std::size_t open = 0;
-  std::map<std::string, std::size_t> open_of;  // by the address of the other side
+  Listener listener;  // what waits there may hold places
   std::thread thread;
 
-  State(Listener given, std::size_t limit, Ways all) : listener(std::move(given)), most(limit), ways(std::move(all)) {}
+  State(Listener given, std::size_t limit, Ways all) : most(limit), ways(std::move(all)), listener(std::move(given)) {}
 
   [[nodiscard]] Listener::State& where() const { return *listener.state_; }
+  [[nodiscard]] Executor next() const { return ways.next ? ways.next() : where().io.get_executor(); }
 
   net::awaitable<void> accept_all() {
     constexpr auto outcome = net::as_tuple(net::use_awaitable);
     auto& acceptor = where().acceptor;
     net::steady_timer pause(where().io);
     while (!is_closing) {
-      auto [code, socket] = co_await acceptor.async_accept(ways.next(), outcome);
+      auto [code, socket] = co_await acceptor.async_accept(next(), outcome);
       if (!code) {
         let_in(std::move(socket));
       } else if (!is_closing) {
@@ -165,7 +166,7 @@ struct Doorway::State {
     error_code code;
     acceptor.non_blocking(true, code);
     while (!code) {
-      auto socket = acceptor.accept(ways.next(), code);
+      auto socket = acceptor.accept(next(), code);
       if (!code) {
         let_in(std::move(socket));
       }
@@ -227,7 +228,5 @@ void Doorway::close() {
     state_->accepting.wait();
   }
 }
-
-Doorway::Executor Doorway::executor() const { return state_->where().io.get_executor(); }
 
 }  // namespace plainconv::serve

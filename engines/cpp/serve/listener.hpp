@@ -57,7 +57,7 @@ class Doorway {
 
   /// What becomes of connections, in that thread.
   struct Ways {
-    std::function<Executor()> next;  // that of the next one
+    std::function<Executor()> next;  // that of the next one; none: the thread's
     std::function<void(Socket socket, const std::string& peer, Place place)> take;
     std::function<void(Socket& socket)> refuse;  // there is no place
   };
@@ -72,8 +72,6 @@ class Doorway {
 
   /// Take those that wait, and then no more. Closing twice does nothing.
   void close();
-  /// That of the thread.
-  [[nodiscard]] Executor executor() const;
 
  private:
   struct State;

@@ -4,6 +4,7 @@ import collections
 import contextlib
 import json
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -154,15 +155,16 @@ def test_a_unix_socket_and_the_log(start, store, tmp_path):
             message.inputs.add(name="x", datatype="FP32", shape=[1, 4]).contents.fp32_contents.extend([1, 2, 3, 4])
             infer = channel.unary_unary(f"{SERVICE}/ModelInfer")
             infer(message.SerializeToString(), timeout=LONG_S, metadata=[("traceparent", parent)])
-            with pytest.raises(grpc.RpcError):
-                infer(b"\xff", timeout=LONG_S)
+            for no_message in (b"\xff", b"\x0a\x01\xff"):
+                with pytest.raises(grpc.RpcError):
+                    infer(no_message, timeout=LONG_S)
         text = server.ask("GET", "/metrics")[2].decode()
         assert 'plainconv_answers_total{protocol="grpc",status="OK"} 1' in text
-        assert 'plainconv_answers_total{protocol="grpc",status="INVALID_ARGUMENT"} 1' in text
-        assert server.stop()[0] == 0
-    assert not path.exists()
+        assert 'plainconv_answers_total{protocol="grpc",status="INVALID_ARGUMENT"} 2' in text
+        code, said = server.stop()
+    assert code == 0 and not path.exists() and [line for line in said if not line.startswith("serving ")] == []
     lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
-    good, bad = (line for line in lines if line["protocol"] == "grpc")
+    good, bad, _ = (line for line in lines if line["protocol"] == "grpc")
     assert (good["method"], good["status"], good["model"], good["id"], good["rows"]) == (
         "ModelInfer",
         "OK",
@@ -206,3 +208,18 @@ def test_the_end(start, store):
         for thread in threads:
             thread.join(LONG_S)
     assert codes == {"UNAVAILABLE": 8}
+
+
+def test_places_are_given_back(start, store):
+    """Given one connection after the other, and more at once than may be -> the first are answered, then a new one."""
+    with start(store, "--access-log", "none", "--grpc-port", 0, "--max-connections", 8) as server:
+        host, _, port = server.grpc.rpartition(":")
+        for _ in range(20):
+            with grpc.insecure_channel(server.grpc, (("grpc.use_local_subchannel_pool", 1),)) as channel:
+                channel.unary_unary(f"{SERVICE}/ServerLive")(b"", timeout=LONG_S)
+        with contextlib.ExitStack() as held:
+            many = [held.enter_context(socket.create_connection((host, int(port)), LONG_S)) for _ in range(12)]
+            assert many[-1].recv(100) == b""  # three quarters of the places are one address's
+        with grpc.insecure_channel(server.grpc) as channel:
+            live = channel.unary_unary(f"{SERVICE}/ServerLive")
+            assert live(b"", timeout=LONG_S, wait_for_ready=True) == b"\x08\x01"

@@ -154,6 +154,13 @@ class Unary : public Call {
       end(refused);
     }
   }
+  void leave() override {
+    if (has_message_) {
+      Call::leave();
+    } else {
+      refuse(unavailable("the server is about to stop"));
+    }
+  }
   void OnReadDone(bool ok) override {
     has_message_ = true;
     if (ok) {

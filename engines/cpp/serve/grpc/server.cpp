@@ -1,4 +1,5 @@
 #include <fcntl.h>
+#include <google/protobuf/stubs/logging.h>
 #include <grpc/grpc_security.h>
 #include <grpc/support/log.h>
 #include <grpcpp/grpcpp.h>
@@ -171,12 +172,13 @@ std::string_view grpc_version() {
 
 GrpcServer::GrpcServer(Listener listener, Shared& shared, Certificates* certificates) {
   ::gpr_set_log_function([](gpr_log_func_args*) {});  // else what clients send is written to stderr, as it came
+  google::protobuf::SetLogHandler(nullptr);
   state_ = std::make_unique<State>(shared);
   State& state = *state_;
   state.build(certificates);
   state.watcher.emplace(every, [&state] { state.look(); });
   state.door.emplace(std::move(listener), shared.service.options().max_connections,
-                     Doorway::Ways{[&state] { return state.door->executor(); },
+                     Doorway::Ways{nullptr,
                                    [&state](Doorway::Socket socket, const std::string& /*peer*/, Doorway::Place place) {
                                      state.take(std::move(socket), std::move(place));
                                    },
