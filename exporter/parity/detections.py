@@ -218,7 +218,7 @@ def _are_boxes(y: np.ndarray) -> bool:
 def _spread(rows: np.ndarray) -> np.ndarray:
     """The standard deviation over all detections: of each index where a row has few numbers, else of all; not 0."""
     found = np.std(rows, axis=0) if rows.ndim == 2 and rows.shape[1] <= WIDEST else np.std(rows)
-    return np.where(found > 0, found, 1.0)  # type: ignore[no-any-return]
+    return np.where(found > 0, found, 1.0)
 
 
 def _pairs(cost: np.ndarray) -> tuple[list[int], list[int]]:
