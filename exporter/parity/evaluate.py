@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from .batches import Run, in_batches
-from .inputs import DATA, EDGES, HOT, MAC_BUDGET, NORMAL, ZEROS, Inputs, Scale, batch_of, test_inputs
+from .inputs import DATA, EDGES, HOT, NORMAL, ZEROS, Inputs, Scale, batch_of, test_inputs
 from .measure import MULTIPLE, with_own_rms
 from .order import matched
 from .own_scale import own_scales
@@ -98,7 +98,7 @@ def reference_from_module(
         else:
             wide, narrow = [y[rows] for y in wide], [[y[rows] for y in each] for each in narrow]
     kinds = inputs.kinds
-    moved, turns = _shaken(module, inputs, wide, narrow, batch, together=together, mixes=mixes, macs=macs)
+    moved, turns = _shaken(module, inputs, wide, narrow, batch, together=together, mixes=mixes)
     narrow, moved = ([_but_for_turns(wide, y) for y in each] for each in (narrow, moved))
     spread_of = np.flatnonzero(np.array(kinds) == (DATA if kinds.count(DATA) > 1 else NORMAL))
     names = (*output_names, *(f"output_{i}" for i in range(len(output_names), len(wide))))[: len(wide)]
@@ -191,7 +191,6 @@ def _shaken(
     *,
     together: bool,
     mixes: bool,
-    macs: float | None,
 ) -> tuple[list[list[np.ndarray]], np.ndarray]:
     """What the roundings of a float32 network may come to where one evaluation does not show it.
 
@@ -217,8 +216,7 @@ def _shaken(
             for y, each in zip(moved, found, strict=True):
                 y[flat] = each
         if len(turns):
-            times = ROUNDINGS if not macs or ROUNDINGS * macs * count <= MAC_BUDGET else 1
-            runs = (shaken(module, MULTIPLE, k) for k in range(times))
+            runs = (shaken(module, MULTIPLE, k) for k in range(ROUNDINGS))
             others = (_evaluate(run, inputs, batch, together=together)[0] for run in runs)
             turns |= turned_rows(wide, others)
     return [moved] if moved else [], turns

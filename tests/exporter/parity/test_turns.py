@@ -1,6 +1,7 @@
 """Which detections float32 keeps where a choice hangs on its last digit: told from faults, row by row."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -127,7 +128,8 @@ def lists(images: int = 12) -> list[np.ndarray]:
         ({0: [3, 4]}, {0: [4, 5]}, False),
         ({0: [3]}, {5: [3]}, False),
         ({}, {5: [1]}, False),
-        ({0: range(15)}, {0: range(16)}, False),
+        ({0: range(15)}, {0: range(16)}, True),  # where most hang on rounding, none tells
+        ({0: range(10)}, {0: range(11)}, False),
     ],
 )
 def test_a_step_may_choose_otherwise_where_float32_does(
@@ -142,6 +144,23 @@ def test_a_step_may_choose_otherwise_where_float32_does(
     outputs, excuses = excused(wanted, matched(wanted, found), turns)
     assert np.array_equal(outputs[0], wanted[0]) == passed
     assert not passed or excuses == sum(len(rows) for rows in step.values())
+
+
+def test_a_row_that_hangs_on_rounding_is_not_held_where_it_is_nearly_the_references() -> None:
+    """Given a choice of float32's own, and a step whose row is off by less than others' and more than its tolerance."""
+    wanted, turns = lists(), np.zeros((12, ROWS), bool)
+    turns[0, 3] = True
+    found = [y.copy() for y in wanted]
+    found[0][0, 3] += 0.01
+    outputs, excuses = excused(wanted, matched(wanted, found), turns)
+    assert np.array_equal(outputs[0], wanted[0]) and excuses == 0
+
+
+def test_a_list_of_which_most_hangs_on_rounding_certifies_nothing(even: tuple[nn.Module, Reference]) -> None:
+    net, reference = even
+    chance = replace(reference, turns=np.ones_like(reference.turns))
+    parities = {p.output: p for p in chance.judge("step", run_module(net))}
+    assert parities["boxes"].status.startswith("not certified: which detections are kept hangs on rounding")
 
 
 def test_the_networks_own_choices_are_no_errors_of_its_numbers() -> None:

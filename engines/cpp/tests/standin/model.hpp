@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <numeric>
 #include <string>
 #include <vector>
@@ -59,6 +60,8 @@ struct Model {
   }
   static std::shared_ptr<Model> at(const std::string& path) {
     static auto& all = *new std::map<std::string, std::shared_ptr<Model>>;  // NOLINT(cppcoreguidelines-*)
+    static std::mutex one_at_a_time;
+    const std::scoped_lock held(one_at_a_time);
     auto& model = all[path];
     return model != nullptr ? model : model = std::make_shared<Model>(path);
   }
