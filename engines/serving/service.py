@@ -91,7 +91,7 @@ class Service:
     def regions(self) -> Regions:
         """The regions of shared memory. Raises ForbiddenError where they are not offered."""
         if self._regions is None:
-            raise ForbiddenError("this server does not offer shared memory")
+            raise ForbiddenError("this server does not offer shared memory; start it with --shared-memory")
         return self._regions
 
     @contextmanager

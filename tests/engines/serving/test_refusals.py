@@ -17,7 +17,7 @@ def test_statuses(kind: type[RefusedError]) -> None:
     """Given any refusal -> a status of each protocol, and Triton's word for the reason."""
     codes = "INVALID_ARGUMENT UNAUTHENTICATED PERMISSION_DENIED NOT_FOUND DEADLINE_EXCEEDED RESOURCE_EXHAUSTED "
     assert kind is LeftError or HTTPStatus(kind.http).value >= 400
-    assert kind.grpc in (codes + "CANCELLED UNAVAILABLE INTERNAL").split()
+    assert kind.grpc in (codes + "ALREADY_EXISTS CANCELLED UNAVAILABLE INTERNAL").split()
     assert kind.reason in ("OTHER", "REJECTED", "CANCELED", "BACKEND") and issubclass(kind, PlainconvError)
 
 

@@ -276,5 +276,8 @@ def test_a_server_that_does_not_offer_it(server: Any) -> None:
     """Given a server without --shared-memory -> 403, and metadata does not list it."""
     for method, path in (("POST", "region/r/register"), ("POST", "unregister"), ("GET", "status")):
         status, answer = server.ask(method, f"/v2/systemsharedmemory/{path}", "{}" if method == "POST" else None)
-        assert (status, answer) == (403, {"error": "this server does not offer shared memory"})
+        assert (status, answer) == (
+            403,
+            {"error": "this server does not offer shared memory; start it with --shared-memory"},
+        )
     assert "system_shared_memory" not in server.ask("GET", "/v2")[1]["extensions"]
