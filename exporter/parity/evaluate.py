@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
+from ..onnx_module import OnnxModule
 from .batches import Run, in_batches
 from .inputs import DATA, EDGES, HOT, NORMAL, ZEROS, Inputs, Scale, batch_of, test_inputs
 from .measure import MULTIPLE, with_own_rms
@@ -200,7 +201,7 @@ def _shaken(
     count = len(inputs.kinds)
     turns = turned_rows(wide, narrow)
     apart = all(len(y) == count for y in wide) and not (mixes and batch > 1)
-    if not apart or _dtype(module) != "float32":
+    if not apart or _dtype(module) != "float32" or _loops(module):
         return [], turns
     flat = np.flatnonzero(np.isin(inputs.kinds, (ZEROS, HOT)))
     moved = []
@@ -220,6 +221,11 @@ def _shaken(
             others = (_evaluate(run, inputs, batch, together=together)[0] for run in runs)
             turns |= turned_rows(wide, others)
     return [moved] if moved else [], turns
+
+
+def _loops(module: nn.Module) -> bool:
+    """Whether it is a graph with a loop, which may end by what its values are, and never where they are moved apart."""
+    return isinstance(module, OnnxModule) and any(step.op == "Loop" for step in module.steps)
 
 
 def _but_for_turns(wide: list[np.ndarray], y: list[np.ndarray]) -> list[np.ndarray]:

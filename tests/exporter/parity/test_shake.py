@@ -1,12 +1,17 @@
 """Networks that normalize what they see: on a flat image only a rounding is left of it, and that is amplified."""
 
+from pathlib import Path
+
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import Tensor, nn
 
-from plainconv.exporter.parity import reference_from_module, run_module
+from plainconv.exporter.parity import evaluate, reference_from_module, run_module
 from plainconv.exporter.parity.shake import shaken
+from plainconv.exporter.source.network import Request
+from plainconv.exporter.source.resolve import load_network
 
 EXAMPLE = torch.zeros(1, 3, 16, 16)
 
@@ -95,3 +100,24 @@ def test_a_network_that_takes_no_image_alone_mixes_those_of_its_batch() -> None:
     assert reference.mixes
     assert not reference.left_out
     assert all(reference.judge("eager", run_module(net)))
+
+
+LOOP = """<ir_version: 10, opset_import: ["": 20]>
+loops (float[1, 3, 8, 8] x) => (float[1, 3, 8, 8] y)
+<int64 trips = {3}, bool go = {1}, float[1] half = {0.5}>
+{
+  y = Loop (trips, go, x) <body = once (int64 i, bool on, float[1, 3, 8, 8] a) => (bool still, float[1, 3, 8, 8] next)
+    { next = Mul (a, half)  still = Identity (on) }>
+}
+"""
+
+
+def test_a_graph_with_a_loop_is_not_shaken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loop may end where what it computes stays as it is, and never where values that belong together move apart."""
+    path = tmp_path / "loops.onnx"
+    onnx.save(onnx.parser.parse_model(LOOP), path)
+    network = load_network(str(path), Request())
+    seen: list[object] = []
+    monkeypatch.setattr(evaluate, "shaken", lambda *arguments: seen.append(arguments))
+    reference = reference_from_module(network.module, network.inputs, output_names=("y",))
+    assert seen == [] and reference.outputs["y"].spread > 0
