@@ -143,10 +143,17 @@ class Reference:
         if self.dtype == "float32" and len(self.turns):
             outputs, turned = excused(values, rows, self.turns)
         each = [self._compare(step, name, y, tolerance) for name, y in zip(self.names, outputs, strict=True)]
-        status = None if turned is None or self.turns.mean() <= MOST else f"{NOT_CERTIFIED}: {_OF_CHANCE}"
-        said = ({"turned": turned, "status": status if status and p.status == HELD else p.status} for p in each)
-        pairs = zip(each, said, strict=True)
-        return tuple(dataclasses.replace(p, **new) if k in rows.members else p for k, (p, new) in enumerate(pairs))
+        of_chance = turned is not None and self.turns.mean() > MOST
+        return tuple(
+            dataclasses.replace(
+                p,
+                turned=turned,
+                status=f"{NOT_CERTIFIED}: {_OF_CHANCE}" if of_chance and p.status == HELD else p.status,
+            )
+            if k in rows.members
+            else p
+            for k, p in enumerate(each)
+        )
 
     def tolerances(self, name: str) -> np.ndarray:
         """What a float32 step may differ by on each image and part of an output, in units of its scale."""
