@@ -156,6 +156,40 @@ def larger_scale(model: onnx.ModelProto) -> None:
     change(model, quantize.input[1], lambda scale: scale * 1.15)
 
 
+def _dequantized(model: onnx.ModelProto, name: str, place: int) -> onnx.NodeProto:
+    """What widens what a layer reads in that place."""
+    return next(node for node in model.graph.node if node_of(model, name).input[place] in node.output)
+
+
+def channel_scale_off(model: onnx.ModelProto) -> None:
+    """That of one channel of a weight."""
+
+    def edit(scale: np.ndarray) -> None:
+        scale[0] *= 1.15
+
+    change(model, _dequantized(model, "left_1", 1).input[1], edit)
+
+
+def stored_weight_off(model: onnx.ModelProto) -> None:
+    """One of all its numbers, by two steps of 127."""
+
+    def edit(w: np.ndarray) -> None:
+        w.flat[np.argmin(np.abs(w))] += 2
+
+    change(model, _dequantized(model, "left_1", 1).input[0], edit)
+
+
+def zero_point_off(model: onnx.ModelProto) -> None:
+    """Where it is quantized, and where it is widened again."""
+    quantize = next(n for n in model.graph.node if n.op_type == "QuantizeLinear" and _reads(model, n, "left_1"))
+    change(model, quantize.input[2], lambda zero: zero + 2)
+
+
+def scale_of_zero(model: onnx.ModelProto) -> None:
+    quantize = next(n for n in model.graph.node if n.op_type == "QuantizeLinear" and _reads(model, n, "left_1"))
+    change(model, quantize.input[1], lambda scale: scale * 0)
+
+
 def _reads(model: onnx.ModelProto, quantize: onnx.NodeProto, name: str) -> bool:
     dequantized = next(n for n in model.graph.node if quantize.output[0] in n.input).output[0]
     return dequantized in node_of(model, name).input
@@ -170,6 +204,10 @@ FAULTS: dict[str, tuple[str, Callable[[onnx.ModelProto], None], str, str]] = {
     "fp16 overflow in a block": ("model.fp16.onnx", overflowing, "right.1", "ONNX fp16"),
     "one int8 scale ×2": ("model.int8.onnx", doubled_scale, "left.1", "ONNX int8"),
     "one int8 scale a little off": ("model.int8.onnx", larger_scale, "left.1", "ONNX int8"),
+    "one channel's int8 scale a little off": ("model.int8.onnx", channel_scale_off, "left.1", "ONNX int8"),
+    "one int8 weight two steps off": ("model.int8.onnx", stored_weight_off, "left.1", "ONNX int8"),
+    "one int8 zero point off": ("model.int8.onnx", zero_point_off, "left.1", "ONNX int8"),
+    "one int8 scale of 0": ("model.int8.onnx", scale_of_zero, "left.1", "ONNX int8"),
 }
 
 
