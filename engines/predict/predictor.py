@@ -60,8 +60,7 @@ class Predictor:
         given = (height if isinstance(height, int) else None, width if isinstance(width, int) else None)
         where = geometry_of(wanted, (plain.height, plain.width), given)
         x = input_of(plain, wanted, where)
-        least = next((each[self.spec.name].min[0] for each in profiles if self.spec.name in each), 1)
-        rows = self.spec.shape[0] if isinstance(self.spec.shape[0], int) else max(least, len(x))
+        rows = rows_taken(self.spec, profiles, least=len(x))
         if where.resized != where.image:
             steps.append(f"resized to {where.resized[1]}×{where.resized[0]}")
         if where.input != where.resized:
@@ -75,6 +74,13 @@ class Predictor:
         if self.preprocessing.crops > 1:
             outputs = averaged(outputs, self.postprocessing, self.preprocessing.crops)
         return answers_of(outputs, self.postprocessing, where, self.classes)
+
+
+def rows_taken(spec: TensorSpec, profiles: Profiles, *, least: int = 1) -> int:
+    """How many rows to give an input: as many as it takes; where that is open, what its profile asks for or `least`."""
+    if isinstance(spec.shape[0], int):
+        return spec.shape[0]
+    return max(least, next((each[spec.name].min[0] for each in profiles if spec.name in each), 1))
 
 
 def predictor_of(manifest: Manifest) -> Predictor:

@@ -178,9 +178,10 @@ def _weights(scores: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.nda
     Rows of the lowest score, where there are several, fill the list up.
     """
     lowest = wanted.min()
-    real = wanted > lowest if (wanted == lowest).sum() > 1 else np.ones(wanted.shape, bool)
-    least = wanted[real].min(initial=np.inf)
-    counts = scores > lowest if (wanted == lowest).sum() > 1 else np.ones(scores.shape, bool)
+    if (wanted == lowest).sum() > 1:
+        least, counts = wanted[wanted > lowest].min(initial=np.inf), scores > lowest
+    else:
+        least, counts = lowest, np.ones(scores.shape, bool)
     with np.errstate(all="ignore"):
         weights = np.where(counts, (scores - least).clip(0), 0.0)
     return counts, np.nan_to_num(weights, nan=0.0, posinf=0.0)

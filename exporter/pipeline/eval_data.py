@@ -7,7 +7,7 @@ mean says which. Or as `exporter eval` takes them, for networks that say how an 
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from plainconv.engines.predict.geometry import Geometry
 
 MOST_HELD, MOST_BYTES = 256, 2**30
-"""Of images that come from files, those that lower precisions are held to."""
+"""Of images that come from files, those that lower precisions are held to; what may be kept of them."""
 _NONE = -1
 
 
@@ -65,8 +65,7 @@ class Judged:
     def of_inputs(self, names: Iterable[str]) -> dict[str, np.ndarray]:
         """The first ones by the names of the network's inputs."""
         first = [self.row(0)[0]]
-        size = max(1, sum(x.nbytes for x in first[0]))
-        count = min(len(self.data.images), MOST_HELD, max(1, MOST_BYTES // size))
+        count = min(len(self.data.images), MOST_HELD, max(1, MOST_BYTES // max(1, _bytes_of(first[0]))))
         first += [self.row(i)[0] for i in range(1, count)]
         return {name: np.stack(rows) for name, rows in zip(names, zip(*first, strict=True), strict=True)}
 
@@ -145,7 +144,10 @@ def read_judges(path: Path, known: Meaning) -> EvalData | Judged:
     data = labelled(path, known.classes)
     if data.kind != kind:
         raise SourceError(f"--eval-data {path} is to {data.kind}, the network does {kind}; give others")
-    return _judged(data, known, _prepared(data.images, known))
+    row = _prepared(data.images, known)
+    if len(data.images) * _bytes_of(row(0)[0]) <= MOST_BYTES:
+        row = cache(row)  # else each step decodes them again
+    return _judged(data, known, row)
 
 
 def _judged(data: Labelled, known: Meaning, row: Any) -> Judged:
@@ -203,6 +205,10 @@ def _of_arrays(path: Path, known: Meaning) -> Judged:
         raise SourceError(f"{path.name}: rows are {found}; wants one of each")
     of = partial(_boxes_of, known=known) if is_boxes else _masks_of
     return _judged(of(path, [held[key] for key in truth], sides), known, partial(_row, arrays, sides))
+
+
+def _bytes_of(inputs: Sequence[np.ndarray]) -> int:
+    return sum(x.nbytes for x in inputs)
 
 
 def _row(arrays: Sequence[np.ndarray], sides: tuple[int, int], i: int) -> "tuple[list[np.ndarray], Geometry]":

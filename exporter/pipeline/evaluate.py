@@ -103,12 +103,8 @@ def _of_row(
     """A row of each input, as often as the network takes at least; masks are as large as the truth's."""
     from plainconv.engines.predict.answers import answers_of
     from plainconv.engines.predict.geometry import Geometry
+    from plainconv.engines.predict.predictor import rows_taken
 
-    feeds = {}
-    for spec in runner.inputs:
-        least = next((each[spec.name].min[0] for each in runner.profiles if spec.name in each), 1)
-        feeds[spec.name] = np.repeat(
-            row[spec.name][None], spec.shape[0] if isinstance(spec.shape[0], int) else least, 0
-        )
+    feeds = {spec.name: np.repeat(row[spec.name][None], rows_taken(spec, runner.profiles), 0) for spec in runner.inputs}
     size = (truth.shape[0], truth.shape[1]) if np.ndim(truth) == 2 else (1, 1)
     return answers_of(runner(feeds), wanted, Geometry(size, size, (0, 0), size), classes)

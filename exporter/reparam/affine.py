@@ -110,9 +110,10 @@ def add(maps: Sequence[AffineMap], coefficients: Sequence[float]) -> AffineMap:
     kernel = torch.zeros(form.out_channels, form.in_channels // form.groups, *taps, dtype=torch.float64)
     bias = torch.zeros(form.out_channels, dtype=torch.float64)
     for m, c in zip(maps, coefficients, strict=True):
-        own, places = regrouped(m.kernel, m.form, form.groups), _places(*_taps(m.form, form))
+        own, (old, new) = regrouped(m.kernel, m.form, form.groups), _taps(m.form, form)
+        places = _places(old, new)
         if places is None:
-            kernel.add_(_on_taps(own, *_taps(m.form, form)), alpha=c)
+            kernel.add_(_on_taps(own, old, new), alpha=c)
         else:
             kernel[:, :, *places].add_(own, alpha=c)
         bias.add_(m.bias, alpha=c)
