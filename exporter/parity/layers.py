@@ -9,7 +9,7 @@ what the same layers are off by in the same types, made anew.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
@@ -205,10 +205,19 @@ def aligned(values: Mapping[str, np.ndarray], right: Right, close: float = CLOSE
     return found
 
 
-def compare_layers(step: str, form: Form, eager: Eager, matches: Matches, *, dtype: str = "float32") -> StepLayers:
+def compare_layers(
+    step: str,
+    form: Form,
+    eager: Eager,
+    matches: Matches,
+    *,
+    dtype: str = "float32",
+    bounded: Collection[str] = (),
+) -> StepLayers:
     """`form` at each of its values in `matches`.
 
-    `dtype` is the type that it rounds to.
+    `dtype` is the type that it rounds to. Values that are `bounded` come of functions between −1 and 1, which runtimes
+    approximate to an absolute error: where all of them are near an end, that is much of their spread.
     """
     names = [name for name in form.names if name in matches]
     keys = {name: matches[name].key for name in names}
@@ -241,6 +250,8 @@ def compare_layers(step: str, form: Form, eager: Eager, matches: Matches, *, dty
         local, channel = tallies["local"][name].error()
         rounding = ORDER * tallies["local"][name].rounding()
         explained = max(usual, tallies["own local"][name].error()[0], rounding)
+        tolerance = MULTIPLE * explained * UNIT_ROUNDOFF[dtype] / UNIT_ROUNDOFF["float32"]
+        absolute = MULTIPLE * tallies["local"][name].unit() if name in bounded else 0.0
         boundaries.append(
             Boundary(
                 eager.label(keys[name]),
@@ -250,7 +261,7 @@ def compare_layers(step: str, form: Form, eager: Eager, matches: Matches, *, dty
                 tallies["free"][name].error()[0],
                 tallies["own"][name].error()[0],
                 local,
-                MULTIPLE * explained * UNIT_ROUNDOFF[dtype] / UNIT_ROUNDOFF["float32"],
+                max(tolerance, absolute),
                 channel,
                 why.get(name, ""),
             )

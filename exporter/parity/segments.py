@@ -19,12 +19,15 @@ SMALL, FEW_WEIGHTS = 64 << 20, 4 << 20
 GROUPS = 3
 """In how many turns values are read in an optimized graph: of neighbours that could be fused, one is read at a time."""
 
+_BOUNDED = {"Sigmoid", "Tanh", "Erf", "Softmax"}
+
 
 class Segments:
     """`model`, of float32 between its nodes, cut at `values`, which it computes; what reads them reads `read_as`.
 
     `names` is the values that there are, in the order of their nodes; `nodes` the name of the node that gives each,
-    `within` the names of all nodes of its piece, and `reads` those of all values that these read from elsewhere.
+    `within` the names of all nodes of its piece, and `reads` those of all values that these read from elsewhere;
+    `bounded` is those values that a function between −1 and 1 gives, see `parity.layers`.
     """
 
     def __init__(self, model: onnx.ModelProto, values: Iterable[str], read_as: Mapping[str, str] | None = None) -> None:
@@ -35,6 +38,7 @@ class Segments:
         self.names = [name for name in self._makers if name in wanted]
         self.nodes = {name: self._makers[name].name or self._makers[name].op_type for name in self.names}
         read = {name: (read_as or {}).get(name, name) for name in self.names}
+        self.bounded = frozenset(name for name in self.names if self._makers[name].op_type in _BOUNDED)
         self._cuts = {read[name]: name for name in self.names}
         self._ends = read
         self._pieces = {name: self._piece(read[name]) for name in self.names}

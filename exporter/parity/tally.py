@@ -41,6 +41,10 @@ class Tally:
         size = math.sqrt(self._mean_of(self._sizes.max(initial=0.0), self._sizes)) if self._count else 0.0
         return UNIT_ROUNDOFF["float32"] * size / self._spread if self._spread > 0 else 0.0
 
+    def unit(self) -> float:
+        """The rounding of a number next to 1."""
+        return UNIT_ROUNDOFF["float32"] / self._spread if self._spread > 0 else 0.0
+
     def _mean_of(self, channel: float, channels: np.ndarray) -> float:
         """Of a sum over one of the channels."""
         return float(channel) * max(channels.size, 1) / self._count

@@ -15,6 +15,7 @@ from torch import nn
 from plainconv.engines.choice import graph_of, why_not_run
 
 from ..bundle import Bundle, SplitRecord
+from ..bundle.preprocessing import preprocessing_of_json
 from ..errors import EngineError, SourceError
 from ..onnx_file.file import write
 from ..onnx_module import OnnxModule
@@ -35,6 +36,7 @@ from ..parity.watch import tensors
 from ..precision import emulated, load, precision_of_name
 from ..progress import track
 from ..reparam import reparameterize
+from ..source.folded import FOLDED, fold_preprocessing
 from ..source.network import Network, Request
 from ..source.resolve import load_network
 from ..surgery import run_passes
@@ -94,7 +96,7 @@ def compare_bundle(path: Path, source: str | None, request: Request) -> Layers:
             steps.append(compare_layers(PLAIN, TorchForm(plain, of_plain), eager, of_plain))
             del plain
         bar.advance(1, "ONNX")
-        steps.append(compare_layers(ONNX, form, eager, matches, dtype=reference.dtype))
+        steps.append(compare_layers(ONNX, form, eager, matches, dtype=reference.dtype, bounded=form.bounded))
         bar.advance(1, SERVED)
         steps.append(as_fused(SERVED, Served(form), steps[-1], eager, matches))
         bar.advance(1, "")
@@ -116,8 +118,15 @@ def _network(bundle: Bundle, source: str | None, request: Request, reference: Re
     shape = (reference.batch, *reference.image_shape)
     if source is None:
         return load_network(str(bundle.onnx), Request(input_shape=shape))
+    kept = bundle.manifest.source.get(FOLDED)
+    folded = None if kept is None else preprocessing_of_json(kept)
+    if folded is not None and folded.layout == "nchw":
+        shape = tuple(shape[axis] for axis in (0, 3, 1, 2))  # of the network before bytes [N, H, W, C] went in
     request = request if request.input_shape is not None else replace(request, input_shape=shape)
     network = load_network(source, request)
+    if folded is not None:
+        network.preprocessing = folded
+        fold_preprocessing(network)
     first = bundle.manifest.chain[0]
     if network.weights_sha256 != first.sha256:
         said = bundle.manifest.source

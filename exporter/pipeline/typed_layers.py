@@ -28,7 +28,7 @@ def compare_typed(bundle: Bundle, graph: GraphRecord, eager: Eager, matches: Mat
     precision, name = precision_of_name(graph.precision), f"ONNX {graph.precision}"
     typed, reference = load(bundle.file(graph.file)), Reference.load(bundle.file(graph.reference))
     form = _form(typed, matches)
-    step = compare_layers(name, form, eager, matches)
+    step = compare_layers(name, form, eager, matches, bounded=form.bounded)
     kept = {str(each.get("layer")): str(each.get("type")) for each in graph.kept}
     made = graph.calibration or {}
     again = typed_again(bundle.onnx, precision, kept, reference, str(made.get("chosen") or "minmax"))

@@ -22,6 +22,9 @@ from ..names import NumberedNames
 from ..onnx_module import module_from_onnx
 from .network import Network
 
+FOLDED = "folded"
+"""What the network's preprocessing was is kept under this name, in its `provenance`."""
+
 
 class Folded(nn.Module):
     """`network` of one image input, of images as bytes [N, H, W, C] in RGB or gray."""
@@ -77,6 +80,7 @@ def fold_preprocessing(network: Network) -> None:
         network.module = module_from_onnx(network.given.graph, any_op=True)
         network.module.batches = batches
     network.inputs = {next(iter(network.inputs)): bytes_}
+    network.provenance = {**network.provenance, FOLDED: wanted.as_json()}
     network.preprocessing = replace(
         wanted,
         color=color,

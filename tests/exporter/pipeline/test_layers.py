@@ -260,3 +260,32 @@ def test_a_stale_part_is_named(made: tuple[Path, str], found_in: Callable[..., l
     assert at is not None
     assert at[0].step == "fp32 in parts"
     assert at[1].module.startswith("right.1"), at[1]
+
+
+def test_a_network_with_folded_preprocessing_is_compared_with_its_source(
+    made: tuple[Path, str], tmp_path: Path
+) -> None:
+    """Given a bundle that takes bytes, and the network as it was before -> the same folding, and no fault."""
+    (tmp_path / "images.json").write_text(json.dumps({"scale": 1 / 255, "mean": [0.5, 0.4, 0.3], "std": [0.2] * 3}))
+    checkpoint = made[0].parent / "net.pth"
+    options = ["--checkpoint", str(checkpoint), "--input-shape", "1,3,16,16", "--quiet", "--json"]
+    images = ["--preprocessing", str(tmp_path / "images.json"), "--fold-preprocessing"]
+    assert main(["export", made[1], *options, *images, "-o", str(tmp_path / "b")]) == 0
+    found = layers.compare_bundle(tmp_path / "b", made[1], Request(checkpoint=checkpoint))
+    assert [b for step in found.steps for b in step.faults] == []
+    assert any(b.module.startswith("network.left.1") for b in found.steps[1].boundaries)
+
+
+NEAR_ZERO = """<ir_version: 10, opset_import: ["": 20]>
+net (float[1, 3, 8, 8] x) => (float[1, 3, 8, 8] y) <float low = {-20}>
+{ lower = Add (x, low)  shares = Sigmoid (lower)  y = Relu (shares) }
+"""
+
+
+def test_an_absolute_error_of_a_sigmoid_near_zero_is_none(tmp_path: Path) -> None:
+    """Given shares of 1e-9, which ONNX Runtime gives as 1e-8 -> no fault of the Sigmoid."""
+    onnx.save(onnx.parser.parse_model(NEAR_ZERO), tmp_path / "net.onnx")
+    assert main(["export", str(tmp_path / "net.onnx"), "-o", str(tmp_path / "b"), "--quiet", "--json"]) in (0, 1)
+    found = layers.compare_bundle(tmp_path / "b", None, Request())
+    shares = next(b for step in found.steps for b in step.boundaries if b.value == "shares")
+    assert shares.local > 1e-3 and found.fault is None
