@@ -14,7 +14,7 @@ from .options import ServeOptions
 class Backend(Protocol):
     """Computes; it is called by as many threads at once as the batcher has.
 
-    Where `is_here` is true it computes in this process, and waits for nobody else.
+    Where `is_here` is true it computes in this process and waits for nobody else, nor for a GPU, which may hang.
     """
 
     def predict(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
@@ -42,10 +42,9 @@ Loader = Callable[[Bundle, ServeOptions], Loaded]
 class RunnerBackend:
     """A runner of this process."""
 
-    is_here = True
-
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
+        self.is_here = getattr(runner, "provider", "") == "cpu"
 
     def predict(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """The runner's outputs."""

@@ -133,7 +133,6 @@ class Batcher:
                 return None
             self._unanswered, self._alone = 1, True
         try:
-            item.answer.set_running_or_notify_cancel()
             self._run([item])
         finally:
             with self._changed:

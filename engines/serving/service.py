@@ -59,8 +59,6 @@ class Service:
                 if request.shared:
                     request = await self.regions().filled(request)
                 response = await self._answered(name, model, request, start)
-                if response.places:
-                    response = await self.regions().emptied(response)
         except RefusedError as error:
             self.metrics.failed(known, error.reason, time.monotonic() - start)
             raise
@@ -136,8 +134,6 @@ class Service:
             answer = await self._computed(model, request, start + seconds)
         except TimeoutError:
             raise DeadlineError(f"the answer was not there within {seconds:g} s") from None
-        parts = (answer.queue_s, answer.input_s, answer.compute_s, answer.output_s)
-        self.metrics.succeeded(name, time.monotonic() - start, *parts)
         access_log.note(
             rows=next(iter(request.inputs.values())).shape[0] if model.covering else 1,
             queue_ms=round(answer.queue_s * 1e3, 3),
@@ -147,7 +143,12 @@ class Service:
         places = {output.name: output.place for output in outputs if output.place}
         binary = frozenset(output.name for output in outputs if output.binary and not output.place)
         arrays = {o.name: answer.outputs[o.name] for o in outputs}
-        return InferResponse(name, VERSION, request.id, arrays, binary, places)
+        response = InferResponse(name, VERSION, request.id, arrays, binary, places)
+        if places:
+            response = await self.regions().emptied(response)
+        parts = (answer.queue_s, answer.input_s, answer.compute_s, answer.output_s)
+        self.metrics.succeeded(name, time.monotonic() - start, *parts)
+        return response
 
     async def _computed(self, model: Model, request: InferRequest, deadline: float) -> Answer:
         """The model's answer: the only request's here and now, else by the queue. Raises TimeoutError, RefusedError."""

@@ -11,7 +11,7 @@ import os
 import re
 import stat
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from plainconv.exporter.errors import EngineError
 
 from ..runner import Array
 from .refusals import BadRequestError, TakenError, TooLargeError, TooManyError, UnknownError, shown
-from .requests import InferRequest, InferResponse, Place
+from .requests import InferRequest, InferResponse, Place, SharedInput
 from .tensors import array_of_bytes, bytes_of
 
 FOLDER = Path("/dev/shm")
@@ -93,6 +93,10 @@ class Region:
         return self._file
 
 
+_Spots = dict[str, tuple[Region, int, int]]
+"""Of each tensor its region, the first byte in it, and how many."""
+
+
 class Regions:
     """The regions that are registered, by name. From one thread; what is large is copied in others."""
 
@@ -133,58 +137,42 @@ class Regions:
 
     def size_of(self, request: InferRequest, most: int) -> int:
         """The bytes of its inputs that lie in regions. Raises RefusedError; TooLargeError beyond `most`."""
-        size = sum(self._checked(f"input {shown(name)}", each.place)[1] for name, each in request.shared.items())
+        size = sum(self._checked(f"input {shown(name)}", each.place)[2] for name, each in request.shared.items())
         if size > most:
             raise TooLargeError(f"the inputs in shared memory have {size} bytes, this server takes up to {most}")
         return size
 
     async def filled(self, request: InferRequest) -> InferRequest:
         """The request with those of its inputs that lie in regions. Raises RefusedError."""
-        size = sum(each.place.size for each in request.shared.values())
-        inputs = await self._by_size(size, self._read, request)
+        spots = {name: self._checked(f"input {shown(name)}", each.place) for name, each in request.shared.items()}
+        inputs = await _by_size(_read, request.shared, spots)
         return replace(request, inputs={**request.inputs, **inputs}, shared={})
 
     async def emptied(self, response: InferResponse) -> InferResponse:
         """The answer, its outputs put where they have places. Raises BadRequestError where one has too little room."""
-        places: dict[str, Place] = {}
+        spots: _Spots = {}
         for name, place in response.places.items():
             what, array = f"output {shown(name)}", response.outputs[name]
-            offset, size = self._checked(what, place)
+            region, offset, size = self._checked(what, place)
             if array.nbytes > size:
                 raise BadRequestError(f"{what} has {array.nbytes} bytes, its place in shared memory {size}")
-            places[name] = Place(place.region, offset, array.nbytes)
-        await self._by_size(sum(place.size for place in places.values()), self._write, response, places)
+            spots[name] = region, offset, array.nbytes
+        await _by_size(_write, response.outputs, spots)
+        places = {name: Place(region.name, offset, size) for name, (region, offset, size) in spots.items()}
         return replace(response, places=places)
 
     def close(self) -> None:
         """Close all."""
         self.unregister()
 
-    def _read(self, request: InferRequest) -> dict[str, Array]:
-        inputs = {}
-        for name, each in request.shared.items():
-            what = f"input {shown(name)}"
-            data = self._region(each.place.region, what).read(what, *self._checked(what, each.place))
-            inputs[name] = array_of_bytes(name, each.datatype, each.shape, data.data)
-        return inputs
-
-    def _write(self, response: InferResponse, places: Mapping[str, Place]) -> None:
-        for name, place in places.items():
-            what = f"output {shown(name)}"
-            self._region(place.region, what).write(what, place.offset, bytes_of(response.outputs[name]))
-
-    async def _by_size(self, size: int, function: Any, *arguments: Any) -> Any:
-        """What a function that copies so many bytes gives; of many in a thread, as others would wait for it."""
-        return function(*arguments) if size <= _LARGE else await asyncio.to_thread(function, *arguments)
-
-    def _checked(self, what: str, place: Place) -> tuple[int, int]:
-        """Offset and size of a place, which lies in its region. Raises BadRequestError and UnknownError."""
+    def _checked(self, what: str, place: Place) -> tuple[Region, int, int]:
+        """Where a place is, which lies in its region. Raises BadRequestError and UnknownError."""
         region = self._region(place.region, what)
         offset, size = _span(what, place.offset, place.size)
         if offset + size > region.size:
             wanted = f"bytes {offset} to {offset + size} of region {shown(region.name)}"
             raise BadRequestError(f"{what} asks for {wanted}, which has {region.size}")
-        return offset, size
+        return region, offset, size
 
     def _region(self, name: object, what: str) -> Region:
         region = self._regions.get(name) if isinstance(name, str) else None
@@ -192,6 +180,25 @@ class Regions:
             of = f" for {what}" if what else ""
             raise UnknownError(f"there is no shared memory region {shown(name)}{of}; register it first")
         return region
+
+
+def _read(shared: Mapping[str, SharedInput], spots: _Spots) -> dict[str, Array]:
+    inputs = {}
+    for name, (region, offset, size) in spots.items():
+        data = region.read(f"input {shown(name)}", offset, size)
+        inputs[name] = array_of_bytes(name, shared[name].datatype, shared[name].shape, data.data)
+    return inputs
+
+
+def _write(outputs: Mapping[str, Array], spots: _Spots) -> None:
+    for name, (region, offset, _) in spots.items():
+        region.write(f"output {shown(name)}", offset, bytes_of(outputs[name]))
+
+
+async def _by_size(copy: Callable[[Any, _Spots], Any], tensors: Any, spots: _Spots) -> Any:
+    """What a function gives that copies those bytes; of many bytes in a thread, as others would wait for it."""
+    is_large = sum(size for _, _, size in spots.values()) > _LARGE
+    return await asyncio.to_thread(copy, tensors, spots) if is_large else copy(tensors, spots)
 
 
 def _span(what: str, offset: object, size: object) -> tuple[int, int]:

@@ -168,7 +168,7 @@ def call(method: str, stream: int, *more: tuple[bytes, bytes]) -> bytes:
 
 
 def bomb(target: Target) -> str:
-    """A message of 64 KiB that is 64 MiB once it is unpacked: no message at all, refused before it is all there."""
+    """A message of 64 KiB that is 66 MiB once it is unpacked: no message at all, refused before it is all there."""
     packed = gzip.compress(bytes(66 * MIB))
     data = b"\1" + len(packed).to_bytes(4, "big") + packed
     pieces = [data[i : i + 16_000] for i in range(0, len(data), 16_000)]
@@ -205,9 +205,7 @@ GRPC_TRIES: dict[str, Callable[[Target], str]] = {
     "500 gRPC connections, silent": held(500, b"", grpc=True),
     "500 that only say hello": held(500, START, grpc=True),
     "500 gRPC without a handshake": held(500, b"", handshake=False, grpc=True),
-    "header blocks without end": flood(
-        START + frame(1, 0, 1), frame(9, 0, 1, b"\0\1a\x7e" + b"x" * 126) * 500, grpc=True
-    ),
+    "header blocks without end": flood(START + frame(1, 0, 1), FIELD * 500, grpc=True),
     "calls begun and reset": resets,
     "settings without end": flood(START, frame(4, 0, 0, b"\0\4\0\0\xff\xff") * 1000, grpc=True),
     "pings without end": flood(START, frame(6, 0, 0, bytes(8)) * 1000, grpc=True),

@@ -30,7 +30,7 @@ import grpc
 import numpy as np
 import triton_core
 from bench_cpp_serve import means
-from serving_client import DATATYPES, LONG_S, body_of, serving
+from serving_client import DATATYPES, LONG_S, body_of, free_ports, serving, stop
 from tritonclient.grpc import service_pb2
 
 from plainconv.engines.bench import machine, random_inputs
@@ -100,7 +100,7 @@ def ours(bundle: Bundle, args: argparse.Namespace, folder: Path) -> Iterator[Run
 
 def stock(bundle: Bundle, args: argparse.Namespace, folder: Path) -> Iterator[Running]:
     """KServe's server as it comes."""
-    ports = triton_core.free_ports()
+    ports = free_ports()
     command = [sys.executable, "-c", _STOCK, str(bundle.file("model.onnx")), "net", *map(str, ports)]
     with _process(command) as process:
         http_address, grpc_address = (f"127.0.0.1:{port}" for port in ports)
@@ -117,7 +117,7 @@ def cpp(bundle: Bundle, args: argparse.Namespace, folder: Path) -> Iterator[Runn
         return
     helped = subprocess.run([program, "--help"], capture_output=True, text=True)
     has_grpc = "--grpc-port" in helped.stdout + helped.stderr
-    http_port, grpc_port = triton_core.free_ports()
+    http_port, grpc_port = free_ports()
     command = [program, bundle.folder, "--name", "net", "--port", http_port, "--threads", 1, "--access-log", "none"]
     with _process([*map(str, command), *(["--grpc-port", str(grpc_port)] if has_grpc else [])]) as process:
         _wait_ready(process, f"127.0.0.1:{http_port}")
@@ -145,12 +145,7 @@ def _process(command: list[str]) -> Iterator["subprocess.Popen[bytes]"]:
     try:
         yield process
     finally:
-        process.terminate()
-        try:
-            process.wait(LONG_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(LONG_S)
+        stop(process)
 
 
 def _wait_ready(process: "subprocess.Popen[bytes]", address: str) -> None:

@@ -8,6 +8,7 @@ import http.client
 import importlib
 import json
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -70,12 +71,24 @@ def serving(path: Path, *options: str, log: str = "none", bundle_serve: Path | N
             raise SystemExit(f"the server did not start: {' '.join(lines)}")
         yield Server(process, found[1], found[2], lines)
     finally:
-        process.terminate()
-        try:
-            process.wait(LONG_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(LONG_S)
+        stop(process)
+
+
+def stop(process: "subprocess.Popen[Any]") -> None:
+    """End it by SIGTERM, kill it where that takes too long."""
+    process.terminate()
+    try:
+        process.wait(LONG_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(LONG_S)
+
+
+def free_ports() -> tuple[int, int]:
+    """Two that are free, for servers that cannot choose their own."""
+    with contextlib.ExitStack() as held:
+        bound = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(2)]
+        return bound[0].getsockname()[1], bound[1].getsockname()[1]
 
 
 def _read(process: "subprocess.Popen[str]", lines: list[str], started: threading.Event) -> None:

@@ -35,6 +35,7 @@ import tritonclient.grpc as triton
 
 sys.path.append(str(Path(__file__).parents[1] / "helpers"))
 import triton_bundles
+from serving_client import LONG_S, GrpcClient, free_ports, stop
 
 from plainconv import engines
 from plainconv.engines.bench import random_inputs
@@ -42,30 +43,20 @@ from plainconv.engines.triton.repository import TritonOptions, write_repository
 from plainconv.exporter.bundle import Bundle, update_bundle
 from plainconv.exporter.errors import EngineError
 
-LONG_S = 120.0
 POLL_S = 1
 CLIENTS = 4
 PARTS: Mapping[str, Any] = {"whole": None, "three": triton_bundles.THREE, "five": triton_bundles.FIVE}
-Arrays = Mapping[str, Any]
 _NO_GPU = re.compile("cuda|pinned", re.IGNORECASE)
 
 
 class Core:
     """A running Triton core."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", address: str, http: str) -> None:
+    def __init__(self, address: str, http: str) -> None:
         """`address` is gRPC's."""
-        self.process, self.address, self.http = process, address, http
+        self.address, self.http = address, http
         self.client = triton.InferenceServerClient(address)
-
-    def infer(self, name: str, inputs: Arrays, client: Any = None) -> dict[str, Any]:
-        """The outputs. Raises InferenceServerException."""
-        tensors = []
-        for each, array in inputs.items():
-            tensors.append(triton.InferInput(each, list(array.shape), "FP32"))
-            tensors[-1].set_data_from_numpy(array)
-        result = (client or self.client).infer(name, tensors, client_timeout=LONG_S)
-        return {output.name: result.as_numpy(output.name) for output in result.get_response().outputs}
+        self.infer = GrpcClient(address).infer
 
     def states(self) -> dict[str, str]:
         """The state of each model in the repository."""
@@ -112,7 +103,7 @@ def core(environment: Path, repository: Path, *options: str) -> Iterator[Core]:
         with open(home / "log", "wb") as log:
             process = subprocess.Popen(command, env=variables, stdout=log, stderr=log)
         try:
-            started = Core(process, f"127.0.0.1:{grpc}", f"127.0.0.1:{http}")
+            started = Core(f"127.0.0.1:{grpc}", f"127.0.0.1:{http}")
             if not started.wait(started.client.is_server_live):
                 raise SystemExit(f"the core does not start: {(home / 'log').read_text()[-2000:]}")
             yield started
@@ -120,12 +111,7 @@ def core(environment: Path, repository: Path, *options: str) -> Iterator[Core]:
             said = [line for line in lines if line[:2] in ("W1", "E1", "W0", "E0") and not _NO_GPU.search(line)]
             print(f"  its log has {len(said)} warnings and errors but for the missing GPU", *said[:3], sep="\n    ")
         finally:
-            process.terminate()
-            try:
-                process.wait(LONG_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait(LONG_S)
+            stop(process)
 
 
 def is_there(environment: Path) -> bool:
@@ -142,15 +128,6 @@ def lay_out(site: Path, home: Path) -> None:
     shutil.copy(stub, home / "backends/python")
     (home / "backends/onnxruntime").mkdir()
     shutil.copy(Path(__file__).with_name("triton_onnxruntime.py"), home / "backends/onnxruntime/model.py")
-
-
-def free_ports() -> tuple[int, int]:
-    """Two that are free."""
-    import socket
-
-    with contextlib.ExitStack() as held:
-        bound = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(2)]
-        return bound[0].getsockname()[1], bound[1].getsockname()[1]
 
 
 def models(environment: Path, folder: Path, requests: int) -> list[str]:
@@ -253,12 +230,10 @@ def replaced(environment: Path, folder: Path, requests: int) -> list[str]:
             return ["the model is not READY"]
 
         def ask() -> None:
-            with triton.InferenceServerClient(
-                started.address, channel_args=[("grpc.use_local_subchannel_pool", 1)]
-            ) as own:
+            with contextlib.closing(GrpcClient(started.address)) as own:
                 while not end.is_set():
                     try:
-                        found = started.infer("net", inputs, own)
+                        found = own.infer("net", inputs)
                     except triton.InferenceServerException as error:
                         outcomes["lost"] += 1
                         examples.append(str(error))

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,15 @@ def test_load_here(make: Callable[..., Path], tmp_path: Path) -> None:
     loaded.backend.close()
     with pytest.raises(EngineError):
         load_here(Bundle.open(tmp_path / "b"), ServeOptions(engine="tensorrt"))
+
+
+def test_what_is_waited_for_nowhere_else(make: Callable[..., Path], tmp_path: Path) -> None:
+    """Given a runner on the CPU, by ONNX Runtime on a GPU, and of an engine -> the first alone needs nobody else."""
+    loaded = load_here(Bundle.open(make(tmp_path / "b")), OPTIONS)
+    assert isinstance(loaded.backend, RunnerBackend) and loaded.backend.is_here
+    loaded.backend.close()
+    others: list[Any] = [SimpleNamespace(provider="cuda"), SimpleNamespace()]
+    assert not any(RunnerBackend(runner).is_here for runner in others)
 
 
 def test_another_backend(make: Callable[..., Path], tmp_path: Path) -> None:

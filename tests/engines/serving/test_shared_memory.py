@@ -205,6 +205,27 @@ def test_a_large_tensor(regions: Regions, objects: Any) -> None:
         regions.register("r", objects(x.tobytes()), 0, x.nbytes)
 
 
+def test_a_region_that_another_takes_the_place_of(
+    regions: Regions, objects: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given one registered anew before a copy in a thread begins -> refused, and not a byte of the other is touched."""
+    other = objects(b"a" * 64)
+
+    async def later(function: Any, *arguments: Any) -> Any:
+        regions.unregister("r")
+        regions.register("r", other, 0, 8)
+        return function(*arguments)
+
+    monkeypatch.setattr(module, "_LARGE", 0)
+    monkeypatch.setattr(asyncio, "to_thread", later)
+    for tries, what in ((lambda: filled(regions, request()), "input 'x'"), (lambda: emptied(regions, X), "output 'y'")):
+        regions.unregister("r")
+        regions.register("r", objects(X.tobytes()), 0, 32)
+        with pytest.raises(BadRequestError, match=f"^{what} lies in region 'r', which was unregistered meanwhile$"):
+            tries()
+    assert (FOLDER / other).read_bytes() == b"a" * 64
+
+
 @pytest.fixture(scope="module")
 def shared(run_server: Any, bundle_of: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A server that offers shared memory."""
@@ -270,6 +291,24 @@ def test_a_client_that_cuts_its_object(shared: Any, objects: Any) -> None:
     assert shared.ask("POST", "/v2/systemsharedmemory/unregister") == (200, {})
     assert shared.ask("GET", f"{region}/status")[0] == 404
     assert "system_shared_memory" in shared.ask("GET", "/v2")[1]["extensions"]
+
+
+def test_an_output_that_finds_no_place_is_counted_once(shared: Any, objects: Any) -> None:
+    """Given a place that is too small for its output -> 400, counted as failed and not as answered."""
+    key = objects(bytes(8))
+    shared.ask("POST", "/v2/systemsharedmemory/region/small/register", f'{{"key": "{key}", "byte_size": 8}}')
+
+    def counts() -> tuple[int, int]:
+        stats = shared.ask("GET", "/v2/models/open/stats")[1]["model_stats"][0]["inference_stats"]
+        return stats["success"]["count"], stats["fail"]["count"]
+
+    answered, failed = counts()
+    place = '"parameters": {"shared_memory_region": "small", "shared_memory_byte_size": 8}'
+    inputs = f'[{{"name": "x", "datatype": "FP32", "shape": [2, 4], "data": {X.tolist()}}}]'
+    body = f'{{"inputs": {inputs}, "outputs": [{{"name": "y", {place}}}]}}'
+    status, answer = shared.ask("POST", "/v2/models/open/infer", body)
+    assert status == 400 and answer["error"] == "output 'y' has 16 bytes, its place in shared memory 8"
+    assert counts() == (answered, failed + 1)
 
 
 def test_a_server_that_does_not_offer_it(server: Any) -> None:
