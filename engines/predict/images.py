@@ -8,10 +8,13 @@ import numpy as np
 from PIL import Image
 
 from plainconv.exporter.errors import ImageError
+from plainconv.exporter.reading import read_at_most
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 MOST_PIXELS = 2**25 * 8 // 3
 """Of an image from a file: Pillow's own limit, beyond which it takes one for a bomb."""
+MOST_FILE = 2**30
+"""Bytes of a file: more than that many pixels take with nothing compressed."""
 BYTES_A_PIXEL = 30
 """What decoding takes at most: the image (of WebP thrice), it upright, that on white, and as arrays."""
 _ORIENTATION = 0x0112  # in the EXIF data
@@ -35,7 +38,7 @@ def opened(source: Any, most: int = MOST_PIXELS) -> Image.Image:
         image = source
     elif isinstance(source, str | Path):
         try:
-            data = Path(source).read_bytes()
+            data = read_at_most(Path(source), MOST_FILE)
         except OSError as error:
             raise ImageError(f"{source} cannot be read ({error.strerror}); wanted an image file") from None
         image = _of_bytes(data, str(source))

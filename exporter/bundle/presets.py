@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ..errors import SourceError
+from ..reading import TooLargeError, read_at_most
 from . import strict_json
 from .preprocessing import (
     CHANNELS,
@@ -110,9 +111,9 @@ def preprocessing_given(given: "str | Path | Mapping[str, Any] | Preprocessing |
     if path.suffix != ".json":
         return preset(str(given))
     try:
-        if path.stat().st_size > _MOST_FILE:
-            raise SourceError(f"{path} is larger than {_MOST_FILE} bytes; wanted a file as exporter/BUNDLE.md has it")
-        data = strict_json.parse(path.read_bytes())
+        data = strict_json.parse(read_at_most(path, _MOST_FILE))
+    except TooLargeError as error:
+        raise SourceError(f"{path} is {error.strerror}; wanted a file as exporter/BUNDLE.md has it") from None
     except OSError as error:
         raise SourceError(f"{path} cannot be read ({error.strerror}); give --preprocessing a JSON file") from None
     except ValueError as error:

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..bundle import Bundle, write_whole
 from ..errors import SourceError, write_refused
+from ..reading import SMALL, read_at_most
 
 SUMMARY = "a bundle as one HTML file: what was merged, parities, layers, parts, hashes"
 INSTALL = "pip install 'plainconv[report]'"
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
 def _samples(path: Path) -> tuple[dict[str, Sequence[float]], str]:
     """Milliseconds of single calls by runner, and on which machine. Raises SourceError for another kind of file."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(read_at_most(path, SMALL))
         found: dict[str, Sequence[float]] = {}
         for each in data["samples"]:
             calls = [float(ms) for turn in each["turns_ms"] for ms in turn]

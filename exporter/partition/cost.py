@@ -20,6 +20,7 @@ import onnx_ir as ir
 
 from ..errors import PlanError
 from ..onnx_file.layer_types import WEIGHTED, types_of_layers
+from ..reading import SMALL, read_at_most
 from .wiring import Op, Wiring, values_read
 
 VIEWS = {"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Dropout", "Shape", "Size"} | {"DequantizeLinear"}
@@ -173,7 +174,7 @@ def costs_of_nodes(
 def read_profile(path: Path) -> dict[str, float]:
     """Node → seconds, from a JSON file. Raises PlanError for anything else in it."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(read_at_most(path, SMALL))
     except (OSError, ValueError, RecursionError) as error:
         raise PlanError(f"{path} cannot be read as JSON ({error}); give {{node: seconds}}") from None
     if not isinstance(data, dict):

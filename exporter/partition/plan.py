@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import PlanError
+from ..reading import SMALL, read_at_most
 
 FORMAT = "plainconv-plan"
 FORMAT_VERSION = 1
@@ -85,7 +86,7 @@ def plan_of_json(text: str, name: str = "plan") -> Plan:
 def read_plan(path: Path) -> Plan:
     """The plan in the file at `path`. Raises PlanError where it cannot be read."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_at_most(path, SMALL).decode()
     except (OSError, ValueError) as error:
         raise PlanError(f"{path} cannot be read ({error}); give what `exporter inspect --plan --json` prints") from None
     return plan_of_json(text, path.name)

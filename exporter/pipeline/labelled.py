@@ -12,8 +12,10 @@ from ..bundle import TensorSpec
 from ..errors import SourceError
 from ..onnx_file.type_names import dtype_of
 from ..parity.accuracy import arrays_of_npz, check_images
+from ..reading import read_at_most
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
+_MOST_FILE = 2**30
 IGNORED = 255
 """Of a mask: a pixel that does not count."""
 _WANTED = "a folder of one folder a class, of images/ and masks/, an .npz of images and labels, or COCO's .json"
@@ -129,7 +131,7 @@ def _kind_of(path: Path, labels: np.ndarray) -> str:
 def _coco(path: Path) -> Labelled:
     """The images lie beside the file, in images/ beside it, or in the folder beside it that is named like it."""
     try:
-        data = json.loads(path.read_bytes())
+        data = json.loads(read_at_most(path, _MOST_FILE))
         entries = [(int(each["id"]), str(each["file_name"])) for each in data["images"]]
         _ = [(each["image_id"], each["category_id"], each["bbox"]) for each in data["annotations"]]
         _ = [(each["id"], each["name"]) for each in data["categories"]]

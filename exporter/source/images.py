@@ -9,6 +9,7 @@ from torch import Tensor
 from ..bundle import Preprocessing, strict_json
 from ..bundle.presets import Recipe, fitted
 from ..errors import SourceError
+from ..reading import TooLargeError, read_at_most
 
 MOST_CLASSES = 100_000
 _MOST_FILE = 2**24
@@ -64,9 +65,9 @@ def classes_given(given: "str | Path | Sequence[str] | None") -> tuple[str, ...]
 
 def _names_in(path: Path) -> Any:
     try:
-        if path.stat().st_size > _MOST_FILE:
-            raise SourceError(f"--classes {path} is larger than {_MOST_FILE} bytes; wanted one name a line")
-        raw = path.read_bytes()
+        raw = read_at_most(path, _MOST_FILE)
+    except TooLargeError as error:
+        raise SourceError(f"--classes {path} is {error.strerror}; wanted one name a line") from None
     except OSError as error:
         raise SourceError(f"--classes {path} cannot be read ({error.strerror}); wanted one name a line") from None
     try:

@@ -4,7 +4,6 @@
 #include <cerrno>
 #include <cstdint>
 #include <fstream>
-#include <iterator>
 #include <optional>
 #include <system_error>
 #include <utility>
@@ -18,6 +17,8 @@ namespace plainconv {
 namespace {
 
 constexpr std::uint8_t white = 255;
+/// Bytes of a file: more than the most pixels take with nothing compressed. A device may give them without end.
+constexpr std::size_t most_bytes = std::size_t{1} << 30;
 
 /// a / 255, rounded, of 0 to 255·255.
 int divided(int a) { return (((a + 128) >> 8) + a + 128) >> 8; }
@@ -152,9 +153,18 @@ std::vector<std::byte> bytes_of_image(const std::filesystem::path& file) {
     throw ImageError(text(file.native(), " cannot be read (",
                           std::generic_category().message(is_folder ? EISDIR : errno), "); wanted an image file"));
   }
-  const std::string bytes(std::istreambuf_iterator<char>(stream), {});
-  const auto all = std::as_bytes(std::span(bytes));
-  return {all.begin(), all.end()};
+  std::vector<std::byte> bytes;
+  for (std::size_t read = 0; stream && bytes.size() <= most_bytes;) {
+    bytes.resize(std::min(std::max<std::size_t>(2 * read, 1 << 20), most_bytes + 1));
+    stream.read(reinterpret_cast<char*>(bytes.data() + read),  // NOLINT(*-reinterpret-cast): bytes are characters
+                static_cast<std::streamsize>(bytes.size() - read));
+    read += static_cast<std::size_t>(stream.gcount());
+    bytes.resize(read);
+  }
+  if (bytes.size() > most_bytes) {
+    throw ImageError(text(file.native(), " cannot be read (larger than ", most_bytes, " bytes); wanted an image file"));
+  }
+  return bytes;
 }
 
 }  // namespace plainconv
