@@ -210,6 +210,32 @@ def test_the_end(start, store):
     assert codes == {"UNAVAILABLE": 8}
 
 
+def test_who_asks_to_the_very_end(start, store):
+    """Given clients that ask again and again while the server stops -> UNAVAILABLE to its end, which is a good one."""
+    message = service_pb2.ModelInferRequest(model_name="open")
+    data, codes = message.SerializeToString(), collections.Counter()
+    with start(store, "--access-log", "none", "--grpc-port", 0) as server:
+
+        def ask():
+            own = (("grpc.use_local_subchannel_pool", 1),)
+            with grpc.insecure_channel(server.grpc, own) as channel:
+                infer = channel.unary_unary(f"{SERVICE}/ModelInfer")
+                while server.process.poll() is None:
+                    with pytest.raises(grpc.RpcError) as caught:
+                        infer(data, timeout=LONG_S)
+                    codes[caught.value.code().name] += 1
+
+        threads = [threading.Thread(target=ask) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        while sum(codes.values()) < 50:
+            time.sleep(0.01)
+        assert server.stop()[0] == 0
+        for thread in threads:
+            thread.join(LONG_S)
+    assert codes.keys() == {"INVALID_ARGUMENT", "UNAVAILABLE"}
+
+
 def test_places_are_given_back(start, store):
     """Given one connection after the other, and more at once than may be -> the first are answered, then a new one."""
     with start(store, "--access-log", "none", "--grpc-port", 0, "--max-connections", 8) as server:

@@ -78,14 +78,15 @@ Call::Call(Front& front, Context& context, bool is_open)
 void Call::begin() {
   try {
     check_token();
+    bool is_held = false;
     if (!is_stream()) {
       const std::scoped_lock lock(front_.mutex);
-      is_held_ = front_.is_leaving && !front_.is_gone;
-      if (front_.is_gone || (!is_held_ && front_.shared.refusing && !is_open_)) {
+      is_held = front_.is_leaving && !front_.is_gone;
+      if (front_.is_gone || (!is_held && front_.shared.refusing && !is_open_)) {
         throw unavailable("the server is about to stop");
       }
     }
-    if (!is_held_) {
+    if (!is_held) {
       start();
     }
   } catch (const std::exception& error) {
@@ -98,14 +99,6 @@ void Call::check_token() const {
     front_.shared.bearer.check(said(context_, "authorization"));
   }
 }
-
-void Call::leave() {
-  if (is_held_) {
-    end(unavailable("the server is about to stop"));
-  }
-}
-
-void Call::left() { end(serve::left("the sender left before the answer was there")); }
 
 void Call::check_time(Clock::time_point now) const {
   const Seconds timeout = front_.service().options().timeout;
