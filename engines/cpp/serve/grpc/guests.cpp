@@ -54,13 +54,13 @@ void Guests::add(std::shared_ptr<Socket> second, Doorway::Place place) {
   Socket& socket = *second;
   if (!name.empty()) {
     const std::scoped_lock lock(mutex_);
-    guests_[name] = {second};
+    guests_[name] = {&socket};
   }
   socket.async_wait(Socket::wait_error, [this, name, second = std::move(second),
                                          kept_place = std::move(place)](const boost::system::error_code&) {
     const std::scoped_lock lock(mutex_);
     const auto found = guests_.find(name);
-    if (found != guests_.end() && found->second.second == second) {
+    if (found != guests_.end() && found->second.second == second.get()) {
       guests_.erase(found);
     }
   });

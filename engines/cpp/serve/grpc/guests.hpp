@@ -31,7 +31,7 @@ class Guests {
 
  private:
   struct Guest {
-    std::shared_ptr<Doorway::Socket> second;
+    Doorway::Socket* second;     // that the wait for its end holds
     std::size_t calls = 0;       // under way
     std::size_t given_up = 0;    // more than were answered
     std::uint64_t received = 0;  // bytes, when the last call began or ended
