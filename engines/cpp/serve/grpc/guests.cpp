@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <boost/asio/ip/tcp.hpp>
-#include <cstring>
 #include <utility>
 
 #include "text.hpp"
@@ -17,18 +16,16 @@ constexpr std::uint64_t most_idle = 16 * mebibyte;  // received without a call: 
 
 /// "127.0.0.1:50000", "::1:50000"; "" of a Unix socket.
 std::string name_of(const Socket& socket) {
-  boost::system::error_code code;
-  const auto other = socket.remote_endpoint(code);
-  boost::asio::ip::tcp::endpoint endpoint;
-  if (code || (other.data()->sa_family != AF_INET && other.data()->sa_family != AF_INET6)) {
+  boost::system::error_code ignored;
+  const auto end = tcp_of(socket.remote_endpoint(ignored));
+  if (!end) {
     return "";
   }
-  std::memcpy(endpoint.data(), other.data(), other.size());
-  auto address = endpoint.address();
+  auto address = end->address();
   if (address.is_v6() && address.to_v6().is_v4_mapped()) {
     address = boost::asio::ip::make_address_v4(boost::asio::ip::v4_mapped, address.to_v6());
   }
-  return text(address.to_string(), ":", endpoint.port());
+  return text(address.to_string(), ":", end->port());
 }
 
 /// The same of "ipv4:127.0.0.1:50000" and "ipv6:%5B::1%5D:50000".
