@@ -35,9 +35,8 @@ std::string_view name_of(grpc::StatusCode code) {
 
 /// "ipv4:127.0.0.1:50000" is 127.0.0.1.
 std::string address_of(std::string_view peer) {
-  peer = peer.substr(0, peer.rfind(':'));
-  const auto scheme = peer.find(':');
-  return scheme == std::string_view::npos ? "" : std::string(peer.substr(scheme + 1));
+  const std::string name = rpc::name_of(peer);
+  return name.substr(0, name.rfind(':'));
 }
 
 /// What the metadata say for `key`, where it is there once.

@@ -28,9 +28,15 @@ std::string name_of(const Socket& socket) {
   return text(address.to_string(), ":", end->port());
 }
 
-/// The same of "ipv4:127.0.0.1:50000" and "ipv6:%5B::1%5D:50000".
+void cut(Socket& socket) {
+  boost::system::error_code ignored;
+  socket.shutdown(Socket::shutdown_both, ignored);  // gRPC closes it then
+}
+
+}  // namespace
+
 std::string name_of(std::string_view peer) {
-  std::string name(peer.substr(std::min(peer.size(), peer.find(':') + 1)));
+  std::string name(peer.starts_with("ip") ? peer.substr(peer.find(':') + 1) : "");
   for (const std::string_view bracket : {"%5B", "%5D", "[", "]"}) {
     if (const auto at = name.find(bracket); at != std::string::npos) {
       name.erase(at, bracket.size());
@@ -38,13 +44,6 @@ std::string name_of(std::string_view peer) {
   }
   return name;
 }
-
-void cut(Socket& socket) {
-  boost::system::error_code ignored;
-  socket.shutdown(Socket::shutdown_both, ignored);  // gRPC closes it then
-}
-
-}  // namespace
 
 void Guests::add(std::shared_ptr<Socket> second, Doorway::Place place) {
   std::string name = name_of(*second);
