@@ -161,13 +161,25 @@ class Stream : public Writing {
       StartRead(&received_);
     }
     if (first) {
+      answer(*first);
+    }
+  }
+
+  void answer(Inference& first) {
+    try {
       inference::ModelStreamInferResponse answer;
-      if (first->refused()) {
-        answer.set_error_message(first->refused()->what());
+      if (first.refused()) {
+        answer.set_error_message(first.refused()->what());
       } else {
-        *answer.mutable_infer_response() = first->answer();
+        answer.mutable_infer_response()->Swap(&first.answer());
       }
       write(written(answer));
+    } catch (const std::exception& error) {
+      {
+        const std::scoped_lock lock(mutex_);
+        is_all_read_ = true;
+      }
+      finish(status_of(refusal_of(error, front_.shared.complain)));
     }
   }
 
