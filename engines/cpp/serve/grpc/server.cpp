@@ -117,7 +117,7 @@ struct GrpcServer::State {
 
   void build(const Certificates* certificates) {
     const ServeOptions& options = front.service().options();
-    const int limit = static_cast<int>(options.max_body + rpc::message_overhead);
+    const int limit = static_cast<int>(rpc::most_message(options));
     grpc::ServerBuilder builder;
     builder.RegisterCallbackGenericService(&methods);
     builder.SetMaxReceiveMessageSize(limit);
