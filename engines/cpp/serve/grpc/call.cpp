@@ -82,7 +82,7 @@ void Call::begin() {
       const std::scoped_lock lock(front_.mutex);
       is_held = front_.is_leaving && !front_.is_gone;
       if (front_.is_gone || (!is_held && front_.shared.refusing && !is_open_)) {
-        throw unavailable("the server is about to stop");
+        throw about_to_stop();
       }
     }
     if (!is_held) {

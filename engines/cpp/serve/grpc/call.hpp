@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "grpc/guests.hpp"
+#include "refusals.hpp"
 #include "shared.hpp"
 
 namespace plainconv::serve::rpc {
@@ -38,6 +39,8 @@ struct Front {
   [[nodiscard]] std::vector<std::shared_ptr<Call>> now();
   [[nodiscard]] std::size_t count();
 };
+
+[[nodiscard]] inline Refused about_to_stop() { return unavailable("the server is about to stop"); }
 
 /// gRPC's status for a refusal.
 [[nodiscard]] grpc::Status status_of(const Refused& refused);

@@ -156,7 +156,7 @@ class Unary : public Call {
   }
   void leave() override {
     if (!has_message_) {
-      refuse(unavailable("the server is about to stop"));
+      refuse(about_to_stop());
     }
   }
   void OnReadDone(bool ok) override {

@@ -60,7 +60,7 @@ class Writing : public Call {
     end(status);
   }
   void left() override { finish(status_of(serve::left("the sender left"))); }
-  void leave() override { finish(status_of(unavailable("the server is about to stop"))); }
+  void leave() override { finish(status_of(about_to_stop())); }
 
  private:
   std::mutex mutex_;
@@ -79,7 +79,7 @@ class Stream : public Writing {
     if (!ok || front_.shared.refusing) {
       std::unique_lock lock(mutex_);
       is_all_read_ = true;
-      last_ = ok ? status_of(unavailable("the server is about to stop")) : grpc::Status::OK;
+      last_ = ok ? status_of(about_to_stop()) : grpc::Status::OK;
       lock.unlock();
       go_on();
       return;
@@ -106,7 +106,7 @@ class Stream : public Writing {
     {
       const std::scoped_lock lock(mutex_);
       is_all_read_ = true;
-      last_ = status_of(unavailable("the server is about to stop"));
+      last_ = status_of(about_to_stop());
     }
     go_on();
   }
