@@ -15,7 +15,7 @@ import grpc_cases
 import pytest
 import serving_cases
 from certificates import write_certificate
-from cpp_server import LONG_S, Server, not_here, running
+from cpp_server import LONG_S, not_here, running, served_by
 from grpc_checks import *  # noqa: F403 - the tests that the Python server passes
 from places import ROOT
 from serving_bundles import make_bundle
@@ -25,20 +25,11 @@ SERVICE = "/inference.GRPCInferenceService"
 SOURCE = ROOT / "engines" / "cpp"
 
 
-@contextlib.contextmanager
 def python_server(*arguments):
-    """`exporter serve`."""
+    """`exporter serve`, as long as a `with` block."""
     main = "import sys; from plainconv.exporter.cli.main import main; sys.exit(main())"
-    ports = ["--http-port", "0", "--grpc-port", "0", "--threads", "1"]
-    command = [sys.executable, "-c", main, "serve", *map(str, arguments), *ports]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        server = Server(process)
-        try:
-            assert server.started.wait(LONG_S)
-            yield server
-        finally:
-            process.kill()
-            server.reader.join(LONG_S)
+    ports = ("--http-port", 0, "--grpc-port", 0, "--threads", 1)
+    return served_by([sys.executable, "-c", main, "serve", *arguments, *ports])
 
 
 @pytest.fixture(scope="module")
