@@ -140,22 +140,24 @@ def test_a_unix_socket_and_the_log(start, store, tmp_path):
     """Given a path -> gRPC on it; a line of the access log for each call, and counters."""
     path = tmp_path / "grpc"
     parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-    with start(store, "--access-log", tmp_path / "log", "--grpc-unix-socket", path) as server:
+    with start(store, "--access-log", tmp_path / "log", "--grpc-unix-socket", path, "--max-body", 1) as server:
         with grpc.insecure_channel(f"unix:{path}") as channel:
             message = service_pb2.ModelInferRequest(model_name="open", id="a")
             message.inputs.add(name="x", datatype="FP32", shape=[1, 4]).contents.fp32_contents.extend([1, 2, 3, 4])
             infer = channel.unary_unary(f"{SERVICE}/ModelInfer")
+            with pytest.raises(grpc.RpcError, match="larger than max"):
+                infer(bytes(3 << 20), timeout=LONG_S)
             infer(message.SerializeToString(), timeout=LONG_S, metadata=[("traceparent", parent)])
             for no_message in (b"\xff", b"\x0a\x01\xff"):
                 with pytest.raises(grpc.RpcError):
                     infer(no_message, timeout=LONG_S)
         text = server.ask("GET", "/metrics")[2].decode()
         assert 'plainconv_answers_total{protocol="grpc",status="OK"} 1' in text
-        assert 'plainconv_answers_total{protocol="grpc",status="INVALID_ARGUMENT"} 2' in text
+        assert 'plainconv_answers_total{protocol="grpc",status="INVALID_ARGUMENT"} 3' in text
         code, said = server.stop()
     assert code == 0 and not path.exists() and [line for line in said if not line.startswith("serving ")] == []
     lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
-    good, bad, _ = (line for line in lines if line["protocol"] == "grpc")
+    large, good, bad, _ = (line for line in lines if line["protocol"] == "grpc")
     assert (good["method"], good["status"], good["model"], good["id"], good["rows"]) == (
         "ModelInfer",
         "OK",
@@ -164,6 +166,7 @@ def test_a_unix_socket_and_the_log(start, store, tmp_path):
         1,
     )
     assert good["trace_id"] == parent[3:35] and good["client"] == "unix:" and good["bytes_in"] == message.ByteSize()
+    assert (large["status"], large["client"]) == ("INVALID_ARGUMENT", "unix:")
     assert (bad["status"], bad["bytes_in"]) == ("INVALID_ARGUMENT", 1) and "model" not in bad
 
 

@@ -72,7 +72,7 @@ grpc::Status status_of(const Refused& refused) {
 }
 
 Call::Call(Front& front, Context& context, bool is_open)
-    : front_(front), context_(context), peer_(address_of(context.peer())), is_open_(is_open) {}
+    : front_(front), context_(context), peer_(address_of(context.peer())), client_(context.peer()), is_open_(is_open) {}
 
 void Call::begin() {
   try {
@@ -116,7 +116,7 @@ void Call::end(const grpc::Status& status, const grpc::ByteBuffer* answer, Facts
   const std::string& method = context_.method();
   facts.method = method.substr(method.rfind('/') + 1);
   facts.grpc_status = name_of(status.error_code());
-  facts.client = context_.peer();
+  facts.client = client_;
   facts.trace = trace_of(said(context_, "traceparent").value_or(""), said(context_, "tracestate").value_or(""));
   facts.took = Clock::now() - start_;
   front_.service().metrics().answered("grpc", facts.grpc_status);
@@ -130,7 +130,7 @@ void Call::end(const grpc::Status& status, const grpc::ByteBuffer* answer, Facts
 }
 
 void Call::OnDone() {
-  front_.guests.ended(context_.peer(), context_.IsCancelled());
+  front_.guests.ended(client_, context_.IsCancelled());
   std::shared_ptr<Call> self;
   const std::scoped_lock lock(front_.mutex);
   const auto found = front_.calls.find(this);

@@ -84,6 +84,7 @@ class Call : public grpc::ServerGenericBidiReactor, public std::enable_shared_fr
  private:
   void check_token() const;
 
+  const std::string client_;  // the sender, as gRPC names it; of a call that gRPC ends, it soon does not
   const bool is_open_;
   const Clock::time_point start_ = Clock::now();
   std::mutex mutex_;
