@@ -87,6 +87,9 @@ class Stream : public Writing {
     const auto request = std::make_shared<Inference>(front_, peer_, [this, self = shared_from_this()] { go_on(); });
     {
       const std::scoped_lock lock(mutex_);
+      if (is_all_read_) {  // the sender left meanwhile
+        return;
+      }
       requests_.push_back(request);
     }
     request->begin(received_, context_.deadline());
