@@ -1,4 +1,4 @@
-"""`bundle-serve` as a process of its own."""
+"""A server as a process of its own: `bundle-serve`, or another that says where it answers as that does."""
 
 import contextlib
 import os
@@ -60,9 +60,13 @@ def read(response):
     return response.status, {name.lower(): value for name, value in response.getheaders()}, response.read()
 
 
-@contextlib.contextmanager
 def running(program, *arguments):
-    command = [program("bundle-serve"), *arguments, "--port", "0", "--threads", "1", *SWIFT]
+    """`bundle-serve`, as long as a `with` block."""
+    return served_by([program("bundle-serve"), *arguments, "--port", "0", "--threads", "1", *SWIFT])
+
+
+@contextlib.contextmanager
+def served_by(command):
     process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True)
     server = Server(process)
     try:

@@ -6,11 +6,13 @@ struct GrpcServer::State {};
 
 std::string_view grpc_version() { return ""; }
 
-GrpcServer::GrpcServer(Listener /*listener*/, Shared& /*shared*/, Certificates* /*certificates*/) {
+void check_grpc() {
   throw Error(
       "this bundle-serve was built without gRPC; build it where libgrpc++-dev, libprotobuf-dev and protobuf-compiler "
       "are installed");
 }
+
+GrpcServer::GrpcServer(Listener /*listener*/, Shared& /*shared*/, Certificates* /*certificates*/) { check_grpc(); }
 
 GrpcServer::~GrpcServer() = default;
 

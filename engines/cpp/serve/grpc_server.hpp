@@ -13,10 +13,12 @@ namespace plainconv::serve {
 
 /// gRPC's version, "" in a build without it.
 [[nodiscard]] std::string_view grpc_version();
+/// Throws Error in a build without it.
+void check_grpc();
 
 class GrpcServer {
  public:
-  /// Serves from here on, with TLS where there are certificates. Throws Error in a build without gRPC.
+  /// Serves from here on, with TLS where there are certificates. Throws as `check_grpc` does.
   GrpcServer(Listener listener, Shared& shared, Certificates* certificates = nullptr);
   GrpcServer(const GrpcServer&) = delete;
   GrpcServer& operator=(const GrpcServer&) = delete;

@@ -8,12 +8,12 @@
 #include <boost/asio/basic_socket_acceptor.hpp>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/executor_work_guard.hpp>
-#include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/local/stream_protocol.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/use_awaitable.hpp>
 #include <boost/asio/use_future.hpp>
+#include <cstring>
 #include <future>
 #include <map>
 #include <mutex>
@@ -34,18 +34,22 @@ constexpr std::chrono::milliseconds no_handle_pause(100);  // where the system h
 
 /// The address of the other side, "" of a Unix socket.
 std::string peer_of(const Doorway::Socket& socket) {
-  error_code code;
-  const auto generic = socket.remote_endpoint(code);
-  net::ip::tcp::endpoint endpoint;
-  if (code || generic.size() > endpoint.capacity() ||
-      (generic.data()->sa_family != AF_INET && generic.data()->sa_family != AF_INET6)) {
-    return "";
-  }
-  std::memcpy(endpoint.data(), generic.data(), generic.size());
-  return endpoint.address().to_string();
+  error_code ignored;
+  const auto end = tcp_of(socket.remote_endpoint(ignored));
+  return end ? end->address().to_string() : "";
 }
 
 }  // namespace
+
+std::optional<net::ip::tcp::endpoint> tcp_of(const Protocol::endpoint& end) {
+  net::ip::tcp::endpoint tcp;
+  const auto family = end.data()->sa_family;
+  if (end.size() > tcp.capacity() || (family != AF_INET && family != AF_INET6)) {
+    return std::nullopt;
+  }
+  std::memcpy(tcp.data(), end.data(), end.size());
+  return tcp;
+}
 
 Address http_address(const ServeOptions& options) {
   return {"HTTP", options.host, options.port, options.unix_socket, "--port", "--unix-socket"};
@@ -88,10 +92,7 @@ struct Listener::State {
     net::ip::tcp::resolver resolver(io);
     const auto found = resolver.resolve(host, std::to_string(wanted), net::ip::tcp::resolver::passive);
     listen_at(Protocol::endpoint(found.begin()->endpoint()));
-    net::ip::tcp::endpoint bound;
-    const auto local = acceptor.local_endpoint();
-    std::memcpy(bound.data(), local.data(), local.size());
-    port = bound.port();
+    port = tcp_of(acceptor.local_endpoint()).value().port();
   }
 
   void listen_at(const std::string& given) {

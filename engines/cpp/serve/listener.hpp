@@ -4,9 +4,11 @@
 
 #include <boost/asio/generic/stream_protocol.hpp>
 #include <boost/asio/io_context.hpp>
+#include <boost/asio/ip/tcp.hpp>
 #include <cstddef>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "options.hpp"
@@ -26,6 +28,10 @@ struct Address {
 /// Of HTTP, and of gRPC, which has none where its port is not given.
 [[nodiscard]] Address http_address(const ServeOptions& options);
 [[nodiscard]] Address grpc_address(const ServeOptions& options);
+
+/// The address and port of an end of a connection; none of a Unix socket.
+[[nodiscard]] std::optional<boost::asio::ip::tcp::endpoint> tcp_of(
+    const boost::asio::generic::stream_protocol::endpoint& end);
 
 /// A socket that listens.
 class Listener {

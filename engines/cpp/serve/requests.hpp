@@ -13,6 +13,7 @@
 #include "datatypes.hpp"
 #include "numbers.hpp"
 #include "options.hpp"
+#include "plainconv/bundle.hpp"
 
 namespace plainconv::serve {
 
@@ -38,6 +39,16 @@ struct InferRequest {
   std::string id;
   std::optional<Seconds> timeout;
   bool binary = false;
+};
+
+/// An output to be sent. Its bytes may be missing while only the JSON of binary ones is asked for.
+struct SentOutput {
+  std::string_view name;
+  DType dtype;
+  std::span<const std::int64_t> shape;
+  std::size_t size;  // of its bytes
+  bool binary;
+  std::span<const std::byte> bytes;
 };
 
 inline constexpr std::size_t most_tensors = 256;

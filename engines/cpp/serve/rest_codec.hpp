@@ -9,11 +9,9 @@
 #include <span>
 #include <string>
 #include <string_view>
-#include <vector>
 
 #include "body.hpp"
 #include "bundle/json.hpp"
-#include "plainconv/bundle.hpp"
 #include "requests.hpp"
 
 namespace plainconv::serve {
@@ -29,16 +27,6 @@ inline constexpr std::size_t most_json = 16 * mebibyte;
 
 /// The JSON object that is all of `body`, an empty one where that is empty. Throws Refused.
 [[nodiscard]] json::Value object_of(std::span<const std::byte> body);
-
-/// An output to be sent. Its bytes may be missing while only the JSON of binary ones is asked for.
-struct SentOutput {
-  std::string_view name;
-  DType dtype;
-  std::span<const std::int64_t> shape;
-  std::size_t size;  // of its bytes
-  bool binary;
-  std::span<const std::byte> bytes;
-};
 
 /// The JSON of an answer.
 [[nodiscard]] std::string encoded(std::string_view model, std::string_view version, std::string_view id,

@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "refusals.hpp"
+#include "rest_codec.hpp"
 #include "text.hpp"
 
 namespace plainconv::serve {

@@ -15,7 +15,7 @@
 #include "body.hpp"
 #include "input_checks.hpp"
 #include "options.hpp"
-#include "rest_codec.hpp"
+#include "requests.hpp"
 #include "store.hpp"
 
 namespace plainconv::serve {

@@ -194,6 +194,9 @@ Arguments arguments_of(std::span<const std::string> given) {
   if (arguments.options.tls_cert.empty() != arguments.options.tls_key.empty()) {
     throw Error("--tls-cert and --tls-key are a pair; give both, or none");
   }
+  if (arguments.options.has_grpc()) {
+    plainconv::serve::check_grpc();
+  }
   if (!arguments.token_file.empty()) {
     arguments.options.token = plainconv::serve::token_of_file(arguments.token_file);
   }

@@ -15,7 +15,7 @@ import grpc_cases
 import pytest
 import serving_cases
 from certificates import write_certificate
-from cpp_server import LONG_S, Server, not_here, running
+from cpp_server import LONG_S, not_here, running, served_by
 from grpc_checks import *  # noqa: F403 - the tests that the Python server passes
 from places import ROOT
 from serving_bundles import make_bundle
@@ -25,20 +25,11 @@ SERVICE = "/inference.GRPCInferenceService"
 SOURCE = ROOT / "engines" / "cpp"
 
 
-@contextlib.contextmanager
 def python_server(*arguments):
-    """`exporter serve`."""
+    """`exporter serve`, as long as a `with` block."""
     main = "import sys; from plainconv.exporter.cli.main import main; sys.exit(main())"
-    ports = ["--http-port", "0", "--grpc-port", "0", "--threads", "1"]
-    command = [sys.executable, "-c", main, "serve", *map(str, arguments), *ports]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        server = Server(process)
-        try:
-            assert server.started.wait(LONG_S)
-            yield server
-        finally:
-            process.kill()
-            server.reader.join(LONG_S)
+    ports = ("--http-port", 0, "--grpc-port", 0, "--threads", 1)
+    return served_by([sys.executable, "-c", main, "serve", *arguments, *ports])
 
 
 @pytest.fixture(scope="module")
@@ -149,22 +140,24 @@ def test_a_unix_socket_and_the_log(start, store, tmp_path):
     """Given a path -> gRPC on it; a line of the access log for each call, and counters."""
     path = tmp_path / "grpc"
     parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-    with start(store, "--access-log", tmp_path / "log", "--grpc-unix-socket", path) as server:
+    with start(store, "--access-log", tmp_path / "log", "--grpc-unix-socket", path, "--max-body", 1) as server:
         with grpc.insecure_channel(f"unix:{path}") as channel:
             message = service_pb2.ModelInferRequest(model_name="open", id="a")
             message.inputs.add(name="x", datatype="FP32", shape=[1, 4]).contents.fp32_contents.extend([1, 2, 3, 4])
             infer = channel.unary_unary(f"{SERVICE}/ModelInfer")
+            with pytest.raises(grpc.RpcError, match="larger than max"):
+                infer(bytes(3 << 20), timeout=LONG_S)
             infer(message.SerializeToString(), timeout=LONG_S, metadata=[("traceparent", parent)])
             for no_message in (b"\xff", b"\x0a\x01\xff"):
                 with pytest.raises(grpc.RpcError):
                     infer(no_message, timeout=LONG_S)
         text = server.ask("GET", "/metrics")[2].decode()
         assert 'plainconv_answers_total{protocol="grpc",status="OK"} 1' in text
-        assert 'plainconv_answers_total{protocol="grpc",status="INVALID_ARGUMENT"} 2' in text
+        assert 'plainconv_answers_total{protocol="grpc",status="INVALID_ARGUMENT"} 3' in text
         code, said = server.stop()
     assert code == 0 and not path.exists() and [line for line in said if not line.startswith("serving ")] == []
     lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
-    good, bad, _ = (line for line in lines if line["protocol"] == "grpc")
+    large, good, bad, _ = (line for line in lines if line["protocol"] == "grpc")
     assert (good["method"], good["status"], good["model"], good["id"], good["rows"]) == (
         "ModelInfer",
         "OK",
@@ -173,6 +166,7 @@ def test_a_unix_socket_and_the_log(start, store, tmp_path):
         1,
     )
     assert good["trace_id"] == parent[3:35] and good["client"] == "unix:" and good["bytes_in"] == message.ByteSize()
+    assert (large["status"], large["client"]) == ("INVALID_ARGUMENT", "unix:")
     assert (bad["status"], bad["bytes_in"]) == ("INVALID_ARGUMENT", 1) and "model" not in bad
 
 
@@ -208,6 +202,32 @@ def test_the_end(start, store):
         for thread in threads:
             thread.join(LONG_S)
     assert codes == {"UNAVAILABLE": 8}
+
+
+def test_who_asks_to_the_very_end(start, store):
+    """Given clients that ask again and again while the server stops -> UNAVAILABLE to its end, which is a good one."""
+    message = service_pb2.ModelInferRequest(model_name="open")
+    data, codes = message.SerializeToString(), collections.Counter()
+    with start(store, "--access-log", "none", "--grpc-port", 0) as server:
+
+        def ask():
+            own = (("grpc.use_local_subchannel_pool", 1),)
+            with grpc.insecure_channel(server.grpc, own) as channel:
+                infer = channel.unary_unary(f"{SERVICE}/ModelInfer")
+                while server.process.poll() is None:
+                    with pytest.raises(grpc.RpcError) as caught:
+                        infer(data, timeout=LONG_S)
+                    codes[caught.value.code().name] += 1
+
+        threads = [threading.Thread(target=ask) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        while sum(codes.values()) < 50:
+            time.sleep(0.01)
+        assert server.stop()[0] == 0
+        for thread in threads:
+            thread.join(LONG_S)
+    assert codes.keys() == {"INVALID_ARGUMENT", "UNAVAILABLE"}
 
 
 def test_places_are_given_back(start, store):

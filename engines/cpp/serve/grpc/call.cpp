@@ -35,9 +35,8 @@ std::string_view name_of(grpc::StatusCode code) {
 
 /// "ipv4:127.0.0.1:50000" is 127.0.0.1.
 std::string address_of(std::string_view peer) {
-  peer = peer.substr(0, peer.rfind(':'));
-  const auto scheme = peer.find(':');
-  return scheme == std::string_view::npos ? "" : std::string(peer.substr(scheme + 1));
+  const std::string name = rpc::name_of(peer);
+  return name.substr(0, name.rfind(':'));
 }
 
 /// What the metadata say for `key`, where it is there once.
@@ -73,19 +72,20 @@ grpc::Status status_of(const Refused& refused) {
 }
 
 Call::Call(Front& front, Context& context, bool is_open)
-    : front_(front), context_(context), peer_(address_of(context.peer())), is_open_(is_open) {}
+    : front_(front), context_(context), peer_(address_of(context.peer())), client_(context.peer()), is_open_(is_open) {}
 
 void Call::begin() {
   try {
     check_token();
+    bool is_held = false;
     if (!is_stream()) {
       const std::scoped_lock lock(front_.mutex);
-      is_held_ = front_.is_leaving && !front_.is_gone;
-      if (front_.is_gone || (!is_held_ && front_.shared.refusing && !is_open_)) {
-        throw unavailable("the server is about to stop");
+      is_held = front_.is_leaving && !front_.is_gone;
+      if (front_.is_gone || (!is_held && front_.shared.refusing && !is_open_)) {
+        throw about_to_stop();
       }
     }
-    if (!is_held_) {
+    if (!is_held) {
       start();
     }
   } catch (const std::exception& error) {
@@ -98,14 +98,6 @@ void Call::check_token() const {
     front_.shared.bearer.check(said(context_, "authorization"));
   }
 }
-
-void Call::leave() {
-  if (is_held_) {
-    end(unavailable("the server is about to stop"));
-  }
-}
-
-void Call::left() { end(serve::left("the sender left before the answer was there")); }
 
 void Call::check_time(Clock::time_point now) const {
   const Seconds timeout = front_.service().options().timeout;
@@ -124,7 +116,7 @@ void Call::end(const grpc::Status& status, const grpc::ByteBuffer* answer, Facts
   const std::string& method = context_.method();
   facts.method = method.substr(method.rfind('/') + 1);
   facts.grpc_status = name_of(status.error_code());
-  facts.client = context_.peer();
+  facts.client = client_;
   facts.trace = trace_of(said(context_, "traceparent").value_or(""), said(context_, "tracestate").value_or(""));
   facts.took = Clock::now() - start_;
   front_.service().metrics().answered("grpc", facts.grpc_status);
@@ -138,7 +130,7 @@ void Call::end(const grpc::Status& status, const grpc::ByteBuffer* answer, Facts
 }
 
 void Call::OnDone() {
-  front_.guests.ended(context_.peer(), context_.IsCancelled());
+  front_.guests.ended(client_, context_.IsCancelled());
   std::shared_ptr<Call> self;
   const std::scoped_lock lock(front_.mutex);
   const auto found = front_.calls.find(this);

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "grpc/guests.hpp"
+#include "refusals.hpp"
 #include "shared.hpp"
 
 namespace plainconv::serve::rpc {
@@ -39,6 +40,8 @@ struct Front {
   [[nodiscard]] std::size_t count();
 };
 
+[[nodiscard]] inline Refused about_to_stop() { return unavailable("the server is about to stop"); }
+
 /// gRPC's status for a refusal.
 [[nodiscard]] grpc::Status status_of(const Refused& refused);
 
@@ -58,7 +61,7 @@ class Call : public grpc::ServerGenericBidiReactor, public std::enable_shared_fr
   /// Called every now and then: for what is late, or has changed.
   virtual void look(Clock::time_point now) = 0;
   /// Called once the good-bye has been said.
-  virtual void leave();
+  virtual void leave() = 0;
 
   void OnCancel() override { left(); }
   void OnDone() override;
@@ -67,7 +70,7 @@ class Call : public grpc::ServerGenericBidiReactor, public std::enable_shared_fr
   [[nodiscard]] virtual bool is_stream() const noexcept { return false; }
   virtual void start() = 0;
   /// The sender is gone.
-  virtual void left();
+  virtual void left() = 0;
   /// End it, with an answer or without, and write what is known of it to the log.
   void end(const grpc::Status& status, const grpc::ByteBuffer* answer = nullptr, Facts facts = {});
   void end(const Refused& refused, Facts facts = {}) { end(status_of(refused), nullptr, std::move(facts)); }
@@ -81,9 +84,9 @@ class Call : public grpc::ServerGenericBidiReactor, public std::enable_shared_fr
  private:
   void check_token() const;
 
+  const std::string client_;  // the sender, as gRPC names it; of a call that gRPC ends, it soon does not
   const bool is_open_;
   const Clock::time_point start_ = Clock::now();
-  bool is_held_ = false;
   std::mutex mutex_;
   bool has_ended_ = false;
   grpc::ByteBuffer answer_;

@@ -4,6 +4,8 @@
 
 #include <grpcpp/support/byte_buffer.h>
 
+#include <algorithm>
+#include <limits>
 #include <optional>
 #include <string>
 
@@ -13,7 +15,10 @@
 
 namespace plainconv::serve::rpc {
 
-inline constexpr std::size_t message_overhead = mebibyte;  // beyond a message's tensors: names, shapes, parameters
+/// The bytes that a message may have: a body's, and its names, shapes and parameters. More than an int no message has.
+[[nodiscard]] inline std::size_t most_message(const ServeOptions& options) noexcept {
+  return std::min<std::size_t>(options.max_body + mebibyte, std::numeric_limits<int>::max());
+}
 
 /// What was received, as that message, which has up to `limit` bytes once it is decompressed: so many. Throws Refused.
 std::size_t read(grpc::ByteBuffer& sent, std::size_t limit, google::protobuf::MessageLite& message);

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <boost/asio/ip/tcp.hpp>
-#include <cstring>
 #include <utility>
 
 #include "text.hpp"
@@ -17,29 +16,16 @@ constexpr std::uint64_t most_idle = 16 * mebibyte;  // received without a call: 
 
 /// "127.0.0.1:50000", "::1:50000"; "" of a Unix socket.
 std::string name_of(const Socket& socket) {
-  boost::system::error_code code;
-  const auto other = socket.remote_endpoint(code);
-  boost::asio::ip::tcp::endpoint endpoint;
-  if (code || (other.data()->sa_family != AF_INET && other.data()->sa_family != AF_INET6)) {
+  boost::system::error_code ignored;
+  const auto end = tcp_of(socket.remote_endpoint(ignored));
+  if (!end) {
     return "";
   }
-  std::memcpy(endpoint.data(), other.data(), other.size());
-  auto address = endpoint.address();
+  auto address = end->address();
   if (address.is_v6() && address.to_v6().is_v4_mapped()) {
     address = boost::asio::ip::make_address_v4(boost::asio::ip::v4_mapped, address.to_v6());
   }
-  return text(address.to_string(), ":", endpoint.port());
-}
-
-/// The same of "ipv4:127.0.0.1:50000" and "ipv6:%5B::1%5D:50000".
-std::string name_of(std::string_view peer) {
-  std::string name(peer.substr(std::min(peer.size(), peer.find(':') + 1)));
-  for (const std::string_view bracket : {"%5B", "%5D", "[", "]"}) {
-    if (const auto at = name.find(bracket); at != std::string::npos) {
-      name.erase(at, bracket.size());
-    }
-  }
-  return name;
+  return text(address.to_string(), ":", end->port());
 }
 
 void cut(Socket& socket) {
@@ -49,18 +35,28 @@ void cut(Socket& socket) {
 
 }  // namespace
 
+std::string name_of(std::string_view peer) {
+  std::string name(peer.starts_with("ip") ? peer.substr(peer.find(':') + 1) : "");
+  for (const std::string_view bracket : {"%5B", "%5D", "[", "]"}) {
+    if (const auto at = name.find(bracket); at != std::string::npos) {
+      name.erase(at, bracket.size());
+    }
+  }
+  return name;
+}
+
 void Guests::add(std::shared_ptr<Socket> second, Doorway::Place place) {
   std::string name = name_of(*second);
   Socket& socket = *second;
   if (!name.empty()) {
     const std::scoped_lock lock(mutex_);
-    guests_[name] = {second};
+    guests_[name] = {&socket};
   }
   socket.async_wait(Socket::wait_error, [this, name, second = std::move(second),
                                          kept_place = std::move(place)](const boost::system::error_code&) {
     const std::scoped_lock lock(mutex_);
     const auto found = guests_.find(name);
-    if (found != guests_.end() && found->second.second == second) {
+    if (found != guests_.end() && found->second.second == second.get()) {
       guests_.erase(found);
     }
   });

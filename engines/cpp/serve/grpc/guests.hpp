@@ -16,6 +16,10 @@ namespace plainconv::serve::rpc {
 /// The bytes that a connection of TCP has received; 0 of another.
 [[nodiscard]] std::uint64_t received_by(int socket);
 
+/// A peer as the system names it: "127.0.0.1:50000" of "ipv4:127.0.0.1:50000", "::1:50000" of "ipv6:%5B::1%5D:50000";
+/// "" of a Unix socket.
+[[nodiscard]] std::string name_of(std::string_view peer);
+
 /// From any thread. Connections of a Unix socket are all one, and not watched.
 class Guests {
  public:
@@ -31,7 +35,7 @@ class Guests {
 
  private:
   struct Guest {
-    std::shared_ptr<Doorway::Socket> second;
+    Doorway::Socket* second;     // that the wait for its end holds
     std::size_t calls = 0;       // under way
     std::size_t given_up = 0;    // more than were answered
     std::uint64_t received = 0;  // bytes, when the last call began or ended

@@ -41,7 +41,7 @@ void Inference::ask(grpc::ByteBuffer& sent, std::chrono::system_clock::time_poin
     }
   };
   keep();
-  const std::size_t size = read(sent, service.options().max_body + message_overhead, *message);
+  const std::size_t size = read(sent, most_message(service.options()), *message);
   facts.bytes_in = size;
   room_.grow(size - std::min(size, length));
   held->request = decoded(*message, remaining);

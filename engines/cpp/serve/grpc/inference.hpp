@@ -34,7 +34,7 @@ class Inference : public std::enable_shared_from_this<Inference> {
   // Once it has ended:
   [[nodiscard]] bool has_ended() const noexcept { return has_ended_; }
   [[nodiscard]] const std::optional<Refused>& refused() const noexcept { return refused_; }
-  [[nodiscard]] const inference::ModelInferResponse& answer() const noexcept { return answer_; }
+  [[nodiscard]] inference::ModelInferResponse& answer() noexcept { return answer_; }
   [[nodiscard]] const Facts& facts() const noexcept { return facts_; }
 
  private:

@@ -155,10 +155,8 @@ class Unary : public Call {
     }
   }
   void leave() override {
-    if (has_message_) {
-      Call::leave();
-    } else {
-      refuse(unavailable("the server is about to stop"));
+    if (!has_message_) {
+      refuse(about_to_stop());
     }
   }
   void OnReadDone(bool ok) override {
@@ -174,6 +172,7 @@ class Unary : public Call {
   void start() override { StartRead(&message_); }
   virtual void take(grpc::ByteBuffer& message) = 0;
   virtual void refuse(const Refused& refused) { end(refused); }
+  void left() override { refuse(serve::left("the sender left before the answer was there")); }
   [[nodiscard]] bool has_message() const noexcept { return has_message_; }
 
  private:
@@ -232,12 +231,11 @@ class Infer : public Unary {
     Unary::start();
   }
   void take(grpc::ByteBuffer& message) override { inference_->begin(message, context_.deadline()); }
-  void refuse(const Refused& refused) override { inference_->give_up(refused); }
-  void left() override {
+  void refuse(const Refused& refused) override {
     if (inference_) {
-      inference_->give_up(serve::left("the sender left before the answer was there"));
-    } else {
-      Call::left();
+      inference_->give_up(refused);
+    } else {  // it was not begun
+      end(refused);
     }
   }
 

@@ -60,7 +60,7 @@ class Writing : public Call {
     end(status);
   }
   void left() override { finish(status_of(serve::left("the sender left"))); }
-  void leave() override { finish(status_of(unavailable("the server is about to stop"))); }
+  void leave() override { finish(status_of(about_to_stop())); }
 
  private:
   std::mutex mutex_;
@@ -79,7 +79,7 @@ class Stream : public Writing {
     if (!ok || front_.shared.refusing) {
       std::unique_lock lock(mutex_);
       is_all_read_ = true;
-      last_ = ok ? status_of(unavailable("the server is about to stop")) : grpc::Status::OK;
+      last_ = ok ? status_of(about_to_stop()) : grpc::Status::OK;
       lock.unlock();
       go_on();
       return;
@@ -87,6 +87,9 @@ class Stream : public Writing {
     const auto request = std::make_shared<Inference>(front_, peer_, [this, self = shared_from_this()] { go_on(); });
     {
       const std::scoped_lock lock(mutex_);
+      if (is_all_read_) {  // the sender left meanwhile
+        return;
+      }
       requests_.push_back(request);
     }
     request->begin(received_, context_.deadline());
@@ -106,7 +109,7 @@ class Stream : public Writing {
     {
       const std::scoped_lock lock(mutex_);
       is_all_read_ = true;
-      last_ = status_of(unavailable("the server is about to stop"));
+      last_ = status_of(about_to_stop());
     }
     go_on();
   }
@@ -161,13 +164,25 @@ class Stream : public Writing {
       StartRead(&received_);
     }
     if (first) {
+      answer(*first);
+    }
+  }
+
+  void answer(Inference& first) {
+    try {
       inference::ModelStreamInferResponse answer;
-      if (first->refused()) {
-        answer.set_error_message(first->refused()->what());
+      if (first.refused()) {
+        answer.set_error_message(first.refused()->what());
       } else {
-        *answer.mutable_infer_response() = first->answer();
+        answer.mutable_infer_response()->Swap(&first.answer());
       }
       write(written(answer));
+    } catch (const std::exception& error) {
+      {
+        const std::scoped_lock lock(mutex_);
+        is_all_read_ = true;
+      }
+      finish(status_of(refusal_of(error, front_.shared.complain)));
     }
   }
 
