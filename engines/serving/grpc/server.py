@@ -34,6 +34,7 @@ OPEN_METHODS = (
     f"/{HEALTH}/Watch",
 )
 _OVERHEAD = 1024 * 1024  # of a message beyond its tensors: names, shapes, parameters
+_MOST_MESSAGE = 2**31 - 1  # bytes: gRPC counts them in an int
 _MOST_METADATA = 64 * 1024
 _MOST_STREAMS = 128  # of one connection at a time
 _HANDSHAKE_TIMEOUT_MS = 10_000
@@ -163,7 +164,7 @@ def server_of(
     repository = kserve_parts.RepositoryExtension(plane, service)
     servicer = kserve_parts.Servicer(plane, repository)
     own = Extensions(repository, servicer, service, health).methods()
-    limit = options.max_body + _OVERHEAD
+    limit = min(options.max_body + _OVERHEAD, _MOST_MESSAGE)
     server = grpc.aio.server(
         interceptors=(Guard(service, bearer, log, own),),
         maximum_concurrent_rpcs=options.max_connections,
