@@ -74,28 +74,20 @@ ALL = (ZEROS, CIRCULAR, REFLECT, REPLICATE)
 
 
 def apply(m: AffineMap, x: Tensor) -> Tensor:
-    """The map by its definition: the source extended, zeros inserted, then one output position after another."""
+    """The map by its definition: the source extended, zeros inserted, then the taps of every output position weighted."""
     far = 12
-    rank = len(m.form.axes)
-    sizes = [axis.size(h) for axis, h in zip(m.form.axes, x.shape[2:], strict=True)]
-    assert all(s is not None for s in sizes)
     wide = x
     for d, axis in enumerate(m.form.axes):
         wide = extended(wide, 2 + d, far, axis)
-    out = torch.zeros(x.shape[0], m.form.out_channels, *sizes, dtype=torch.float64)
-    per_group_in, per_group_out = m.form.in_channels // m.form.groups, m.form.out_channels // m.form.groups
-    for p in torch.cartesian_prod(*(torch.arange(s) for s in sizes)).reshape(-1, rank).tolist():
-        index = [
-            torch.tensor([far + axis.stride * q + t for t in axis.taps]) for axis, q in zip(m.form.axes, p, strict=True)
-        ]
-        window = wide
-        for d, i in enumerate(index):
-            window = window.index_select(2 + d, i)
-        for o in range(m.form.out_channels):
-            first = o // per_group_out * per_group_in
-            value = (window[:, first : first + per_group_in] * m.kernel[o]).flatten(1).sum(1)
-            out[(slice(None), o, *p)] = value + m.bias[o]
-    return out
+    for d, (axis, h) in enumerate(zip(m.form.axes, x.shape[2:], strict=True)):
+        size = axis.size(h)
+        assert size is not None
+        read = far + axis.stride * torch.arange(size)[:, None] + torch.tensor(axis.taps)  # positions × taps
+        wide = wide.index_select(2 + 2 * d, read.flatten()).unflatten(2 + 2 * d, read.shape)
+    windows, kernel = wide.unflatten(1, (m.form.groups, -1)), m.kernel.unflatten(0, (m.form.groups, -1))
+    weighted = {1: "ngcpt,goct->ngop", 2: "ngcptqs,gocts->ngopq"}[len(m.form.axes)]
+    out = torch.einsum(weighted, windows, kernel).flatten(1, 2)
+    return out + m.bias.reshape(-1, *(1,) * len(m.form.axes))
 
 
 def extended(x: Tensor, dim: int, far: int, axis: Axis) -> Tensor:
@@ -226,8 +218,9 @@ def test_a_refused_composition_is_wrong_at_some_size(first: AffineMap, then: Aff
         assert positions is not None
         extended = apply(first, F.pad(image(size), (far * one.stride, far * one.stride)))
         zeros = F.pad(between, (far, far))
-        read = {two.stride * q + t + far for q in range(positions) for t in two.taps}
-        differs = differs or any(not same(extended[:, :, p], zeros[:, :, p]) for p in read)
+        read = torch.tensor([two.stride * q + t + far for q in range(positions) for t in two.taps])
+        error = (extended - zeros)[:, :, read].abs().amax((0, 1))
+        differs = differs or bool((error > EXACT * (1 + zeros[:, :, read].abs().amax((0, 1)))).any())
     assert differs
 
 
