@@ -41,7 +41,7 @@ if(TARGET plainconv-tests)
             tests/tensorrt/test_log.cpp
             tests/tensorrt/test_validity.cpp)
   if(TensorRT_FOUND)
-    add_executable(plainconv-tests-nvidia tests/main.cpp tests/tensorrt/test_runtime.cpp) # on NVIDIA's own libraries
+    add_executable(plainconv-tests-nvidia $<TARGET_OBJECTS:plainconv-doctest> tests/tensorrt/test_runtime.cpp) # on NVIDIA's own libraries
     target_include_directories(plainconv-tests-nvidia PRIVATE src tests)
     target_link_libraries(plainconv-tests-nvidia PRIVATE plainconv plainconv_options doctest::doctest)
     add_test(NAME plainconv-tests-nvidia COMMAND plainconv-tests-nvidia)
@@ -56,11 +56,12 @@ function(plainconv_on_standins target)
   target_include_directories(${target} SYSTEM BEFORE PRIVATE ${PLAINCONV_STANDIN_HEADERS})
   target_link_libraries(${target} PRIVATE plainconv plainconv_options doctest::doctest nlohmann_json::nlohmann_json
                                           OnnxRuntime::OnnxRuntime)
-  target_precompile_headers(${target} PRIVATE <doctest/doctest.h> <nlohmann/json.hpp> <onnxruntime_cxx_api.h>)
+  target_precompile_headers(${target} PRIVATE <doctest/doctest.h> "tests/network.hpp")
 endfunction()
 function(plainconv_tests_on_standins target)
   add_executable(${target} ${ARGN} $<TARGET_OBJECTS:plainconv-standins> src/cuda/cuda_runtime.cpp
-                           src/tensorrt/runtime.cpp tests/main.cpp tests/tensorrt/test_bundles.cpp)
+                           src/tensorrt/runtime.cpp $<TARGET_OBJECTS:plainconv-doctest>
+                           tests/tensorrt/test_bundles.cpp)
   plainconv_on_standins(${target})
   add_test(NAME ${target} COMMAND ${target})
   set_tests_properties(${target} PROPERTIES ENVIRONMENT
@@ -70,6 +71,8 @@ set(standin_library ${CMAKE_CURRENT_SOURCE_DIR}/../../tests/helpers/standin_libr
 if(TARGET plainconv-tests AND OnnxRuntime_FOUND AND EXISTS ${standin_library}) # in a checkout, that is
   add_library(
     plainconv-standins OBJECT
+    tests/calls.cpp
+    tests/network.cpp
     tests/standin/cudart.cpp
     tests/standin/gpus.cpp
     tests/standin/library.cpp

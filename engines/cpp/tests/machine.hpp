@@ -76,13 +76,3 @@ class Machine {
  private:
   Folder own_;
 };
-
-/// Of one input and one output, as engines for one batch alone want it.
-inline SplitNetwork small(std::vector<std::pair<std::int64_t, std::int64_t>> batches = {}) {
-  SplitNetwork net;
-  net.batches = std::move(batches);
-  net.add_input("a");
-  net.manifest.outputs = {{"y", "float32", net.shape()}};
-  net.split = plainconv::whole_of(net.manifest, "fp32");
-  return net;
-}

@@ -1,11 +1,14 @@
 // Bundles of real networks, whose graphs are the engines of stand-ins, give what ONNX Runtime gives.
 #include <doctest/doctest.h>
 
+#include <map>
+#include <nlohmann/json.hpp>
 #include <random>
 
 #include "calls.hpp"
 #include "tensorrt/backend.hpp"
 #include "tensorrt/loading.hpp"
+#include "text.hpp"
 
 namespace {
 
@@ -33,7 +36,7 @@ plainconv::Network opened(const Bundle& bundle, const plainconv::Options& option
                              }};
   const plainconv::EngineRuntime runtime{
       .cuda = plainconv::cuda_runtime, .engine = [&](std::string_view /*bytes*/, const plainconv::EngineUse& use) {
-        std::vector<std::map<std::string, std::vector<standin::Shape>>> profiles;
+        std::vector<std::map<std::string, std::vector<std::vector<std::int64_t>>>> profiles;
         for (const auto& engine : bundle.manifest.engines) {
           for (const auto& profile : engine.profiles) {
             auto& made = profiles.emplace_back();

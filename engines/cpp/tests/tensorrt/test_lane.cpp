@@ -4,6 +4,7 @@
 #include <thread>
 
 #include "calls.hpp"
+#include "text.hpp"
 
 using plainconv::EngineError;
 

@@ -5,6 +5,7 @@
 
 #include "tensorrt/backend.hpp"
 #include "tensorrt/log.hpp"
+#include "text.hpp"
 
 using plainconv::EngineError;
 using plainconv::EngineRecord;

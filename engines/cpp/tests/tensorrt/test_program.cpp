@@ -4,6 +4,7 @@
 #include "doubles.hpp"
 #include "network.hpp"
 #include "tensorrt/program.hpp"
+#include "text.hpp"
 
 namespace {
 
