@@ -49,7 +49,13 @@ def stop_after(epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["vanillanet_digits", "parnet_digits", "resnet_digits", "digits_detector", "digits_segmenter"]
+    "name",
+    [
+        "vanillanet_digits",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("parnet_digits", "resnet_digits")),
+        "digits_detector",
+        "digits_segmenter",
+    ],
 )
 def test_stopped_and_resumed_training_ends_with_the_same_file(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -262,6 +262,7 @@ def test_a_stale_part_is_named(made: tuple[Path, str], found_in: Callable[..., l
     assert at[1].module.startswith("right.1"), at[1]
 
 
+@pytest.mark.slow
 def test_a_network_with_folded_preprocessing_is_compared_with_its_source(
     made: tuple[Path, str], tmp_path: Path
 ) -> None:

@@ -77,7 +77,7 @@ def steps(bundle):
 @pytest.mark.parametrize(
     ("forward", "output"),
     [
-        (lambda net, y: net.head(y.mean((2, 3))), ("batch", 5)),
+        pytest.param(lambda net, y: net.head(y.mean((2, 3))), ("batch", 5), marks=pytest.mark.slow),
         (upsampled, ("batch", 2, "height", "width")),
         (lambda net, y: F.pixel_shuffle(net.pointwise(y).repeat(1, 2, 1, 1), 2), ("batch", 1, "2*height", "2*width")),
         (shuffled, ("batch", 5)),
@@ -101,6 +101,7 @@ def test_open_height_and_width(export, forward, output):
     assert bundle.manifest.counts["onnx"]["macs"] == bundle.manifest.counts["plain"]["macs"]
 
 
+@pytest.mark.slow
 def test_channel_shuffle_of_an_open_map_costs_no_more_nodes_than_of_a_fixed_one(export, tmp_path):
     open_sizes = export(shuffled).manifest.counts["onnx"]["ops"]
     fixed = Bundle.open(export_bundle(Job("net", Request(), tmp_path / "fixed"))).manifest.counts["onnx"]["ops"]

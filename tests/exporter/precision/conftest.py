@@ -118,7 +118,7 @@ class Digits:
     reference: Reference
 
 
-@pytest.fixture(scope="session", params=["vanillanet_digits", "parnet_digits"])
+@pytest.fixture(scope="session", params=["vanillanet_digits", pytest.param("parnet_digits", marks=pytest.mark.slow)])
 def digits(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Digits:
     checkpoint = ASSETS / f"{request.param}.pth"
     job = Job(request.param, Request(checkpoint=checkpoint), tmp_path_factory.mktemp("d") / "b", end_to_end=False)

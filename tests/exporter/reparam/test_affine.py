@@ -74,7 +74,7 @@ ALL = (ZEROS, CIRCULAR, REFLECT, REPLICATE)
 
 
 def apply(m: AffineMap, x: Tensor) -> Tensor:
-    """The map by its definition: the source extended, zeros inserted, then the taps of every output position weighted."""
+    """The map by its definition: its source extended, zeros put between, and the taps of every output weighted."""
     far = 12
     wide = x
     for d, axis in enumerate(m.form.axes):

@@ -512,7 +512,10 @@ class DiverseBranches(nn.Module):
         return F.relu(out)
 
 
-@pytest.mark.parametrize(("taps", "stride", "groups"), [(3, 1, 1), (3, 2, 1), (5, 2, 2), (3, 1, 4)])
+@pytest.mark.parametrize(
+    ("taps", "stride", "groups"),
+    [(5, 2, 2), *(pytest.param(*c, marks=pytest.mark.slow) for c in [(3, 1, 1), (3, 2, 1), (3, 1, 4)])],
+)
 def test_diverse_branch_block_is_one_conv(taps: int, stride: int, groups: int) -> None:
     plain, _ = check_plain(DiverseBranches(4, taps, stride, groups), 4, convs=1, traced=[stride - 1])
     assert [p.shape for p in plain.parameters() if p.dim() == 4] == [(4, 4 // groups, taps, taps)]
@@ -522,9 +525,9 @@ def test_diverse_branch_block_is_one_conv(taps: int, stride: int, groups: int) -
     "layer",
     [
         NormAndPad(4, value=0.5),  # another constant than the norm's own zero
-        NormAndPad(4, sides="tbl"),  # a border left at zero
-        NormAndPad(4, pad=2),  # a border partly left at zero
-        NormAndPad(4, pad=0),  # over the values themselves
+        pytest.param(NormAndPad(4, sides="tbl"), marks=pytest.mark.slow),  # a border left at zero
+        pytest.param(NormAndPad(4, pad=2), marks=pytest.mark.slow),  # a border partly left at zero
+        pytest.param(NormAndPad(4, pad=0), marks=pytest.mark.slow),  # over the values themselves
         NormAndPad(4, pad=1, width=2),  # over the border and the values beside it
     ],
     ids=["other value", "three sides", "too narrow", "no border", "too wide"],

@@ -203,7 +203,7 @@ def test_a_slope_other_than_1_does_not_merge() -> None:
     assert any(r.code == "SLOPE" and "0.5" in r.found for r in report.refusals)
 
 
-@settings(max_examples=examples(12))
+@settings(max_examples=examples(4))
 @given(st.floats(0, 2).filter(lambda slope: slope != 1))
 def test_any_slope_but_1_keeps_the_convs_apart(slope: float) -> None:
     """Given a chain that merges at slope 1 → Result it does not at any other, however near."""
@@ -427,7 +427,7 @@ programs = st.lists(
 )
 
 
-@settings(max_examples=examples(12), deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(5), deadline=None, suppress_health_check=list(HealthCheck))
 @given(programs, st.integers(7, 12), st.integers(7, 12))
 def test_random_networks_collapse_to_the_same_function(
     program: list[tuple[str, int, int, int]], height: int, width: int

@@ -45,10 +45,9 @@ def everything(y: Tensor) -> None:
     y[:, 3:] = y[:, 3:].exp()
 
 
-WRITES = (boxes, overlapping, one_by_one, everything)
-
-
-@pytest.mark.parametrize("write", WRITES)
+@pytest.mark.parametrize(
+    "write", [*(pytest.param(write, marks=pytest.mark.slow) for write in (boxes, overlapping)), one_by_one, everything]
+)
 def test_writes_into_channels_are_a_concatenation(write: Callable[[Tensor], None]) -> None:
     check_collapse(Decoded(write), (6, 5), (3, 4))
     plain, _ = reparameterize(Decoded(write).eval(), torch.randn(1, 4, 6, 5))

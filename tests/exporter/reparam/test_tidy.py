@@ -37,12 +37,15 @@ def check(layer: nn.Module, taps: int = 3) -> Report:
     return report
 
 
-@pytest.mark.parametrize("pad", [1, 2])
+@pytest.mark.parametrize("pad", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_norm_padded_by_its_own_shift_merges(pad: int) -> None:
     report = check(NormAndPad(pad), taps=2 * pad + 1)
     assert report.counts_after == {"conv": 1, "linear": 0, "norm": 0}
 
 
-@pytest.mark.parametrize("layer", [NormAndPad(factor=1.5), NormAndPad(factor=0.999), NormAndPad(sides=3)])
+@pytest.mark.parametrize(
+    "layer",
+    [pytest.param(NormAndPad(factor=1.5), marks=pytest.mark.slow), NormAndPad(factor=0.999), NormAndPad(sides=3)],
+)
 def test_any_other_margin_stays(layer: nn.Module) -> None:
     assert check(layer).counts_after["conv"] == 2

@@ -14,6 +14,8 @@ from plainconv.engines.predict.nms import kept
 from plainconv.exporter.errors import SourceError
 from plainconv.exporter.pipeline.steps import ONNX
 
+BOXES = 24
+
 
 class Rows(nn.Module):
     """Boxes as numbers of the image itself: [B, 3, 4, N] → rows [B, 4 + 2, N], or boxes and scores."""
@@ -50,26 +52,26 @@ def wanted(rows_6N: np.ndarray, score: float, iou: float, most: int) -> list[tup
 @pytest.mark.parametrize(("form", "nms"), [("rows", "plain"), ("dense", "node")])
 def test_what_stays_is_what_the_plain_rule_keeps(tmp_path: Any, form: str, nms: str) -> None:
     """Given boxes in crowds -> the graph keeps what the rule in float64 does, in fixed sizes, a count, and `exact`."""
-    module, crowd = Rows(form).eval(), torch.rand(1, 3, 4, 60, generator=torch.Generator().manual_seed(3))
+    module, crowd = Rows(form).eval(), torch.rand(1, 3, 4, BOXES, generator=torch.Generator().manual_seed(3))
     bundle = exporter.export(
-        module, crowd, tmp_path / "out", postprocess="detect:0.4,0.45,12", nms=nms, engine="none", check=False
+        module, crowd, tmp_path / "out", postprocess="detect:0.4,0.45,8", nms=nms, engine="none", check=False
     )
     names = [spec.name for spec in bundle.outputs]
     assert names == ["boxes", "scores", "labels", "count", "exact", *(["more"] if form == "dense" else [])]
     record = bundle.manifest.postprocessing
-    assert record is not None and (record.form, record.count, record.score, record.max) == ("final", "count", 0.4, 12)
+    assert record is not None and (record.form, record.count, record.score, record.max) == ("final", "count", 0.4, 8)
     said = {p["output"]: p["status"] for p in bundle.manifest.parities if p["step"] == ONNX}
     assert [said[name] for name in names[:3]] == ["held"] * 3 and not any(s.startswith("failed") for s in said.values())
     session = onnxruntime.InferenceSession(str(bundle.onnx))
     ops = {node.op_type for node in onnx.load(bundle.onnx).graph.node}
     assert ("Loop" in ops, "NonMaxSuppression" in ops) == (nms == "plain", nms == "node")
     for seed in range(12):
-        x = torch.rand(1, 3, 4, 60, generator=torch.Generator().manual_seed(seed))
+        x = torch.rand(1, 3, 4, BOXES, generator=torch.Generator().manual_seed(seed))
         with torch.no_grad():
             rows = Rows().eval()(x)[0].numpy()
         boxes, scores, labels, count, exact = session.run(names[:5], {bundle.inputs[0].name: x.numpy()})
-        stay = wanted(rows, 0.4, 0.45, 12)
-        assert boxes.shape == (1, 12, 4) and count.tolist() == [len(stay)] and exact.tolist() == [True]
+        stay = wanted(rows, 0.4, 0.45, 8)
+        assert boxes.shape == (1, 8, 4) and count.tolist() == [len(stay)] and exact.tolist() == [True]
         assert labels[0, : len(stay)].tolist() == [label for label, _ in stay]
         assert np.array_equal(scores[0, : len(stay)], np.float32([score for _, score in stay]))
         assert not scores[0, len(stay) :].any() and (labels[0, len(stay) :] == -1).all()

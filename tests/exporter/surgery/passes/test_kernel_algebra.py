@@ -206,7 +206,7 @@ class Branches(nn.Module):
         return self.head((self.c(y).relu() + y).mean((2, 3)))
 
 
-@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("dynamic", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_file_in_training_form_becomes_what_the_module_does(dynamic: bool) -> None:
     """Given the same network as a module and as ONNX → Result the same convolutions, number by number."""
     module, x = randomized(Branches(), 0).eval(), torch.randn(2, 3, 16, 16)
