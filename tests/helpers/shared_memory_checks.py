@@ -93,7 +93,7 @@ def test_tritons_clients(shared: Any, protocol: str) -> None:
             )
             assert list(shape) == [2, 2] and "shared_memory_region" in parameters
             y.set_shared_memory("data", 15, offset=40)
-            with pytest.raises(triton.InferenceServerException, match="'y' has 16 bytes, its place in shared memory 15"):
+            with pytest.raises(triton.InferenceServerException, match="has 16 bytes, its place in shared memory 15"):
                 client.infer("open", [x], outputs=[y])
             with pytest.raises(triton.InferenceServerException, match="is registered already"):
                 client.register_system_shared_memory("data", key, 64)
@@ -111,7 +111,7 @@ def test_tritons_clients(shared: Any, protocol: str) -> None:
         shm.destroy_shared_memory_region(handle)
 
 
-def test_there_and_back(shared: Any, objects: Any) -> None:
+def test_there_and_back_by_a_server(shared: Any, objects: Any) -> None:
     """Given a region within an object -> its bytes, an output in it, and the rest as it was; JSON says where."""
     key = objects(b"a" * 8 + X.tobytes() + b"z" * 8)
     assert register(shared, "part", f"//{key}", 40, 4) == (200, {})
@@ -176,7 +176,7 @@ def test_what_is_refused(shared: Any, objects: Any) -> None:
     assert asked(shared, "POST", f"{ROOT}/unregister") == (200, {})
 
 
-def test_an_object_that_is_cut(shared: Any, objects: Any) -> None:
+def test_a_client_that_cuts_its_object(shared: Any, objects: Any) -> None:
     """Given an object that shrinks between requests -> 400 in one line, it stays as it is, and the server goes on."""
     key = objects(X.tobytes())
     assert register(shared, "cut%20me", key, 32) == (200, {})
@@ -207,7 +207,7 @@ def test_an_output_that_finds_no_place_is_counted_once(shared: Any, objects: Any
     assert counts() == (answered, failed + 1)
 
 
-def test_what_is_too_much(shared: Any, objects: Any) -> None:
+def test_more_than_a_server_takes(shared: Any, objects: Any) -> None:
     """Given more bytes than a body may have, and more regions than there may be -> 413, 429, and it goes on."""
     key = objects(bytes(2 * MIB))
     register(shared, "large", key, 2 * MIB)

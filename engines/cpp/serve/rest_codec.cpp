@@ -99,7 +99,8 @@ std::vector<SentTensor> inputs_of(const Document& sent, std::span<const std::byt
   const Array& tensors = tensors_at(sent.root, "inputs");
   inputs.reserve(tensors.size());
   for (std::size_t i = 0; i < tensors.size(); ++i) {
-    SentTensor input{.name = name_of("inputs", tensors[i])};
+    SentTensor input;
+    input.name = name_of("inputs", tensors[i]);
     const std::string what = "input " + as_sent(input.name);
     if (std::ranges::find(inputs, input.name, &SentTensor::name) != inputs.end()) {
       throw bad_request(what + " is given twice");

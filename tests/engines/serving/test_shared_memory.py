@@ -99,7 +99,8 @@ def test_what_is_no_object(regions: Regions, objects: Any, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("offset", "size"), [(-1, 4), (0, 0), (0, -4), (1.5, 4), (0, True), (0, None), ("0", 4), (0, "4"), (2**63, 4), (0, 2**63)]
+    ("offset", "size"),
+    [(-1, 4), (0, 0), (0, -4), (1.5, 4), (0, True), (0, None), ("0", 4), (0, "4"), (2**63, 4), (0, 2**63)],
 )
 def test_offsets_and_sizes_that_are_none(regions: Regions, objects: Any, offset: object, size: object) -> None:
     """Given them at registration, then in a request -> one line that names what was sent."""
@@ -191,7 +192,7 @@ def test_a_large_tensor(regions: Regions, objects: Any) -> None:
 
 
 def test_nobody_waits_for_a_copy(regions: Regions, objects: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Given a copy that takes long -> others are made meanwhile, and the region goes; its object is left behind them."""
+    """Given a copy that takes long -> others are made meanwhile, and the region goes; its object then."""
     begun, goes_on, preadv = threading.Event(), threading.Event(), os.preadv
     before = len(os.listdir("/proc/self/fd"))
     regions.register("r", objects(X.tobytes()), 0, 32)
@@ -235,15 +236,6 @@ def test_a_region_that_another_takes_the_place_of(
         with pytest.raises(BadRequestError, match=f"^{what} lies in region 'r', which was unregistered meanwhile$"):
             tries()
     assert (FOLDER / other).read_bytes() == b"a" * 64
-
-
-@pytest.fixture(scope="module")
-def shared(run_server: Any, bundle_of: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A server that offers shared memory."""
-    folder = bundle_of(tmp_path_factory.mktemp("models") / "open")
-    with run_server(folder, "--shared-memory", "--access-log", "none", "--max-body", "1") as started:
-        assert started.http, started.lines
-        yield started
 
 
 @pytest.fixture(scope="module")
