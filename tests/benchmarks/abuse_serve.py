@@ -5,9 +5,9 @@
 
 On loopback alone, each try bounded in bytes and seconds. `--command` is another server of bundles, such as the one in
 C++, with its arguments; it must say `serving … on http://HOST:PORT` as ours does, and perhaps `and grpc HOST:PORT`.
-After each try a sound request must be answered. Each is done twice: what the first takes and the second does not take
-again is room that the allocator keeps, for each of its arenas once. Ends with exit code 1 where a request is not answered,
-memory grew by over 32 MiB from the first to the second, or a sender was let on for longer than it may be.
+After each try a sound request must be answered. Each is done twice: what the first takes, and the second does not take
+again, is room that the allocator keeps, once for each of its arenas. Ends with exit code 1 where a request is not
+answered, memory grew by over 32 MiB from the first to the second, or a sender was let on for longer than it may be.
 """
 
 import argparse
