@@ -210,6 +210,7 @@ def test_an_output_that_finds_no_place_is_counted_once(shared: Any, objects: Any
 def test_more_than_a_server_takes(shared: Any, objects: Any) -> None:
     """Given more bytes than a body may have, and more regions than there may be -> 413, 429, and it goes on."""
     key = objects(bytes(2 * MIB))
+    asked(shared, "POST", f"{ROOT}/unregister")
     register(shared, "large", key, 2 * MIB)
     status, answer = infer(shared, place("large", MIB + 16), shape=[MIB // 16 + 1, 4])
     said = f"the inputs in shared memory have {MIB + 16} bytes, this server takes up to {MIB}"
