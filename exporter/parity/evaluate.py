@@ -19,7 +19,7 @@ from .own_scale import own_scales
 from .places import places_of
 from .reference import Reference
 from .shake import shaken, turned_rows
-from .turns import excused
+from .turns import among_equals, excused
 from .uncast import without_autocast
 from .wanted import wanted_output
 from .widen import float64_outputs
@@ -196,10 +196,10 @@ def _shaken(
     """What the roundings of a float32 network may come to where one evaluation does not show it.
 
     Result: outputs with the flat images' as one more rounding of every value leaves them, none where that cannot be
-    told; and which rows of a sorted list the network chooses otherwise, [images, D].
+    told; and which rows of a sorted list the network chooses otherwise, or might, [images, D].
     """
     count = len(inputs.kinds)
-    turns = turned_rows(wide, narrow)
+    turns = turned_rows(wide, narrow) | among_equals(wide)
     apart = all(len(y) == count for y in wide) and not (mixes and batch > 1)
     if not apart or _dtype(module) != "float32" or _loops(module):
         return [], turns
