@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_flatten
 
 from ..onnx_module import OnnxModule
 from .batches import Run, in_batches
-from .inputs import DATA, EDGES, HOT, NORMAL, ZEROS, Inputs, Scale, batch_of, test_inputs
+from .inputs import DATA, EDGES, HOT, NORMAL, ZEROS, Inputs, Scale, batch_of, is_costly, test_inputs
 from .measure import MULTIPLE, with_own_rms
 from .order import matched
 from .own_scale import own_scales
@@ -86,6 +86,8 @@ def reference_from_module(
     left_out = tuple(
         f"the image of {inputs.kinds[i]} is left out: the network itself gives no finite numbers for it" for i in gone
     )
+    if macs is not None and is_costly(macs):
+        left_out += (f"images of zeros and of twice the contrast are left out: {macs:.1e} multiply-accumulates each",)
     if gone:
         rows = np.setdiff1d(np.arange(len(inputs.kinds)), gone)
         inputs = replace(
