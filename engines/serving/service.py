@@ -2,6 +2,7 @@
 
 import asyncio
 import collections
+import contextvars
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from .metrics import Metrics
 
 VERSION = "1"
-_SHARED = "shared memory"  # whoever names it
 KEPT = 4  # every fourth place or byte is kept from a peer that has all the others
 
 
@@ -49,14 +49,17 @@ class Service:
         self.pending_bytes: collections.Counter[str] = collections.Counter()  # by who sent them
 
     async def infer(self, name: str, request: InferRequest) -> InferResponse:
-        """The answer of model `name`. Raises RefusedError."""
+        """The answer of model `name`; within `pending` where tensors lie in shared memory. Raises RefusedError."""
         start = time.monotonic()
         known = name if name in self.store.ready() else ""
         access_log.note(model=known, id=request.id)
         try:
             check_version(request.version)
-            with self.store.use(name) as model, self._room_for(request):
+            with self.store.use(name) as model:
+                if self._regions is None:
+                    refuse_shared(request)
                 if request.shared:
+                    _room.get().grow(self.regions().size_of(request, self.options.max_body))  # they are copied
                     request = await self.regions().filled(request)
                 response = await self._answered(name, model, request, start)
         except RefusedError as error:
@@ -93,17 +96,6 @@ class Service:
         return self._regions
 
     @contextmanager
-    def _room_for(self, request: InferRequest) -> Iterator[None]:
-        """Room for the inputs that lie in shared memory: they are copied. Raises RefusedError."""
-        if self._regions is None:
-            refuse_shared(request)
-        if not request.shared:
-            yield
-            return
-        with self.pending(self.regions().size_of(request, self.options.max_body), _SHARED):
-            yield
-
-    @contextmanager
     def request(self) -> Iterator[None]:
         """Count a request as under way: the server does not stop before it is answered."""
         self.under_way += 1
@@ -117,10 +109,12 @@ class Service:
     def pending(self, size: int = 0, peer: str = "") -> Iterator["Room"]:
         """Room for a request of `peer`, of `size` bytes. Raises TooManyError where all of them would take too much."""
         room = Room(self, peer)
+        token = _room.set(room)
         try:
             room.grow(size)
             yield room
         finally:
+            _room.reset(token)
             self.pending_bytes[peer] -= room.size
             if not self.pending_bytes[peer]:
                 del self.pending_bytes[peer]
@@ -188,6 +182,10 @@ class Room:
         """Take `size` bytes more of what is there already."""
         self.size += size
         self._service.pending_bytes[self._peer] += size
+
+
+_room: contextvars.ContextVar[Room] = contextvars.ContextVar("room")
+"""Of the request that is handled, in this task and what it calls."""
 
 
 def check_version(version: str) -> None:

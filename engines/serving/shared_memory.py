@@ -7,11 +7,12 @@ copied out of it and into it by its descriptor, and where it was cut a request i
 """
 
 import asyncio
+import contextlib
 import os
 import re
 import stat
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,30 +31,50 @@ MOST_REGIONS = 256
 _MOST_NAME = 256
 _OBJECT = re.compile(r"/*(?!\.\.?$|sem\.)([^/\0]{1,255})")  # sem.*: semaphores, which whoever holds them has mapped
 _LARGE = 4 * 2**20  # bytes that take longer to copy than another request should wait
+_MOST = 2**63
 
 
 class Region:
-    """A part of an object, open. Bytes go in and out under its lock, so that it is not closed meanwhile."""
+    """A part of an object, open until it is closed and every copy that has begun has ended."""
 
     def __init__(self, name: str, key: str, offset: int, size: int) -> None:
         """Raises BadRequestError where there is no such object, or it is shorter."""
         self.name, self.key, self.offset, self.size = name, key, offset, size
         self._lock = threading.Lock()
+        self._copies, self._is_closed = 0, False
         self._file = _opened(key)
         try:
-            self.check_size("the region")
+            self._check_size("the region")
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
-        """Leave the object. Closing twice does nothing."""
+        """Take no further copy. Never waits for those that go on; closing twice does nothing."""
         with self._lock:
-            descriptor, self._file = self._file, -1
-        if descriptor >= 0:
-            os.close(descriptor)
+            self._is_closed = True
+            self._leave()
 
-    def check_size(self, what: str) -> None:
+    def _leave(self) -> None:
+        if self._is_closed and not self._copies and self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    @contextlib.contextmanager
+    def _copying(self, what: str) -> Iterator[None]:
+        """The object stays open meanwhile. Raises BadRequestError where the region is closed."""
+        with self._lock:
+            if self._is_closed:
+                raise BadRequestError(f"{what} lies in region {shown(self.name)}, which was unregistered meanwhile")
+            self._copies += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._copies -= 1
+                self._leave()
+
+    def _check_size(self, what: str) -> None:
         """Raise BadRequestError where the object does not reach as far as the region."""
         found = os.fstat(self._file).st_size
         if found < self.offset + self.size:
@@ -66,11 +87,11 @@ class Region:
         """That many bytes of the region, in memory of this process. Raises BadRequestError where they are gone."""
         given = np.empty(size, np.uint8)
         end = 0
-        with self._lock:
+        with self._copying(what):
             while end < size:
-                count = os.preadv(self._open(what), [given[end:].data], self.offset + offset + end)
+                count = os.preadv(self._file, [given[end:].data], self.offset + offset + end)
                 if not count:
-                    self.check_size(what)
+                    self._check_size(what)
                     raise BadRequestError(f"{what} could not be read: its shared memory object was cut meanwhile")
                 end += count
         return given
@@ -78,19 +99,13 @@ class Region:
     def write(self, what: str, offset: int, data: memoryview) -> None:
         """Put `data` there. Raises BadRequestError where the object has no room for it any more."""
         end = 0
-        with self._lock:
-            self._open(what)
-            self.check_size(what)  # what is written behind its end would make it longer
+        with self._copying(what):
+            self._check_size(what)  # what is written behind its end would make it longer
             while end < len(data):
                 try:
                     end += os.pwrite(self._file, data[end:], self.offset + offset + end)
                 except OSError as error:
                     raise BadRequestError(f"{what} could not be written to its region ({error.strerror})") from None
-
-    def _open(self, what: str) -> int:
-        if self._file < 0:
-            raise BadRequestError(f"{what} lies in region {shown(self.name)}, which was unregistered meanwhile")
-        return self._file
 
 
 _Spots = dict[str, tuple[Region, int, int]]
@@ -203,12 +218,14 @@ async def _by_size(copy: Callable[[Any, _Spots], Any], tensors: Any, spots: _Spo
 
 def _span(what: str, offset: object, size: object) -> tuple[int, int]:
     """An offset and a size as integers, the offset 0 where there is none. Raises BadRequestError."""
-    offset = 0 if offset is None else offset
-    if type(offset) is not int or offset < 0:
-        raise BadRequestError(f"{what} has offset {shown(offset)} in shared memory, wanted a whole number from 0")
-    if type(size) is not int or size < 1:
-        raise BadRequestError(f"{what} has byte_size {shown(size)} in shared memory, wanted a whole number from 1")
-    return offset, size
+    return _whole(what, "offset", 0 if offset is None else offset, 0), _whole(what, "byte_size", size, 1)
+
+
+def _whole(what: str, name: str, sent: object, least: int) -> int:
+    if type(sent) is not int or not least <= sent < _MOST:
+        wanted = f"wanted a whole number from {least}, below 2^63"
+        raise BadRequestError(f"{what} has {name} {shown(sent)} in shared memory, {wanted}")
+    return sent
 
 
 def _opened(key: str) -> int:

@@ -12,14 +12,14 @@ from torch.utils._pytree import tree_flatten
 
 from ..onnx_module import OnnxModule
 from .batches import Run, in_batches
-from .inputs import DATA, EDGES, HOT, NORMAL, ZEROS, Inputs, Scale, batch_of, test_inputs
+from .inputs import DATA, EDGES, HOT, NORMAL, ZEROS, Inputs, Scale, batch_of, is_costly, test_inputs
 from .measure import MULTIPLE, with_own_rms
 from .order import matched
 from .own_scale import own_scales
 from .places import places_of
 from .reference import Reference
 from .shake import shaken, turned_rows
-from .turns import excused
+from .turns import among_equals, excused
 from .uncast import without_autocast
 from .wanted import wanted_output
 from .widen import float64_outputs
@@ -86,6 +86,8 @@ def reference_from_module(
     left_out = tuple(
         f"the image of {inputs.kinds[i]} is left out: the network itself gives no finite numbers for it" for i in gone
     )
+    if macs is not None and is_costly(macs):
+        left_out += (f"images of zeros and of twice the contrast are left out: {macs:.1e} multiply-accumulates each",)
     if gone:
         rows = np.setdiff1d(np.arange(len(inputs.kinds)), gone)
         inputs = replace(
@@ -196,10 +198,10 @@ def _shaken(
     """What the roundings of a float32 network may come to where one evaluation does not show it.
 
     Result: outputs with the flat images' as one more rounding of every value leaves them, none where that cannot be
-    told; and which rows of a sorted list the network chooses otherwise, [images, D].
+    told; and which rows of a sorted list the network chooses otherwise, or might, [images, D].
     """
     count = len(inputs.kinds)
-    turns = turned_rows(wide, narrow)
+    turns = turned_rows(wide, narrow) | among_equals(wide)
     apart = all(len(y) == count for y in wide) and not (mixes and batch > 1)
     if not apart or _dtype(module) != "float32" or _loops(module):
         return [], turns

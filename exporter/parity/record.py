@@ -1,7 +1,8 @@
 """What a comparison found, as a record that explains itself."""
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ..bundle.tensor import slice_words
@@ -62,6 +63,10 @@ class Parity:
         """How much of the tolerance the error uses up, over 1 where it is too large; infinite where it is no number."""
         used = self.error / self.tolerance if self.tolerance > 0 else math.nan
         return math.inf if math.isnan(used) else used
+
+    def of_images(self, images: Sequence[int]) -> "Parity":
+        """The record of these images alone, as one of all: the worst called by its place among all."""
+        return replace(self, worst=(int(images[self.worst[0]]), *self.worst[1:])) if self.worst else self
 
     @property
     def place(self) -> str:

@@ -7,17 +7,47 @@ Result  the step's outputs, those rows replaced by the reference's
 A box kept or not, a proposal in or out, the level that a region is pooled from: two float32 evaluations of one network
 differ in them where an overlap or a score is next to its threshold, and none is more right. Each such choice is a few
 rows of a list; every other row is held to the tolerance that it has anyway. Where most rows of an image are such
-choices, as where scores are saturated and tie, those that agree do so by luck, and none is held.
+choices, those that agree do so by luck, and none is held.
+
+A list may end among equals: where scores saturate, thousands of candidates tie at 1, and which of them come in is up to
+how a runtime sorts. One that comes or goes moves all others, be they as they are in each evaluation of the network: the
+rows that tie with the last one are such choices, too.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from .order import Matched
+from .measure import MULTIPLE, UNIT_ROUNDOFF
+from .order import Matched, columns_of, list_of, stack_of
 
 MOST = 0.5
 """The share of an image's rows."""
+
+
+def among_equals(wanted: Sequence[np.ndarray]) -> np.ndarray:
+    """The rows of a sorted list whose scores rounding does not tell from the last one's, [images, D].
+
+    None of an image whose last row has the lowest score there is, which fills lists up; empty where there is no list.
+    """
+    stack = stack_of(wanted)
+    outputs = list(wanted) if stack is None else columns_of(wanted[stack])
+    best = list_of(outputs)[1]
+    if best is None:
+        return np.zeros((0, 0), bool)
+    scores, last = outputs[best], outputs[best][:, -1:]
+    ties = scores - last <= MULTIPLE * UNIT_ROUNDOFF["float32"] * np.abs(last)
+    rows: np.ndarray = ties & (last > scores.min()) & (ties.sum(axis=1, keepdims=True) > 1)
+    return rows
+
+
+def of_chance(turns: np.ndarray, outputs: Sequence[np.ndarray]) -> np.ndarray:
+    """The images that tell nothing, [images]: most of their rows are `turns`, and all that a step gives is finite."""
+    if not all(len(y) == len(turns) for y in outputs):
+        return np.zeros(len(turns), bool)
+    finite = [np.isfinite(y.reshape(len(turns), -1)).all(axis=1) for y in outputs if y.dtype.kind == "f"]
+    found: np.ndarray = (turns.sum(axis=1) > MOST * turns.shape[1]) & np.all(finite, axis=0)
+    return found
 
 
 def excused(wanted: Sequence[np.ndarray], step: Matched, own: np.ndarray) -> tuple[list[np.ndarray], int]:

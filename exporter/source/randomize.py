@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from ..parity.inputs import batch_of, has_batch, patchy
 
 _Norm = nn.modules.batchnorm._BatchNorm
-IMAGES = 8
-"""Random images that statistics are taken of: behind a global pool there is one number of each."""
+IMAGES, FEWEST, NUMBERS = 8, 2, 8 * 3 * 512**2
+"""Random images that statistics are taken of: behind a global pool there is one number of each. Fewer large ones: as
+many as have so many numbers together."""
 
 
 @torch.no_grad()
@@ -48,8 +49,9 @@ def randomized(module: nn.Module, seed: int, example: Tensor | Mapping[str, Tens
             module(*(_images(x, rng, count) if has_batch(x.shape, batch) else x for x in examples.values()))
 
         with _fitting_statistics(norms):
+            largest = max((x[0].numel() for x in examples.values() if has_batch(x.shape, batch)), default=1)
             try:
-                run(IMAGES)
+                run(min(max(NUMBERS // max(largest, 1), FEWEST), IMAGES))
             except Exception:  # whatever the code of a network raises that is made for its batch
                 run(batch or 1)
     return module

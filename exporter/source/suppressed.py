@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from plainconv.models.detection.boxes import best, rows
+from plainconv.models.detection.ops import top
 
 from ..bundle import Postprocessing
 from ..bundle.postprocessing import postprocessing_given
@@ -55,7 +56,7 @@ class Suppressed(nn.Module):
         score, label = scores.max(2)
         counts = score > wanted.score
         most = min(CANDIDATES, score.shape[1])
-        score, index = torch.topk(torch.where(counts, score, torch.zeros_like(score)), most)
+        score, index = top(torch.where(counts, score, torch.zeros_like(score)), most)
         box = rows(boxes, index)
         if wanted.coordinates == "cxcywh":
             centre, half = box[..., :2], box[..., 2:] * 0.5

@@ -1,4 +1,4 @@
-"""The operators `plainconv::nms` and `plainconv::roi_align`, which a detector may call, in ONNX.
+"""The operators `plainconv::top`, `nms` and `roi_align`, which a detector may call, in ONNX.
 
 Non-maximum suppression keeps a candidate unless a better one of its label, itself kept, overlaps it too much:
 
@@ -23,7 +23,7 @@ NAMESPACE = "plainconv"
 
 def custom_translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     """What `torch.onnx.export` takes as `custom_translation_table`: those of these operators that are registered."""
-    known: dict[str, Callable[..., Any]] = {"nms": _nms, "roi_align": _roi_align}
+    known: dict[str, Callable[..., Any]] = {"top": _top, "nms": _nms, "roi_align": _roi_align}
     registered = getattr(torch.ops, NAMESPACE)
     return {getattr(registered, name).default: known[name] for name in known if hasattr(registered, name)}
 
@@ -39,6 +39,12 @@ def fixed_point(candidate: FLOAT[...], suppresses: FLOAT[...]) -> FLOAT[...]:  #
         changed = op.Cast(op.ReduceMax(op.Abs(kept - keep), keepdims=0), to=TensorProto.BOOL)
         keep = op.Identity(kept)
     return keep  # type: ignore[no-any-return]
+
+
+def _top(values: Any, count: Any) -> Any:
+    """TopK has the first of equal ones."""
+    ones = op.Constant(value_ints=[count]) if isinstance(count, int) else op.Reshape(count, [-1])
+    return op.TopK(values, ones, axis=1, largest=1, sorted=1)
 
 
 def _nms(boxes: Any, scores: Any, labels: Any, iou_threshold: float, classes: int, form: str) -> Any:

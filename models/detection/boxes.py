@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .ops import nms
+from .ops import nms, top
 
 LARGEST_RATIO = abs(math.log(16 / 1000))  # between a box and its anchor, either way
 
@@ -64,7 +64,7 @@ def best_of_level(logits: Tensor, deltas: Tensor, anchors: Tensor, most: int) ->
     classes = logits.shape[1] * logits.shape[2] * logits.shape[3] // places
     flat = logits.permute(0, 2, 3, 1).reshape(batch, places * classes)
     flat_deltas = deltas.permute(0, 2, 3, 1).reshape(batch, places, 4)
-    best, index = torch.topk(flat, min(most, places * classes))
+    best, index = top(flat, min(most, places * classes))
     anchor = index // classes
     return Level(anchors[anchor], rows(flat_deltas, anchor), best, index % classes)
 
@@ -107,7 +107,7 @@ def best(
     """
     keep = nms(boxes, scores, labels, iou_threshold, classes, form)
     kept = min(most, scores.shape[1])
-    best_scores, index = torch.topk(torch.where(keep, scores, torch.zeros_like(scores)), kept)
+    best_scores, index = top(torch.where(keep, scores, torch.zeros_like(scores)), kept)
     found = best_scores > 0
     best_boxes = rows(boxes, index) * found[..., None].to(boxes.dtype)
     best_labels = torch.where(found, torch.gather(labels, 1, index), torch.full_like(index, -1))

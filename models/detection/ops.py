@@ -1,10 +1,37 @@
-"""The two steps of a detector that are no tensor algebra, as operators: `plainconv::nms` and `plainconv::roi_align`.
+"""The steps of a detector that are no tensor algebra, as operators: `plainconv::top`, `nms` and `roi_align`.
 
 A trace keeps them whole, so that an exporter may choose how each is expressed.
 """
 
 import torch
 from torch import Tensor
+
+
+@torch.library.custom_op("plainconv::top", mutates_args=())
+def top(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The largest `count` of each row, the largest first; of equal ones the first, where `torch.topk` takes any.
+
+    Scores that saturate are equal by the thousand, and ONNX's TopK has the first.
+
+    Args:
+        values: [B, N].
+        count: how many, at most N.
+
+    Returns:
+        Values and their places, [B, count] each.
+    """
+    least = torch.topk(values, count)[0][:, -1:]
+    places = torch.empty(len(values), count, dtype=torch.long)
+    for b in range(len(values)):
+        (those,) = torch.where(~(values[b] < least[b]))
+        places[b] = those[values[b, those].argsort(descending=True, stable=True)[:count]]
+    return torch.gather(values, 1, places), places
+
+
+@top.register_fake
+def _(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    shape = (values.shape[0], count)
+    return values.new_empty(shape), values.new_empty(shape, dtype=torch.long)
 
 
 @torch.library.custom_op("plainconv::nms", mutates_args=())

@@ -3,6 +3,7 @@
     python tests/benchmarks/bench_serve.py                      # the networks below; goals are said beside the figures
     python tests/benchmarks/bench_serve.py out/digits out/v6    # any bundles
     python tests/benchmarks/bench_serve.py --rounds 30 --seconds 1 --options "--max-delay-us 0"
+    python tests/benchmarks/bench_serve.py --bundle-serve BUILD/bundle-serve      # the server in C++ in its place
 
 The networks: both of tests/assets as they were trained, 1×1×32×32; the same with random weights for 3×224×224 float32
 pixels, 602,112 bytes a request; and vanillanet_5 with random weights. Each is exported with its batch open, 1 to 32,
@@ -65,6 +66,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0, help="of each throughput (default 5; 0: none)")
     parser.add_argument("--threads", type=int, default=0, help="of ONNX Runtime, here and in the server")
     parser.add_argument("--options", default="", help="of `exporter serve`, for the latency")
+    parser.add_argument("--bundle-serve", type=Path, help="the server in C++, in the place of `exporter serve`")
     parser.add_argument("--trim", action="store_true", help="give freed memory back at once, as programs do")
     args = parser.parse_args()
     be_quiet()
@@ -76,12 +78,13 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as folder:
         bundles = args.bundles or networks(Path(folder))
-        threads = ("--threads", str(args.threads), "--engine", "onnxruntime")
+        run = functools.partial(serving, bundle_serve=args.bundle_serve)
+        threads = ("--threads", str(args.threads), "--backend" if args.bundle_serve else "--engine", "onnxruntime")
         names = ("REST", "gRPC", "REST, shared memory", "gRPC, shared memory")
         print(f"| network | input | in process, ms | {' | '.join(f'{name}, ms | added' for name in names)} |")
         print(f"|{'---|' * (3 + 2 * len(names))}")
         for path in bundles:
-            with serving(path, "--name", "net", "--shared-memory", *threads, *args.options.split()) as server:
+            with run(path, "--name", "net", "--shared-memory", *threads, *args.options.split()) as server:
                 print(latency_row(Bundle.open(path), server, args.rounds, args.threads), flush=True)
         if not args.seconds:
             return
@@ -89,7 +92,7 @@ def main() -> None:
         print("|---|---|---|---|---|")
         for path in bundles:
             for mode, options in MODES.items():
-                with serving(path, "--name", "net", *threads, *options) as server:
+                with run(path, "--name", "net", *threads, *options) as server:
                     print(throughput_row(Bundle.open(path), server, mode, args.seconds), flush=True)
 
 

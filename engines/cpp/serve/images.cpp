@@ -38,7 +38,7 @@ std::vector<ConstTensor> outputs_of(const Job& job) {
 
 bool is_image(std::string_view content_type) { return content_type.starts_with("image/"); }
 
-AskedImage read_image(const Service& service, const Route& route, const Body& body, Service::Room& room, Facts& facts) {
+AskedImage read_image(Service& service, const Route& route, const Body& body, Service::Room& room, Facts& facts) {
   const auto start = Clock::now();
   facts.model = "";
   check_version(route.version);
@@ -49,12 +49,13 @@ AskedImage read_image(const Service& service, const Route& route, const Body& bo
     const ImageHead head = head_of(body.bytes, "the file", most_image_pixels);
     room.grow(static_cast<std::size_t>(head.width * head.height * bytes_a_pixel));
     Prepared prepared = predictor.prepare(body.bytes, "the file", most_image_pixels);
-    const auto held = std::make_shared<Held>();
     const auto* datatype = std::ranges::find(datatypes, std::optional(prepared.input.dtype), &Datatype::dtype);
-    held->request.inputs.push_back(
-        {predictor.input(), datatype, prepared.input.shape, {}, std::move(prepared.input.bytes)});
-    held->request.inputs.front().bytes = held->request.inputs.front().own;
-    return {service.prepared(std::move(used), held, start), prepared.where, std::move(prepared.said)};
+    Asked asked{std::move(used), std::make_shared<Held>(), start};
+    auto& input = asked.held->request.inputs.emplace_back();
+    input = {predictor.input(), datatype, prepared.input.shape, {}, std::move(prepared.input.bytes), {}};
+    input.bytes = input.own;
+    service.prepare(asked, room);
+    return {std::move(asked), prepared.where, std::move(prepared.said)};
   } catch (const ImageError& error) {
     throw error.is_large() ? too_large(error.what()) : bad_request(error.what());
   } catch (const EngineError& error) {  // built without the decoders

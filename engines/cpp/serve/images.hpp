@@ -21,7 +21,7 @@ struct AskedImage {
 [[nodiscard]] bool is_image(std::string_view content_type);
 
 /// The request that the image file in `body` is, decoded, which takes its room. Throws Refused.
-[[nodiscard]] AskedImage read_image(const Service& service, const Route& route, const Body& body, Service::Room& room,
+[[nodiscard]] AskedImage read_image(Service& service, const Route& route, const Body& body, Service::Room& room,
                                     Facts& facts);
 
 /// What the model says of it, once the job is done, as JSON. Throws Refused.

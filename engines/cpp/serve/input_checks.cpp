@@ -97,7 +97,7 @@ std::vector<Chosen> chosen_outputs(const InferRequest& request, std::span<const 
     if (std::ranges::find(chosen, index, &Chosen::index) != chosen.end()) {
       throw bad_request(text("output ", as_sent(wanted.name), " is asked for twice"));
     }
-    chosen.push_back({index, wanted.binary.value_or(request.binary)});
+    chosen.push_back({index, !wanted.place && wanted.binary.value_or(request.binary), wanted.place});
   }
   return chosen;
 }

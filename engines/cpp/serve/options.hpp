@@ -34,13 +34,14 @@ struct ServeOptions {
   std::size_t max_body = 64 * mebibyte;
   std::size_t max_pending = 1024 * mebibyte;  // of all requests that are in the server
   std::size_t max_connections = 1024;
-  Seconds timeout{30};      // of a request, its body and its answer each
-  Seconds grace{30};        // for what is accepted, once the server is told to stop
-  Seconds lame_duck{1};     // of these, not ready, but serving
-  Seconds watch{2};         // between two looks at bundles and certificates on disk; 0: never
-  bool repository = false;  // requests may list, load and unload models
-  std::string token;        // empty: everyone may ask
-  std::string tls_cert;     // files in PEM; empty: no TLS
+  Seconds timeout{30};         // of a request, its body and its answer each
+  Seconds grace{30};           // for what is accepted, once the server is told to stop
+  Seconds lame_duck{1};        // of these, not ready, but serving
+  Seconds watch{2};            // between two looks at bundles and certificates on disk; 0: never
+  bool repository = false;     // requests may list, load and unload models
+  bool shared_memory = false;  // requests may name shared memory of this machine
+  std::string token;           // empty: everyone may ask
+  std::string tls_cert;        // files in PEM; empty: no TLS
   std::string tls_key;
   std::string access_log = "-";  // a file; "-" is stderr, empty is none
   Options network;

@@ -33,6 +33,7 @@ class Refused : public Error {
 [[nodiscard]] inline Refused forbidden(const std::string& sentence) { return {403, "OTHER", sentence}; }
 [[nodiscard]] inline Refused unknown(const std::string& sentence) { return {404, "OTHER", sentence}; }
 [[nodiscard]] inline Refused wrong_method(const std::string& sentence) { return {405, "OTHER", sentence}; }
+[[nodiscard]] inline Refused taken(const std::string& sentence) { return {409, "OTHER", sentence}; }
 [[nodiscard]] inline Refused slow(const std::string& sentence) { return {408, "CANCELED", sentence}; }
 [[nodiscard]] inline Refused too_large(const std::string& sentence) { return {413, "REJECTED", sentence}; }
 [[nodiscard]] inline Refused too_many(const std::string& sentence) { return {429, "REJECTED", sentence}; }

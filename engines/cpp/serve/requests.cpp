@@ -35,6 +35,10 @@ bool asks_nothing(const Value* value) noexcept {
   return string != nullptr && string->empty();
 }
 
+Refused not_offered(std::string_view what, std::string_view name, std::string_view key) {
+  return bad_request(text(what, " asks for ", name, " (", key, "), which this server does not offer; leave it out"));
+}
+
 }  // namespace
 
 bool is_null(const Value* value) noexcept { return value == nullptr || std::holds_alternative<std::nullptr_t>(*value); }
@@ -44,15 +48,40 @@ void refuse_not_offered(std::string_view what, const Value& parameters) {
     std::string_view key;
     std::string_view name;
   };
-  constexpr std::array all = {NotOffered{"shared_memory_region", "shared memory"},
-                              NotOffered{"classification", "classification"},
+  constexpr std::array all = {NotOffered{"classification", "classification"},
                               NotOffered{"sequence_id", "sequences of requests"}};
   for (const NotOffered& each : all) {
     if (!asks_nothing(json::find(parameters, each.key))) {
-      throw bad_request(
-          text(what, " asks for ", each.name, " (", each.key, "), which this server does not offer; leave it out"));
+      throw not_offered(what, each.name, each.key);
     }
   }
+}
+
+std::optional<Place> place_of(std::string_view what, const Value& parameters, bool offered) {
+  const Value* sent = json::find(parameters, region_key);
+  if (asks_nothing(sent)) {
+    return std::nullopt;
+  }
+  if (!offered) {
+    throw not_offered(what, "shared memory", region_key);
+  }
+  const auto* region = std::get_if<std::string>(sent);
+  if (region == nullptr) {
+    throw unknown(text("there is no shared memory region ", as_sent(sent), " for ", what, "; register it first"));
+  }
+  return Place{*region, extent_of(what, json::find(parameters, offset_key), json::find(parameters, size_key))};
+}
+
+Extent extent_of(std::string_view what, const Value* offset, const Value* size) {
+  const auto whole_of = [&](const Value* sent, std::string_view name, std::int64_t least) {
+    const auto* whole = sent == nullptr ? nullptr : std::get_if<std::int64_t>(sent);
+    if (whole == nullptr || *whole < least) {
+      throw bad_request(text(what, " has ", name, " ", as_sent(sent), " in shared memory, wanted a whole number from ",
+                             least, ", below 2^63"));
+    }
+    return static_cast<std::uint64_t>(*whole);
+  };
+  return {is_null(offset) ? 0 : whole_of(offset, "offset", 0), whole_of(size, "byte_size", 1)};
 }
 
 std::optional<Seconds> timeout_of(const Value& parameters) {

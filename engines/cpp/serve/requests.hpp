@@ -17,19 +17,34 @@
 
 namespace plainconv::serve {
 
-/// An input as it was sent. `bytes` are those of the body, or of `own`.
+/// The first byte, and how many; both below 2^63.
+struct Extent {
+  std::uint64_t offset = 0;
+  std::uint64_t size = 0;
+};
+
+/// Where a tensor lies in shared memory: a region, and where in it.
+struct Place {
+  std::string region;
+  Extent extent;
+};
+
+/// An input as it was sent. `bytes` are those of the body, or of `own`; of one that has a place, they are copied later.
 struct SentTensor {
   std::string name;
   const Datatype* datatype = nullptr;
   std::vector<std::int64_t> shape;
   std::span<const std::byte> bytes;
   std::vector<std::byte> own;
+  std::optional<Place> place;
 };
 
-/// An output that was asked for; `binary` is how it is to be sent, nothing where the request says so for all.
+/// An output that was asked for; `binary` is how it is to be sent, nothing where the request says so for all. One with
+/// a place is to be put there.
 struct WantedOutput {
   std::string name;
   std::optional<bool> binary;
+  std::optional<Place> place;
 };
 
 /// What was sent; `outputs` that are wanted (none: all), and how those are sent that do not say so themselves.
@@ -41,7 +56,8 @@ struct InferRequest {
   bool binary = false;
 };
 
-/// An output to be sent. Its bytes may be missing while only the JSON of binary ones is asked for.
+/// An output to be sent, or one that lies in its place. Its bytes may be missing while only the JSON of binary ones is
+/// asked for.
 struct SentOutput {
   std::string_view name;
   DType dtype;
@@ -49,10 +65,16 @@ struct SentOutput {
   std::size_t size;  // of its bytes
   bool binary;
   std::span<const std::byte> bytes;
+  const Place* place = nullptr;
 };
 
 inline constexpr std::size_t most_tensors = 256;
 inline constexpr std::size_t most_id = 1024;
+
+// Parameters of a tensor that lies in shared memory.
+inline constexpr std::string_view region_key = "shared_memory_region";
+inline constexpr std::string_view offset_key = "shared_memory_offset";
+inline constexpr std::string_view size_key = "shared_memory_byte_size";
 
 /// Whether there is no value, or a null.
 [[nodiscard]] bool is_null(const json::Value* value) noexcept;
@@ -61,6 +83,10 @@ inline constexpr std::size_t most_id = 1024;
 
 /// For a parameter of `what` that asks for something else than this server would do.
 void refuse_not_offered(std::string_view what, const json::Value& parameters);
+/// Where a tensor lies in shared memory, nothing where its parameters name no region; one where none are `offered`.
+[[nodiscard]] std::optional<Place> place_of(std::string_view what, const json::Value& parameters, bool offered);
+/// An offset, 0 where there is none, and a size, as they were sent.
+[[nodiscard]] Extent extent_of(std::string_view what, const json::Value* offset, const json::Value* size);
 /// The parameter `timeout`, in microseconds.
 [[nodiscard]] std::optional<Seconds> timeout_of(const json::Value& parameters);
 [[nodiscard]] std::string id_of(const json::Value* value);

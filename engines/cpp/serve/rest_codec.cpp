@@ -93,12 +93,14 @@ std::optional<bool> flag_of(std::string_view what, const Value& parameters, std:
 }
 
 /// The inputs; takes those that are binary from the front of `rest`.
-std::vector<SentTensor> inputs_of(const Document& sent, std::span<const std::byte>& rest, bool binary_follows) {
+std::vector<SentTensor> inputs_of(const Document& sent, std::span<const std::byte>& rest, bool binary_follows,
+                                  bool offers_shared_memory) {
   std::vector<SentTensor> inputs;
   const Array& tensors = tensors_at(sent.root, "inputs");
   inputs.reserve(tensors.size());
   for (std::size_t i = 0; i < tensors.size(); ++i) {
-    SentTensor input{name_of("inputs", tensors[i]), nullptr, {}, {}, {}};
+    SentTensor input;
+    input.name = name_of("inputs", tensors[i]);
     const std::string what = "input " + as_sent(input.name);
     if (std::ranges::find(inputs, input.name, &SentTensor::name) != inputs.end()) {
       throw bad_request(what + " is given twice");
@@ -108,7 +110,11 @@ std::vector<SentTensor> inputs_of(const Document& sent, std::span<const std::byt
     const Value* data = json::find(tensors[i], "data");
     const Value* size = json::find(parameters, "binary_data_size");
     const bool is_binary = !is_null(size);
-    if (!is_binary && data == nullptr) {
+    input.place = place_of(what, parameters, offers_shared_memory);
+    if (input.place && (is_binary || data != nullptr)) {
+      throw bad_request(what + " has a region of shared memory and data as well");
+    }
+    if (!input.place && !is_binary && data == nullptr) {
       throw bad_request(what + " has neither data nor binary_data_size");
     }
     if (is_binary && (data != nullptr || !binary_follows)) {
@@ -124,7 +130,7 @@ std::vector<SentTensor> inputs_of(const Document& sent, std::span<const std::byt
     if (is_binary) {
       take_bytes(input, rest.first(static_cast<std::size_t>(*whole)));
       rest = rest.subspan(static_cast<std::size_t>(*whole));
-    } else {
+    } else if (!input.place) {
       take_numbers(input, data, i < sent.data.size() ? sent.data[i] : std::nullopt);
     }
     inputs.push_back(std::move(input));
@@ -132,7 +138,7 @@ std::vector<SentTensor> inputs_of(const Document& sent, std::span<const std::byt
   return inputs;
 }
 
-std::vector<WantedOutput> outputs_of(const Value& request) {
+std::vector<WantedOutput> outputs_of(const Value& request, bool offers_shared_memory) {
   std::vector<WantedOutput> outputs;
   if (is_null(json::find(request, "outputs"))) {
     return outputs;
@@ -142,7 +148,8 @@ std::vector<WantedOutput> outputs_of(const Value& request) {
     const std::string what = "output " + as_sent(name);
     const Value& parameters = parameters_of(what, tensor);
     refuse_not_offered(what, parameters);
-    outputs.push_back({name, flag_of(what, parameters, "binary_data")});
+    outputs.push_back(
+        {name, flag_of(what, parameters, "binary_data"), place_of(what, parameters, offers_shared_memory)});
   }
   return outputs;
 }
@@ -164,7 +171,8 @@ std::optional<std::size_t> header_length(std::optional<std::string_view> sent, s
   return length;
 }
 
-InferRequest decoded(std::span<const std::byte> body, std::optional<std::size_t> json_length) {
+InferRequest decoded(std::span<const std::byte> body, std::optional<std::size_t> json_length,
+                     bool offers_shared_memory) {
   const auto json = body.first(json_length.value_or(body.size()));
   if (json.size() > most_json) {
     throw too_large(
@@ -176,11 +184,11 @@ InferRequest decoded(std::span<const std::byte> body, std::optional<std::size_t>
   const Value& parameters = parameters_of("the request", sent.root);
   refuse_not_offered("the request", parameters);
   auto rest = body.subspan(json.size());
-  request.inputs = inputs_of(sent, rest, json_length.has_value());
+  request.inputs = inputs_of(sent, rest, json_length.has_value(), offers_shared_memory);
   if (!rest.empty()) {
     throw bad_request(text("the body has ", rest.size(), " bytes more than its inputs say; see binary_data_size"));
   }
-  request.outputs = outputs_of(sent.root);
+  request.outputs = outputs_of(sent.root, offers_shared_memory);
   request.id = id_of(json::find(sent.root, "id"));
   request.timeout = timeout_of(parameters);
   request.binary = flag_of("the request", parameters, "binary_data_output").value_or(false);
@@ -206,7 +214,11 @@ std::string encoded(std::string_view model, std::string_view version, std::strin
     for (std::size_t i = 0; i < output.shape.size(); ++i) {
       all += text(i == 0 ? "" : ",", output.shape[i]);
     }
-    if (output.binary) {
+    if (output.place != nullptr) {
+      const auto& [offset, size] = output.place->extent;
+      all += text(R"(],"parameters":{")", region_key, R"(":)", json_text(output.place->region), ",\"", size_key,
+                  "\":", size, offset == 0 ? "" : text(",\"", offset_key, "\":", offset), "}}");
+    } else if (output.binary) {
       all += text(R"(],"parameters":{"binary_data_size":)", output.size, "}}");
     } else {
       all += text(R"(],"data":)", json_of(output.dtype, output.bytes), "}");

@@ -23,7 +23,8 @@ inline constexpr std::size_t most_json = 16 * mebibyte;
 [[nodiscard]] std::optional<std::size_t> header_length(std::optional<std::string_view> sent, std::size_t body);
 
 /// The request in `body`; its binary tensors stay there. Throws Refused at the first thing that is wrong.
-[[nodiscard]] InferRequest decoded(std::span<const std::byte> body, std::optional<std::size_t> json_length);
+[[nodiscard]] InferRequest decoded(std::span<const std::byte> body, std::optional<std::size_t> json_length,
+                                   bool offers_shared_memory = false);
 
 /// The JSON object that is all of `body`, an empty one where that is empty. Throws Refused.
 [[nodiscard]] json::Value object_of(std::span<const std::byte> body);

@@ -14,7 +14,7 @@ namespace {
 struct Row {
   Endpoint endpoint;
   std::string_view method;
-  std::string_view path;  // {m} is the model, {v} its version
+  std::string_view path;  // {m} is the model or region, {v} the model's version
 };
 
 constexpr std::array table = {
@@ -36,6 +36,11 @@ constexpr std::array table = {
     Row{Endpoint::index, "POST", "/v2/repository/index"},
     Row{Endpoint::load, "POST", "/v2/repository/models/{m}/load"},
     Row{Endpoint::unload, "POST", "/v2/repository/models/{m}/unload"},
+    Row{Endpoint::add_region, "POST", "/v2/systemsharedmemory/region/{m}/register"},
+    Row{Endpoint::remove_region, "POST", "/v2/systemsharedmemory/region/{m}/unregister"},
+    Row{Endpoint::remove_region, "POST", "/v2/systemsharedmemory/unregister"},
+    Row{Endpoint::regions, "GET", "/v2/systemsharedmemory/region/{m}/status"},
+    Row{Endpoint::regions, "GET", "/v2/systemsharedmemory/status"},
     Row{Endpoint::metrics, "GET", "/metrics"},
 };
 

@@ -20,12 +20,15 @@ enum class Endpoint : std::uint8_t {
   index,
   load,
   unload,
+  add_region,
+  remove_region,
+  regions,
   metrics
 };
 
 struct Route {
   Endpoint endpoint;
-  std::string model;    // "": of all
+  std::string model;    // or region of shared memory; "": of all
   std::string version;  // "": any
 };
 

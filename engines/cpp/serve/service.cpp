@@ -53,6 +53,26 @@ void check_version(std::string_view version) {
   }
 }
 
+Service::Service(Store& store, const ServeOptions& options, Metrics& metrics)
+    : store_(store), options_(options), metrics_(metrics) {
+  if (options.shared_memory) {
+    regions_.emplace();
+  }
+}
+
+void Service::check_repository() const {
+  if (!options_.repository) {
+    throw forbidden("this server does not offer the repository API");
+  }
+}
+
+Regions& Service::regions() {
+  if (!regions_) {
+    throw forbidden("this server does not offer shared memory; start it with --shared-memory");
+  }
+  return *regions_;
+}
+
 Service::Room::~Room() {
   const std::scoped_lock lock(service_.mutex_);
   service_.pending_ -= size_;
@@ -88,7 +108,8 @@ void Service::Room::hold(std::size_t size) {
 std::string Service::server_metadata() const {
   return text(R"({"name":"plainconv","version":")", program_version(),
               R"(","extensions":["binary_tensor_data","model_configuration","statistics")",
-              options_.repository ? R"(,"model_repository")" : "", "]}");
+              options_.repository ? R"(,"model_repository")" : "",
+              options_.shared_memory ? R"(,"system_shared_memory")" : "", "]}");
 }
 
 std::string Service::models() const { return text(R"({"models":[)", list_of(store_.ready(), json_text), "]}"); }
@@ -155,6 +176,13 @@ std::string Service::index(bool ready_only) const {
               "]");
 }
 
+std::string Service::shared_memory_status(const std::string& region, bool by_name) {
+  const std::string all = list_of(regions().status(region), [&](const auto& row) {
+    return by_name ? text(json_text(row.first), ":", row.second) : row.second;
+  });
+  return by_name ? text(R"({"regions":{)", all, "}}") : text("[", all, "]");
+}
+
 Asked Service::read(std::string_view model, std::string_view version, Body body, std::optional<std::size_t> json_length,
                     Facts& facts) const {
   const auto start = Clock::now();
@@ -164,27 +192,34 @@ Asked Service::read(std::string_view model, std::string_view version, Body body,
   facts.model = used->name();
   const auto held = std::make_shared<Held>();
   held->body = std::move(body);
-  held->request = decoded(held->body.bytes, json_length);
+  held->request = decoded(held->body.bytes, json_length, offers_shared_memory());
   facts.id = held->request.id;
-  return prepared(std::move(used), held, start);
+  return {std::move(used), held, start};
 }
 
-Asked Service::prepared(std::shared_ptr<const Model> used, std::shared_ptr<Held> held, Clock::time_point start) const {
-  const Model& model = *used;
+void Service::prepare(Asked& asked, Room& room) {
+  const Model& model = *asked.model;
   const Network& network = model.network();
-  const InferRequest& request = held->request;
+  const auto& held = asked.held;
+  InferRequest& request = held->request;
+  if (regions_) {
+    if (const std::size_t size = regions_->size_of(request, options_.max_body); size != 0) {
+      room.grow(size);
+      held->shared = regions_->fill(request);
+    }
+  }
   const auto job = std::make_shared<Job>();
   for (const SentTensor* input : checked_inputs(request.inputs, network.inputs())) {
     job->inputs.push_back({*input->datatype->dtype, input->shape, input->bytes});
   }
-  auto chosen = chosen_outputs(request, network.outputs());
+  asked.chosen = chosen_outputs(request, network.outputs());
   job->rows = model.has_batch() ? job->inputs.front().shape.front() : 1;
   if (model.has_batch() && job->rows > options_.max_batch) {
     throw bad_request(
         text("the request has ", job->rows, " rows, this server takes up to ", options_.max_batch, "; split it"));
   }
   job->timeout = std::min(request.timeout.value_or(options_.timeout), options_.timeout);
-  job->deadline = start + std::chrono::duration_cast<Clock::duration>(job->timeout);
+  job->deadline = asked.start + std::chrono::duration_cast<Clock::duration>(job->timeout);
   if (auto shapes = model.checks().shapes(job->inputs)) {  // else they are known after the run
     held->shapes = std::move(*shapes);
     std::vector<std::size_t> sizes;
@@ -203,7 +238,16 @@ Asked Service::prepared(std::shared_ptr<const Model> used, std::shared_ptr<Held>
     }
   }
   job->memory = held;
-  return {std::move(used), std::move(held), std::move(chosen), job, start};
+  asked.job = job;
+}
+
+void Service::put(Asked& asked) {
+  const auto sent = outputs(asked);
+  for (std::size_t i = 0; i < sent.size(); ++i) {
+    if (auto& place = asked.chosen[i].place) {
+      regions().put(sent[i].name, *place, sent[i].bytes);
+    }
+  }
 }
 
 std::vector<SentOutput> Service::outputs(const Asked& asked) {
@@ -214,7 +258,8 @@ std::vector<SentOutput> Service::outputs(const Asked& asked) {
     const auto shape = job.outputs.empty() ? job.made[each.index].shape : job.outputs[each.index].shape;
     const std::span<const std::byte> bytes =
         job.outputs.empty() ? std::span<const std::byte>(job.made[each.index].bytes) : job.outputs[each.index].bytes;
-    outputs.push_back({spec.name, spec.dtype, shape, bytes.size(), each.binary, bytes});
+    outputs.push_back(
+        {spec.name, spec.dtype, shape, bytes.size(), each.binary, bytes, each.place ? &*each.place : nullptr});
   }
   return outputs;
 }

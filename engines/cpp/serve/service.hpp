@@ -16,6 +16,7 @@
 #include "input_checks.hpp"
 #include "options.hpp"
 #include "requests.hpp"
+#include "shared_memory.hpp"
 #include "store.hpp"
 
 namespace plainconv::serve {
@@ -31,31 +32,37 @@ struct Reply {
 struct Held {
   Body body;
   std::shared_ptr<const void> message;  // in the place of a body, where the protocol has messages
+  Body shared;                          // copies of the inputs that lie in shared memory
   InferRequest request;
   std::vector<std::vector<std::int64_t>> shapes;  // of the outputs
   Body outputs;
 };
 
-/// A request under way: its model, and its place in the queue, which keeps what it is in.
+/// A request under way, of one who began to ask at `start`: its model, what it is in and, once it is prepared, its job
+/// for the queue, which keeps that.
 struct Asked {
   std::shared_ptr<const Model> model;
   std::shared_ptr<Held> held;
-  std::vector<Chosen> chosen;
-  std::shared_ptr<Job> job;
   Clock::time_point start;
+  std::vector<Chosen> chosen = {};
+  std::shared_ptr<Job> job = {};
 };
 
 class Service {
  public:
-  Service(Store& store, const ServeOptions& options, Metrics& metrics)
-      : store_(store), options_(options), metrics_(metrics) {}
+  class Room;
 
-  /// The request in `body`, checked. Throws Refused.
+  /// Throws Error where the options want shared memory, and the system has none.
+  Service(Store& store, const ServeOptions& options, Metrics& metrics);
+
+  /// The request in `body`. Throws Refused.
   [[nodiscard]] Asked read(std::string_view model, std::string_view version, Body body,
                            std::optional<std::size_t> json_length, Facts& facts) const;
-  /// A request of any protocol, checked, of one who began to ask at `start`. Throws Refused.
-  [[nodiscard]] Asked prepared(std::shared_ptr<const Model> model, std::shared_ptr<Held> held,
-                               Clock::time_point start) const;
+  /// Check a request of any protocol, and make its job; inputs that lie in shared memory take their room. Throws
+  /// Refused.
+  void prepare(Asked& asked, Room& room);
+  /// Put outputs that have their places there, once the job is done. Throws Refused.
+  void put(Asked& asked);
   /// The outputs of a request whose job is done, and the answer that has them.
   [[nodiscard]] static std::vector<SentOutput> outputs(const Asked& asked);
   [[nodiscard]] static Reply reply(const Asked& asked);
@@ -70,8 +77,15 @@ class Service {
   [[nodiscard]] std::string config(std::string_view model, std::string_view version) const;
   [[nodiscard]] std::string statistics(std::string_view model, std::string_view version) const;
   [[nodiscard]] std::string index(bool ready_only) const;
+  /// A region of shared memory, all without a name: a list, or in the form of gRPC an object.
+  [[nodiscard]] std::string shared_memory_status(const std::string& region, bool by_name = false);
   [[nodiscard]] std::string metrics_text() const { return metrics_.text(store_.loaded()); }
 
+  /// Throws Refused where models may not be listed, loaded and unloaded by request.
+  void check_repository() const;
+  /// The regions of shared memory. Throws Refused where they are not offered.
+  [[nodiscard]] Regions& regions();
+  [[nodiscard]] bool offers_shared_memory() const noexcept { return options_.shared_memory; }
   [[nodiscard]] Store& store() const noexcept { return store_; }
   [[nodiscard]] Metrics& metrics() const noexcept { return metrics_; }
   [[nodiscard]] const ServeOptions& options() const noexcept { return options_; }
@@ -102,6 +116,7 @@ class Service {
   Store& store_;
   const ServeOptions& options_;
   Metrics& metrics_;
+  std::optional<Regions> regions_;
   std::mutex mutex_;
   std::size_t pending_ = 0;
   std::map<std::string, std::size_t> pending_of_;  // by who sent it

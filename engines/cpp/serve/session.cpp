@@ -24,14 +24,32 @@ namespace net = boost::asio;
 template <class T>
 using Awaitable = net::awaitable<T>;
 
-constexpr std::size_t most_control = mebibyte;  // of a body that is no inference
-constexpr std::size_t large = 64 * 1024UL;      // of JSON: longer than others should wait for
-constexpr std::size_t bytes_a_number = 8;       // in JSON
+constexpr std::size_t most_control = mebibyte;    // of a body that is no inference
+constexpr std::size_t large = 64 * 1024UL;        // of JSON: longer than others should wait for
+constexpr std::size_t large_copy = 4 * mebibyte;  // the same of bytes
+constexpr std::size_t bytes_a_number = 8;         // in JSON
 constexpr int unauthorized_status = 401;
 constexpr int left_status = 499;
 
 Answer answer_of(std::string body, std::string_view type = json_type) {
   return {.type = type, .reply = {std::move(body), {}, {}}};
+}
+
+/// The bytes of inputs that are copied out of shared memory, and of outputs that are copied into it.
+std::size_t copied_in(const Asked& asked) {
+  std::size_t size = 0;
+  for (const SentTensor& each : asked.held->request.inputs) {
+    size += each.place ? each.place->extent.size : 0;
+  }
+  return size;
+}
+
+std::size_t copied_out(const Asked& asked) {
+  std::size_t size = 0;
+  for (const SentOutput& each : Service::outputs(asked)) {
+    size += each.place != nullptr ? each.size : 0;
+  }
+  return size;
 }
 
 /// A job in its queue, which it leaves at the latest with this.
@@ -146,7 +164,8 @@ class Session {
       case Endpoint::statistics: co_return answer_of(service_.statistics(route.model, route.version));
       case Endpoint::metrics: co_return answer_of(service_.metrics_text(), metrics_type);
       case Endpoint::infer: co_return co_await infer(route);
-      default: co_return co_await repository(route);
+      case Endpoint::regions: co_return answer_of(service_.shared_memory_status(route.model));
+      default: co_return co_await control(route);
     }
   }
 
@@ -173,13 +192,10 @@ class Session {
       }
       const std::size_t json = json_length.value_or(body.bytes.size());
       const auto read = [&] { return service_.read(route.model, route.version, std::move(body), json_length, facts_); };
-      Asked asked;
-      if (json > large) {
-        asked = co_await in_codec(read);
-      } else {
-        asked = read();
-      }
+      Asked asked = co_await by_size(json > large, read);
+      co_await by_size(copied_in(asked) > large_copy, [&] { service_.prepare(asked, *room_); });
       co_await computed(asked);
+      co_await by_size(copied_out(asked) > large_copy, [&] { service_.put(asked); });
       service_.succeeded(asked, facts_);
       co_return co_await encoded(asked);
     } catch (const Refused& refused) {
@@ -215,18 +231,10 @@ class Session {
   Awaitable<Answer> encoded(const Asked& asked) {
     Answer answer;
     std::size_t size = 0;
-    for (const Chosen& each : asked.chosen) {
-      const auto& job = *asked.job;
-      const std::size_t bytes =
-          job.outputs.empty() ? job.made[each.index].bytes.size() : job.outputs[each.index].bytes.size();
-      size += each.binary ? 0 : bytes / size_of(asked.model->network().outputs()[each.index].dtype) * bytes_a_number;
+    for (const SentOutput& each : Service::outputs(asked)) {
+      size += each.binary || each.place != nullptr ? 0 : each.size / size_of(each.dtype) * bytes_a_number;
     }
-    const auto encode = [&] { return Service::reply(asked); };
-    if (size > large) {
-      answer.reply = co_await in_codec(encode);
-    } else {
-      answer.reply = encode();
-    }
+    answer.reply = co_await by_size(size > large, [&] { return Service::reply(asked); });
     Reply& reply = answer.reply;
     if (!reply.tensors.empty()) {
       answer.type = "application/octet-stream";
@@ -247,10 +255,13 @@ class Session {
     co_return answer;
   }
 
-  /// Listing, loading and unloading models.
-  Awaitable<Answer> repository(const Route& route) {
-    if (!service_.options().repository) {
-      throw forbidden("this server does not offer the repository API");
+  /// Listing, loading and unloading models; registering and leaving regions of shared memory.
+  Awaitable<Answer> control(const Route& route) {
+    const bool is_region = route.endpoint == Endpoint::add_region || route.endpoint == Endpoint::remove_region;
+    if (is_region) {
+      (void)service_.regions();
+    } else {
+      service_.check_repository();
     }
     if (!coding_of(head().content_encoding).empty()) {
       throw bad_request(text("the body has content-encoding ", head().content_encoding, "; send it as it is"));
@@ -259,24 +270,30 @@ class Session {
     room_.emplace(service_, exchange_.wire()->peer());
     const Body body = co_await exchange_.read_body(0, *room_);
     const json::Value asked = object_of(body.bytes);
-    if (route.endpoint == Endpoint::index) {
-      const json::Value* ready = json::find(asked, "ready");
-      const auto* flag = ready == nullptr ? nullptr : std::get_if<bool>(ready);
-      const bool ready_only = flag != nullptr && *flag;
-      std::string rows = co_await in_codec([&] { return service_.index(ready_only); });
-      co_return answer_of(std::move(rows));
-    }
-    if (route.endpoint == Endpoint::unload) {
-      co_await in_codec([&] { return service_.store().unload(route.model), true; });
-      co_return answer_of(text(R"({"name":)", json_text(route.model), R"(,"unload":true})"));
+    switch (route.endpoint) {
+      case Endpoint::add_region:
+        service_.regions().add(route.model, json::find(asked, "key"), json::find(asked, "offset"),
+                               json::find(asked, "byte_size"));
+        co_return answer_of("{}");
+      case Endpoint::remove_region: service_.regions().remove(route.model); co_return answer_of("{}");
+      case Endpoint::index: {
+        const json::Value* ready = json::find(asked, "ready");
+        const auto* flag = ready == nullptr ? nullptr : std::get_if<bool>(ready);
+        const bool ready_only = flag != nullptr && *flag;
+        std::string rows = co_await in_codec([&] { return service_.index(ready_only); });
+        co_return answer_of(std::move(rows));
+      }
+      case Endpoint::unload:
+        co_await in_codec([&] { service_.store().unload(route.model); });
+        co_return answer_of(text(R"({"name":)", json_text(route.model), R"(,"unload":true})"));
+      default: break;
     }
     const json::Value* parameters = json::find(asked, "parameters");
     const auto* members = parameters == nullptr ? nullptr : std::get_if<json::Object>(parameters);
-    if (parameters != nullptr && !std::holds_alternative<std::nullptr_t>(*parameters) &&
-        (members == nullptr || !members->empty())) {
+    if (!is_null(parameters) && (members == nullptr || !members->empty())) {
       throw bad_request("loading takes no parameters here: a model is what its bundle says; leave them out");
     }
-    co_await in_codec([&] { return service_.store().load(route.model), true; });
+    co_await in_codec([&] { service_.store().load(route.model); });
     co_return answer_of(text(R"({"name":)", json_text(route.model), R"(,"load":true})"));
   }
 
@@ -286,6 +303,15 @@ class Session {
       throw too_large(text("the request's body is larger than the ", limit, " bytes that this server takes"));
     }
     return head().length.value_or(limit);
+  }
+
+  /// What `work` gives, by another thread where it `is_long`.
+  template <class F>
+  Awaitable<std::invoke_result_t<F>> by_size(bool is_long, F work) {
+    if (is_long) {
+      co_return co_await in_codec(std::move(work));
+    }
+    co_return work();
   }
 
   /// What `work` gives, by another thread: it may take long.

@@ -32,7 +32,7 @@ constexpr std::string_view usage = R"(usage: bundle-serve PATH [options]
 
 Serves a bundle, or each bundle in a folder, until SIGTERM or SIGINT: /v2, /v2/health/live, /v2/health/ready, /v2/models,
 /v2/models/stats, /v2/models/NAME, /v2/models/NAME/ready, …/infer, …/config, …/stats (each model also as /versions/1),
-/v2/repository/… and /metrics. A bundle that is replaced on disk takes the place of the old one.
+/v2/repository/…, /v2/systemsharedmemory/… and /metrics. A bundle that is replaced on disk takes the place of the old one.
 
   --name NAME          of the model (default: the network's; in a folder, the bundle's)
   --host ADDRESS       to listen on (default 127.0.0.1: this machine alone)
@@ -55,6 +55,7 @@ Serves a bundle, or each bundle in a folder, until SIGTERM or SIGINT: /v2, /v2/h
   --lame-duck S        of these, not ready, but serving (default 1)
   --watch S            between two looks for a replaced bundle or certificate (default 2; 0: never)
   --repository-api     requests may list, load and unload models
+  --shared-memory      requests may name shared memory of this machine: any that this user may open
   --access-log FILE    JSON lines (default -: stderr; none)
   --backend NAME       what runs it (default: the fastest engine that runs here, or onnxruntime)
   --precision P        one that the bundle holds (default: the fastest engine's; fp32 of onnxruntime)
@@ -175,6 +176,8 @@ Arguments arguments_of(std::span<const std::string> given) {
       arguments.options.network.eager_kernels = true;
     } else if (option == "--repository-api") {
       arguments.options.repository = true;
+    } else if (option == "--shared-memory") {
+      arguments.options.shared_memory = true;
     } else if (option.starts_with('-')) {
       const bool has_value = i + 1 < given.size();
       Arguments probe;

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import grpc
 import grpc_cases
@@ -243,3 +244,30 @@ def test_places_are_given_back(start, store):
         with grpc.insecure_channel(server.grpc) as channel:
             live = channel.unary_unary(f"{SERVICE}/ServerLive")
             assert live(b"", timeout=LONG_S, wait_for_ready=True) == b"\x08\x01"
+
+
+def held_mib(server):
+    found = re.search(r"VmRSS:\s+(\d+)", (Path("/proc") / str(server.process.pid) / "status").read_text())
+    return int(found[1]) / 1024
+
+
+def test_what_a_flood_took_goes_back_to_the_system(start, store):
+    """Given pings without end, answers to which nobody reads -> they are cut, and soon the server holds as before."""
+    ping = b"\0\0\x08\x06\0\0\0\0\0" + bytes(8)
+    with start(store, "--access-log", "none", "--grpc-port", 0) as server:
+        if "libasan" in Path(f"/proc/{server.process.pid}/maps").read_text():
+            pytest.skip("the address sanitizer keeps what was freed")
+        host, _, port = server.grpc.rpartition(":")
+        before = held_mib(server)
+        for _ in range(3):
+            with (
+                contextlib.suppress(OSError),
+                socket.create_connection((host, int(port)), LONG_S) as connection,
+            ):
+                connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04\0\0\0\0\0")
+                while True:
+                    connection.sendall(ping * 10_000)
+        end = time.monotonic() + LONG_S
+        while held_mib(server) > before + 16:
+            assert time.monotonic() < end, (before, held_mib(server))
+            time.sleep(0.1)

@@ -1,15 +1,16 @@
-"""Tensors in shared memory: objects that a test holds, cuts and takes away, and Triton's clients of both protocols."""
+"""Tensors in shared memory: objects that a test holds, cuts and takes away; and what every server of them passes."""
 
 import asyncio
 import contextlib
 import os
-import uuid
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from shared_memory_checks import *  # noqa: F403 - the tests that bundle-serve passes
 
 from plainconv.engines.serving import shared_memory as module
 from plainconv.engines.serving.refusals import BadRequestError, TakenError, TooLargeError, TooManyError, UnknownError
@@ -18,23 +19,7 @@ from plainconv.engines.serving.shared_memory import FOLDER, Regions
 
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason=f"needs {FOLDER}")
 X = np.arange(8, dtype=np.float32).reshape(2, 4)
-Y = [[1, 5], [9, 13]]
 MIB = 2**20
-
-
-@pytest.fixture
-def objects() -> Iterator[Callable[[bytes], str]]:
-    """Makes shared memory objects; they go with the test."""
-    made: list[str] = []
-
-    def make(data: bytes) -> str:
-        made.append(f"plainconv-{uuid.uuid4().hex}")
-        (FOLDER / made[-1]).write_bytes(data)
-        return made[-1]
-
-    yield make
-    for name in made:
-        (FOLDER / name).unlink(missing_ok=True)
 
 
 @pytest.fixture
@@ -114,7 +99,8 @@ def test_what_is_no_object(regions: Regions, objects: Any, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("offset", "size"), [(-1, 4), (0, 0), (0, -4), (1.5, 4), (0, True), (0, None), ("0", 4), (0, "4")]
+    ("offset", "size"),
+    [(-1, 4), (0, 0), (0, -4), (1.5, 4), (0, True), (0, None), ("0", 4), (0, "4"), (2**63, 4), (0, 2**63)],
 )
 def test_offsets_and_sizes_that_are_none(regions: Regions, objects: Any, offset: object, size: object) -> None:
     """Given them at registration, then in a request -> one line that names what was sent."""
@@ -128,7 +114,7 @@ def test_offsets_and_sizes_that_are_none(regions: Regions, objects: Any, offset:
         filled(regions, request(offset, size))
 
 
-@pytest.mark.parametrize(("offset", "size"), [(0, 33), (4, 32), (2**70, 1), (1, 2**70)])
+@pytest.mark.parametrize(("offset", "size"), [(0, 33), (4, 32), (2**63 - 1, 1), (1, 2**63 - 1)])
 def test_beyond_the_region(regions: Regions, objects: Any, offset: int, size: int) -> None:
     """Given a place that the object has and the region does not -> refused, reading and writing."""
     regions.register("r", objects(bytes(64)), 0, 32)
@@ -205,6 +191,32 @@ def test_a_large_tensor(regions: Regions, objects: Any) -> None:
         regions.register("r", objects(x.tobytes()), 0, x.nbytes)
 
 
+def test_nobody_waits_for_a_copy(regions: Regions, objects: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a copy that takes long -> others are made meanwhile, and the region goes; its object then."""
+    begun, goes_on, preadv = threading.Event(), threading.Event(), os.preadv
+    before = len(os.listdir("/proc/self/fd"))
+    regions.register("r", objects(X.tobytes()), 0, 32)
+
+    def held(*arguments: Any) -> int:
+        if threading.current_thread() is slow:
+            begun.set()
+            assert goes_on.wait(60)
+        return preadv(*arguments)
+
+    monkeypatch.setattr(os, "preadv", held)
+    found: list[Any] = []
+    slow = threading.Thread(target=lambda: found.append(filled(regions, request())))
+    slow.start()
+    assert begun.wait(60)
+    assert filled(regions, request()).tolist() == X.tolist()
+    regions.unregister("r")
+    assert len(os.listdir("/proc/self/fd")) > before and not found
+    goes_on.set()
+    slow.join(60)
+    assert found[0].tolist() == X.tolist() and regions.status() == []
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_a_region_that_another_takes_the_place_of(
     regions: Regions, objects: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -228,87 +240,12 @@ def test_a_region_that_another_takes_the_place_of(
 
 @pytest.fixture(scope="module")
 def shared(run_server: Any, bundle_of: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A server that offers shared memory."""
+    """A server that offers shared memory, and has no more room than for the largest request."""
     folder = bundle_of(tmp_path_factory.mktemp("models") / "open")
-    with run_server(folder, "--shared-memory", "--access-log", "none", "--max-body", "1") as started:
+    options = ("--access-log", "none", "--max-body", "1", "--max-pending", "1")
+    with run_server(folder, "--shared-memory", *options) as started:
         assert started.http, started.lines
         yield started
-
-
-@pytest.mark.parametrize("protocol", ["http", "grpc"])
-def test_tritons_clients(shared: Any, protocol: str) -> None:
-    """Given Triton's own client and its regions -> registered, listed, computed from one into another, unregistered."""
-    triton = pytest.importorskip(f"tritonclient.{protocol}")
-    shm = pytest.importorskip("tritonclient.utils.shared_memory")
-    key = f"/plainconv-{uuid.uuid4().hex}"
-    handle = shm.create_shared_memory_region("data", key, 64)
-    try:
-        with triton.InferenceServerClient(getattr(shared, protocol)) as client:
-            shm.set_shared_memory_region(handle, [X])
-            client.register_system_shared_memory("data", key, 64)
-            status = client.get_system_shared_memory_status(**({"as_json": True} if protocol == "grpc" else {}))
-            rows = list(status["regions"].values()) if protocol == "grpc" else status
-            assert [(row["name"], row["key"], int(row["byte_size"])) for row in rows] == [("data", key, 64)]
-            x, y = triton.InferInput("x", [2, 4], "FP32"), triton.InferRequestedOutput("y")
-            x.set_shared_memory("data", 32)
-            result = client.infer("open", [x])
-            assert result.as_numpy("y").tolist() == Y
-            y.set_shared_memory("data", 16, offset=40)
-            result = client.infer("open", [x], outputs=[y])
-            assert shm.get_contents_as_numpy(handle, np.float32, [2, 2], offset=40).tolist() == Y
-            said = result.get_output("y")
-            shape, parameters = (
-                (said.shape, said.parameters) if protocol == "grpc" else (said["shape"], said["parameters"])
-            )
-            assert list(shape) == [2, 2] and "shared_memory_region" in parameters
-            client.unregister_system_shared_memory("data")
-            with pytest.raises(
-                triton.InferenceServerException, match="there is no shared memory region 'data' for input"
-            ):
-                client.infer("open", [x])
-            with pytest.raises(triton.InferenceServerException, match="names no shared memory object"):
-                client.register_system_shared_memory("data", "/../etc/passwd", 64)
-            client.unregister_system_shared_memory()
-    finally:
-        shm.destroy_shared_memory_region(handle)
-
-
-def test_a_client_that_cuts_its_object(shared: Any, objects: Any) -> None:
-    """Given an object that shrinks between requests -> 400 in one line, and the server goes on."""
-    key = objects(X.tobytes())
-    region = "/v2/systemsharedmemory/region/cut%20me"
-    assert shared.ask("POST", f"{region}/register", f'{{"key": "{key}", "byte_size": 32}}') == (200, {})
-    assert shared.ask("POST", f"{region}/register", f'{{"key": "{key}", "byte_size": 32}}')[0] == 409
-    place = '"parameters": {"shared_memory_region": "cut me", "shared_memory_byte_size": 32}'
-    body = f'{{"inputs": [{{"name": "x", "datatype": "FP32", "shape": [2, 4], {place}}}]}}'
-    status, answer = shared.ask("POST", "/v2/models/open/infer", body)
-    assert status == 200 and answer["outputs"][0]["data"] == [1, 5, 9, 13]
-    os.truncate(FOLDER / key, 16)
-    status, answer = shared.ask("POST", "/v2/models/open/infer", body)
-    assert status == 400 and f"object '{key}', which has 16" in answer["error"]
-    status, answer = shared.ask("GET", f"{region}/status")
-    assert status == 200 and answer == [{"name": "cut me", "key": f"/{key}", "offset": 0, "byte_size": 32}]
-    assert shared.ask("POST", "/v2/systemsharedmemory/unregister") == (200, {})
-    assert shared.ask("GET", f"{region}/status")[0] == 404
-    assert "system_shared_memory" in shared.ask("GET", "/v2")[1]["extensions"]
-
-
-def test_an_output_that_finds_no_place_is_counted_once(shared: Any, objects: Any) -> None:
-    """Given a place that is too small for its output -> 400, counted as failed and not as answered."""
-    key = objects(bytes(8))
-    shared.ask("POST", "/v2/systemsharedmemory/region/small/register", f'{{"key": "{key}", "byte_size": 8}}')
-
-    def counts() -> tuple[int, int]:
-        stats = shared.ask("GET", "/v2/models/open/stats")[1]["model_stats"][0]["inference_stats"]
-        return stats["success"]["count"], stats["fail"]["count"]
-
-    answered, failed = counts()
-    place = '"parameters": {"shared_memory_region": "small", "shared_memory_byte_size": 8}'
-    inputs = f'[{{"name": "x", "datatype": "FP32", "shape": [2, 4], "data": {X.tolist()}}}]'
-    body = f'{{"inputs": {inputs}, "outputs": [{{"name": "y", {place}}}]}}'
-    status, answer = shared.ask("POST", "/v2/models/open/infer", body)
-    assert status == 400 and answer["error"] == "output 'y' has 16 bytes, its place in shared memory 8"
-    assert counts() == (answered, failed + 1)
 
 
 def test_a_server_that_does_not_offer_it(server: Any) -> None:

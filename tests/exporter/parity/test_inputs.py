@@ -26,6 +26,7 @@ def test_hot_borders_has_a_pixel_at_each_corner_and_border_and_the_energy_of_a_n
         (1e6, ["normal"] * 13 + ["zeros", "large", "hot"]),
         (10e9, ["normal"] * 2 + ["zeros", "large", "hot"]),
         (50e9, ["normal"] * 2 + ["zeros", "hot"]),
+        (300e9, ["normal"] * 2 + ["hot"]),
     ],
 )
 def test_an_expensive_network_is_judged_on_fewer_images(macs: float, kinds: list[str]) -> None:

@@ -86,6 +86,26 @@ def test_each_value_is_moved_by_about_one_rounding_and_the_network_left_as_it_is
     assert np.array_equal(run_module(net)(x)[0], x)
 
 
+class Saturates(nn.Module):
+    """All that is behind its layer is called outside any module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Identity()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        scores = self.layer(x).sigmoid()
+        return scores.flatten(1).argsort(dim=1, descending=True, stable=True), scores
+
+
+def test_functions_that_runtimes_approximate_are_moved_wherever_they_are_called() -> None:
+    """Given scores that saturate -> their order is one of chance, as each runtime has a sigmoid of its own."""
+    net, x = Saturates(), np.full((1, 1, 8, 8), 40.0, np.float32)
+    order, scores = shaken(net, 1.0, 0)(x)
+    assert (run_module(net)(x)[0] == np.arange(64)).all() and not (order == np.arange(64)).all()
+    assert np.abs(scores - 1).max() < 2.0**-20
+
+
 class Deviation(nn.Module):
     """Appends the standard deviation over the batch, which one image alone does not have, as a channel."""
 

@@ -13,7 +13,7 @@ from plainconv.exporter.parity import Reference, reference_from_module, run_modu
 from plainconv.exporter.parity.evaluate import _but_for_turns
 from plainconv.exporter.parity.measure import MAX_TOLERANCE
 from plainconv.exporter.parity.order import matched
-from plainconv.exporter.parity.turns import excused
+from plainconv.exporter.parity.turns import among_equals, excused
 from plainconv.exporter.reparam import reparameterize
 from plainconv.exporter.source.randomize import randomized
 from plainconv.models.detection.boxes import best
@@ -161,6 +161,56 @@ def test_a_list_of_which_most_hangs_on_rounding_certifies_nothing(even: tuple[nn
     chance = replace(reference, turns=np.ones_like(reference.turns))
     parities = {p.output: p for p in chance.judge("step", run_module(net))}
     assert parities["boxes"].status.startswith("not certified: which detections are kept hangs on rounding")
+
+
+def test_rows_that_tie_with_the_last_are_any_of_those_that_tie() -> None:
+    """Given a list that ends among equals, one that does not, one filled up, one without ties -> of the first."""
+    wanted = lists(4)
+    wanted[1][0, 8:] = 1 - np.arange(12) * 1e-9
+    wanted[1][0, :8] = 1 + np.arange(8, 0, -1)
+    wanted[1][1, :10] = 0.9  # equals, and others behind them
+    wanted[1][1, 10:] = np.linspace(0.8, 0.3, 10)
+    wanted[1][2, 5:] = 0.0
+    wanted[1][3] = np.linspace(0.9, 0.3, ROWS)
+    found = among_equals(wanted)
+    assert np.flatnonzero(found[0]).tolist() == list(range(8, ROWS)) and not found[1:].any()
+    corners_score = [np.concatenate([wanted[0], wanted[1][..., None]], 2)]
+    assert np.array_equal(among_equals(corners_score), found)
+    assert not among_equals([wanted[0]]).size
+
+
+class Saturating(nn.Module):
+    """As many boxes as pixels, of which `torch.topk` takes some: where the image is bright, all scores are 1."""
+
+    def __init__(self, *, last: bool) -> None:
+        super().__init__()
+        self.scores, self.last = nn.Conv2d(3, 1, 3, padding=1), last
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        scores = (self.scores(x).flatten(1) + 40 * (x.abs().amax((1, 2, 3)) > 4.7)[:, None]).sigmoid()
+        place = torch.arange(256, dtype=x.dtype)
+        boxes = torch.stack([place % 16, place // 16, place % 16 + 4, place // 16 + 4], -1) * 8
+        order = torch.arange(255, -1, -1) if self.last else torch.arange(256)
+        found, index = scores[:, order].sort(dim=1, descending=True, stable=True)
+        return {"boxes": boxes[order[index[:, :ROWS]]], "scores": found[:, :ROWS]}
+
+
+def test_which_of_thousands_of_saturated_scores_come_in_is_no_fault() -> None:
+    """Given bright images, of which a step takes the last of equal boxes -> passed, in a lower precision too."""
+    torch.manual_seed(0)
+    first, last = (Saturating(last=way).eval() for way in (False, True))
+    last.load_state_dict(first.state_dict())
+    reference = reference_from_module(first, EXAMPLE, output_names=("boxes", "scores"))
+    chance = reference.turns.all(axis=1)
+    assert chance.any() and 2 * chance.sum() < len(chance)
+    found = reference.run(run_module(last))
+    assert (found[0][chance] != reference.outputs["boxes"].values[chance]).any()
+    for tolerance in (None, 0.1):
+        assert not [p for p in reference.compare("step", found, tolerance) if p.failed]
+        for fault in (lambda y: y * 1.1, np.zeros_like, lambda y: y[::-1]):
+            assert [p for p in reference.compare("step", [fault(found[0]), found[1]], tolerance) if p.failed]
+        broken = [np.where(chance[:, None, None], np.nan, found[0]), found[1]]
+        assert [p for p in reference.compare("step", broken, tolerance) if not p]
 
 
 def test_the_networks_own_choices_are_no_errors_of_its_numbers() -> None:

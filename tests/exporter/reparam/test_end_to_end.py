@@ -46,8 +46,18 @@ def test_sizes_are_odd_and_even_with_a_batch_of_two() -> None:
     assert found.shapes == ((2, 4, 37, 39), (2, 4, 32, 64))
 
 
-def test_costly_sizes_are_left_out_where_small_ones_run() -> None:
-    found = check_end_to_end(Scaled(1.0), Scaled(1.0), (torch.randn(1, 4, 224, 224),), OPEN, macs=int(200e9))
+class Whole(nn.Module):
+    """Takes one size."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.reshape(1, 4, 224, 224).sin()
+
+
+def test_where_every_size_is_costly_the_smallest_that_runs_counts() -> None:
+    x = torch.randn(1, 4, 224, 224)
+    found = check_end_to_end(Scaled(1.0), Scaled(1.0), (x,), OPEN, macs=int(200e9))
+    assert found.shapes == ((2, 4, 37, 39),)
+    found = check_end_to_end(Whole(), Whole(), (x,), OPEN, macs=int(200e9))
     assert found.shapes == ((1, 4, 224, 224),)
 
 

@@ -48,3 +48,22 @@ def test_norms_are_no_identities_and_the_seed_decides() -> None:
     assert all(torch.equal(a, b) for a, b in zip(first.values(), again.values(), strict=True))
     assert not torch.equal(first["stem.0.weight"], other["stem.0.weight"])
     assert all(first[name].std() > 0.1 for name in first if name.endswith((".running_mean", "1.bias")))
+
+
+class Counted(nn.Module):
+    """Keeps how many images it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.images = nn.BatchNorm2d(3), [0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.images.append(len(x))
+        return self.norm(x)
+
+
+@pytest.mark.parametrize(("size", "images"), [(224, 8), (640, 5), (2048, 2)])
+def test_statistics_are_of_as_many_images_as_are_affordable(size: int, images: int) -> None:
+    net = Counted()
+    randomized(net, 0, torch.zeros(1, 3, size, size))
+    assert net.images[-1] == images

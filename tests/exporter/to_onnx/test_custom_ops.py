@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from plainconv.exporter.to_onnx.export import onnx_from_module
-from plainconv.models.detection.ops import nms, roi_align
+from plainconv.models.detection.ops import nms, roi_align, top
 
 THRESHOLD = 0.4
 
@@ -36,6 +36,24 @@ class Align(nn.Module):
     def forward(self, x: Tensor, rois: Tensor) -> Tensor:
         images = torch.arange(x.shape[0])[:, None].expand(rois.shape[:2]).reshape(-1)
         return roi_align(x, rois.reshape(-1, 4), images, 5, 0.5, self.sampling, self.aligned)
+
+
+class Top(nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return top(x, min(40, x.shape[1]))
+
+
+def test_the_first_of_equal_ones_are_taken(tmp_path: Path) -> None:
+    """Given scores of which most saturate -> the same places as eager has, at any batch."""
+    draw = torch.Generator().manual_seed(0)
+    path = onnx_from_module(
+        Top().eval(), torch.rand(2, 900), tmp_path / "top.onnx", output_names=("best", "places"), dynamic_batch=True
+    )
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    for batch in (1, 3):
+        x = (torch.rand(batch, 900, generator=draw) * 4).clamp(max=1)
+        for found, wanted in zip(session.run(None, {session.get_inputs()[0].name: x.numpy()}), top(x, 40), strict=True):
+            assert np.array_equal(found, wanted.numpy())
 
 
 def _boxes(batch: int, count: int, seed: int = 0) -> Tensor:

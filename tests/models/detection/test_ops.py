@@ -8,7 +8,23 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plainconv.models.detection.ops import nms, roi_align
+from plainconv.models.detection.ops import nms, roi_align, top
+
+
+def test_the_first_of_equal_ones_are_taken() -> None:
+    values = torch.ones(2, 5000)
+    values[0, 3], values[0, 7], values[1] = 2.0, 0.5, torch.arange(5000.0)
+    found, places = top(values, 100)
+    assert places[0].tolist() == [3, 0, 1, 2, 4, 5, 6, *range(8, 101)]
+    assert places[1].tolist() == list(range(4999, 4899, -1))
+    assert torch.equal(found, values.gather(1, places))
+    assert torch.equal(found, torch.topk(values, 100)[0])
+
+
+def test_the_largest_of_all_are_sorted_and_what_is_no_number_comes_first() -> None:
+    values = torch.tensor([[1.0, 3.0, float("nan"), 3.0]])
+    assert top(values, 4)[1].tolist() == [[2, 1, 3, 0]]
+    assert top(values, 2)[1].tolist() == [[2, 1]]
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.7])

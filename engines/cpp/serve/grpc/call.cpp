@@ -21,6 +21,7 @@ constexpr std::array statuses = {
     Row{grpc::UNAUTHENTICATED, "UNAUTHENTICATED", {401}},
     Row{grpc::PERMISSION_DENIED, "PERMISSION_DENIED", {403}},
     Row{grpc::NOT_FOUND, "NOT_FOUND", {404}},
+    Row{grpc::ALREADY_EXISTS, "ALREADY_EXISTS", {409}},
     Row{grpc::DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED", {408, 504}},
     Row{grpc::RESOURCE_EXHAUSTED, "RESOURCE_EXHAUSTED", {413, 429}},
     Row{grpc::CANCELLED, "CANCELLED", {499}},

@@ -8,6 +8,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "bundle/json_tree.hpp"
 #include "coding.hpp"
 #include "product.hpp"
 #include "refusals.hpp"
@@ -76,11 +77,7 @@ Value value_of(const inference::InferParameter& parameter) {
     case inference::InferParameter::kInt64Param: return std::int64_t{parameter.int64_param()};
     case inference::InferParameter::kStringParam: return parameter.string_param();
     case inference::InferParameter::kDoubleParam: return parameter.double_param();
-    case inference::InferParameter::kUint64Param:
-      if (parameter.uint64_param() > static_cast<std::uint64_t>(INT64_MAX)) {
-        return json::BigInteger{std::to_string(parameter.uint64_param())};
-      }
-      return static_cast<std::int64_t>(parameter.uint64_param());
+    case inference::InferParameter::kUint64Param: return json::value_of(std::uint64_t{parameter.uint64_param()});
     default: return nullptr;
   }
 }
@@ -194,18 +191,23 @@ grpc::ByteBuffer written(const google::protobuf::MessageLite& message) {
   return bytes;
 }
 
-InferRequest decoded(ModelInferRequest& message, std::optional<Seconds> remaining) {
+InferRequest decoded(ModelInferRequest& message, std::optional<Seconds> remaining, bool offers_shared_memory) {
   const int raw = message.raw_input_contents_size();
   const int tensors = message.inputs_size();
   constexpr int most = most_tensors;
   if (tensors > most || message.outputs_size() > most) {
     throw bad_request(text("the request has more than ", most, " tensors"));
   }
-  if (raw != 0 && raw != tensors) {
-    throw bad_request(
-        text("the request has ", raw, " raw_input_contents, wanted one for each of ", tensors, " inputs"));
+  std::vector<std::optional<Place>> places;
+  for (const auto& tensor : message.inputs()) {
+    places.push_back(place_of("input " + as_sent(tensor.name()), value_of(tensor.parameters()), offers_shared_memory));
+  }
+  const auto here = std::ranges::count(places, false, &std::optional<Place>::has_value);
+  if (raw != 0 && raw != here) {
+    throw bad_request(text("the request has ", raw, " raw_input_contents, wanted one for each of ", here, " inputs"));
   }
   InferRequest request;
+  int taken = 0;  // of the raw contents
   const Value parameters = value_of(message.parameters());
   refuse_not_offered("the request", parameters);
   request.inputs.reserve(static_cast<std::size_t>(tensors));
@@ -218,18 +220,26 @@ InferRequest decoded(ModelInferRequest& message, std::optional<Seconds> remainin
     refuse_not_offered(what, value_of(tensor.parameters()));
     SentTensor& input = request.inputs.emplace_back();
     input.name = tensor.name();
-    if (raw == 0) {
+    input.place = std::move(places[static_cast<std::size_t>(i)]);
+    if (input.place && tensor.has_contents()) {
+      throw bad_request(what + " has a region of shared memory and contents as well");
+    }
+    if (input.place) {
+      take_shape(input, tensor);
+    } else if (raw == 0) {
       take_typed(input, tensor);
     } else if (tensor.has_contents()) {
       throw bad_request(what + " has contents and raw_input_contents, wanted one of them");
     } else {
       take_shape(input, tensor);
-      take_bytes(input, bytes_of(message.raw_input_contents(i)));
+      take_bytes(input, bytes_of(message.raw_input_contents(taken++)));
     }
   }
   for (const auto& output : message.outputs()) {
-    refuse_not_offered("output " + as_sent(output.name()), value_of(output.parameters()));
-    request.outputs.push_back({output.name(), std::nullopt});
+    const Value own = value_of(output.parameters());
+    const std::string what = "output " + as_sent(output.name());
+    refuse_not_offered(what, own);
+    request.outputs.push_back({output.name(), std::nullopt, place_of(what, own, offers_shared_memory)});
   }
   const Value id(message.id());
   request.id = id_of(&id);
@@ -237,13 +247,14 @@ InferRequest decoded(ModelInferRequest& message, std::optional<Seconds> remainin
   if (remaining) {
     request.timeout = std::min(request.timeout.value_or(*remaining), *remaining);
   }
-  request.binary = raw != 0;
+  request.binary = raw != 0 || here != tensors;
   return request;
 }
 
 inference::ModelInferResponse encoded(const Asked& asked) {
   const auto outputs = Service::outputs(asked);
   const bool is_raw = asked.held->request.binary ||
+                      std::ranges::all_of(outputs, [](const SentOutput& each) { return each.place != nullptr; }) ||
                       !std::ranges::all_of(outputs, [](const SentOutput& each) { return has_field(each.dtype); });
   inference::ModelInferResponse answer;
   answer.set_model_name(asked.model->name());
@@ -254,10 +265,19 @@ inference::ModelInferResponse encoded(const Asked& asked) {
     output.set_name(std::string(each.name));
     output.set_datatype(std::string(datatype_of(each.dtype)));
     output.mutable_shape()->Add(each.shape.begin(), each.shape.end());
+    if (each.place != nullptr) {
+      auto& parameters = *output.mutable_parameters();
+      parameters[std::string(region_key)].set_string_param(each.place->region);
+      parameters[std::string(size_key)].set_int64_param(static_cast<std::int64_t>(each.place->extent.size));
+      if (each.place->extent.offset != 0) {
+        parameters[std::string(offset_key)].set_int64_param(static_cast<std::int64_t>(each.place->extent.offset));
+      }
+    }
+    const auto bytes = each.place != nullptr ? std::span<const std::byte>() : each.bytes;
     if (is_raw) {
-      answer.add_raw_output_contents(each.bytes.data(), each.bytes.size());
+      answer.add_raw_output_contents(bytes.data(), bytes.size());  // as many as the outputs
     } else {
-      append(*output.mutable_contents(), each.dtype, each.bytes);
+      append(*output.mutable_contents(), each.dtype, bytes);
     }
   }
   return answer;

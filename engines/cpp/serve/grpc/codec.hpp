@@ -1,5 +1,6 @@
 // Messages of gRPC to requests, and outputs to messages. Inputs are raw, one in `raw_input_contents` for each, or
-// typed, in `contents`; outputs are sent as the inputs were.
+// typed, in `contents`; outputs are sent as the inputs were. Tensors in shared memory have no contents, but an output
+// of them an empty one where the others are raw.
 #pragma once
 
 #include <grpcpp/support/byte_buffer.h>
@@ -27,7 +28,8 @@ std::size_t read(grpc::ByteBuffer& sent, std::size_t limit, google::protobuf::Me
 [[nodiscard]] grpc::ByteBuffer written(const google::protobuf::MessageLite& message);
 
 /// The request in a message, whose raw tensors stay there; its sender waits `remaining` more. Throws Refused.
-[[nodiscard]] InferRequest decoded(inference::ModelInferRequest& message, std::optional<Seconds> remaining);
+[[nodiscard]] InferRequest decoded(inference::ModelInferRequest& message, std::optional<Seconds> remaining,
+                                   bool offers_shared_memory);
 
 /// The answer to a request whose job is done.
 [[nodiscard]] inference::ModelInferResponse encoded(const Asked& asked);

@@ -1,5 +1,7 @@
 #include "grpc/guests.hpp"
 
+#include <malloc.h>
+
 #include <algorithm>
 #include <boost/asio/ip/tcp.hpp>
 #include <utility>
@@ -12,7 +14,10 @@ namespace {
 using Socket = Doorway::Socket;
 
 constexpr std::size_t most_given_up = 256;
-constexpr std::uint64_t most_idle = 16 * mebibyte;  // received without a call: more than begins some
+constexpr std::size_t most_under_way = most_streams + most_given_up;  // beyond its streams: begun, given up, not ended
+constexpr std::uint64_t most_idle = 16 * mebibyte;                    // received without a call: more than begins some
+constexpr std::uint64_t much = mebibyte;  // the same, so that it has left free memory behind
+constexpr Seconds settled(0.5);           // until gRPC has left what a connection had
 
 /// "127.0.0.1:50000", "::1:50000"; "" of a Unix socket.
 std::string name_of(const Socket& socket) {
@@ -28,9 +33,11 @@ std::string name_of(const Socket& socket) {
   return text(address.to_string(), ":", end->port());
 }
 
-void cut(Socket& socket) {
-  boost::system::error_code ignored;
-  socket.shutdown(Socket::shutdown_both, ignored);  // gRPC closes it then
+/// What is free, which glibc else keeps for each of its threads.
+void give_memory_back() {
+#ifdef __GLIBC__
+  ::malloc_trim(0);
+#endif
 }
 
 }  // namespace
@@ -57,9 +64,18 @@ void Guests::add(std::shared_ptr<Socket> second, Doorway::Place place) {
     const std::scoped_lock lock(mutex_);
     const auto found = guests_.find(name);
     if (found != guests_.end() && found->second.second == second.get()) {
+      if (received_by(second->native_handle()) > found->second.received + much) {
+        littered_ = Clock::now();
+      }
       guests_.erase(found);
     }
   });
+}
+
+void Guests::cut(Guest& guest) {
+  boost::system::error_code ignored;
+  guest.second->shutdown(Socket::shutdown_both, ignored);  // gRPC closes it then
+  littered_ = Clock::now();
 }
 
 Guests::Guest* Guests::of(std::string_view peer) {
@@ -70,8 +86,10 @@ Guests::Guest* Guests::of(std::string_view peer) {
 void Guests::began(std::string_view peer) {
   const std::scoped_lock lock(mutex_);
   if (Guest* guest = of(peer)) {
-    ++guest->calls;
     guest->received = received_by(guest->second->native_handle());
+    if (++guest->calls > most_under_way) {
+      cut(*guest);
+    }
   }
 }
 
@@ -82,17 +100,22 @@ void Guests::ended(std::string_view peer, bool is_given_up) {
     guest->received = received_by(guest->second->native_handle());
     guest->given_up = is_given_up ? guest->given_up + 1 : guest->given_up - std::min<std::size_t>(guest->given_up, 1);
     if (guest->given_up > most_given_up) {
-      cut(*guest->second);
+      cut(*guest);
     }
   }
 }
 
-void Guests::look() {
-  const std::scoped_lock lock(mutex_);
+void Guests::look(Clock::time_point now) {
+  std::unique_lock lock(mutex_);
   for (auto& [name, guest] : guests_) {
     if (guest.calls == 0 && received_by(guest.second->native_handle()) > guest.received + most_idle) {
-      cut(*guest.second);
+      cut(guest);
     }
+  }
+  if (littered_ && now > *littered_ + settled) {
+    littered_.reset();
+    lock.unlock();
+    give_memory_back();
   }
 }
 

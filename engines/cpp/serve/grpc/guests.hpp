@@ -6,12 +6,15 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <string_view>
 
 #include "listener.hpp"
 
 namespace plainconv::serve::rpc {
+
+inline constexpr int most_streams = 128;  // of one connection at a time
 
 /// The bytes that a connection of TCP has received; 0 of another.
 [[nodiscard]] std::uint64_t received_by(int socket);
@@ -30,8 +33,8 @@ class Guests {
   void began(std::string_view peer);
   void ended(std::string_view peer, bool is_given_up);
 
-  /// Cut those that send much, and ask nothing.
-  void look();
+  /// Cut those that send much, and ask nothing; give the system back what those that have ended took.
+  void look(Clock::time_point now);
 
  private:
   struct Guest {
@@ -42,9 +45,12 @@ class Guests {
   };
 
   Guest* of(std::string_view peer);
+  /// Cut a connection, and have its memory given back.
+  void cut(Guest& guest);
 
   std::mutex mutex_;
-  std::map<std::string, Guest> guests_;  // by address and port
+  std::optional<Clock::time_point> littered_;  // when one ended that had sent much for nothing
+  std::map<std::string, Guest> guests_;        // by address and port
 };
 
 }  // namespace plainconv::serve::rpc

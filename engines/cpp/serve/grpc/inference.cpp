@@ -44,7 +44,7 @@ void Inference::ask(grpc::ByteBuffer& sent, std::chrono::system_clock::time_poin
   const std::size_t size = read(sent, most_message(service.options()), *message);
   facts.bytes_in = size;
   room_.grow(size - std::min(size, length));
-  held->request = decoded(*message, remaining);
+  held->request = decoded(*message, remaining, service.offers_shared_memory());
   facts.model = "";
   facts.id = held->request.id;
   keep();
@@ -52,7 +52,8 @@ void Inference::ask(grpc::ByteBuffer& sent, std::chrono::system_clock::time_poin
   auto model = service.store().use(message->model_name());
   facts.model = model->name();
   keep();
-  Asked asked = service.prepared(std::move(model), held, start);
+  Asked asked{std::move(model), held, start};
+  service.prepare(asked, room_);
   asked.job->when_done = [self = shared_from_this()] {
     boost::asio::post(self->front_.answers, [self] { self->finish(); });
   };
@@ -64,30 +65,38 @@ void Inference::ask(grpc::ByteBuffer& sent, std::chrono::system_clock::time_poin
 }
 
 void Inference::finish() {
+  bool is_ending = false;  // by this: what was given up meanwhile is not put anywhere
   try {
-    if (!asked_.model->batcher().is_done(*asked_.job)) {
-      return;
-    }
-    auto answer = encoded(asked_);
-    room_.hold(answer.ByteSizeLong());
-    if (take_end()) {
-      answer_ = std::move(answer);
+    is_ending = asked_.model->batcher().is_done(*asked_.job) && take_end();
+    if (is_ending) {
+      front_.service().put(asked_);
+      answer_ = encoded(asked_);
+      room_.hold(answer_.ByteSizeLong());
       front_.service().succeeded(asked_, facts_);
-      tell();
     }
   } catch (const std::exception& error) {
-    give_up(refusal_of(error, front_.shared.complain));
+    if (is_ending || take_end()) {
+      refuse(refusal_of(error, front_.shared.complain));
+    }
+    return;
+  }
+  if (is_ending) {
+    tell();
   }
 }
 
 void Inference::give_up(const Refused& refused) {
   if (take_end()) {
-    refused_ = refused;
-    if (asked_at_) {
-      front_.service().metrics().failed(facts_.model.value_or(""), refused.reason(), Clock::now() - *asked_at_);
-    }
-    tell();
+    refuse(refused);
   }
+}
+
+void Inference::refuse(const Refused& refused) {
+  refused_ = refused;
+  if (asked_at_) {
+    front_.service().metrics().failed(facts_.model.value_or(""), refused.reason(), Clock::now() - *asked_at_);
+  }
+  tell();
 }
 
 void Inference::look(Clock::time_point now) {

@@ -40,6 +40,7 @@ class Inference : public std::enable_shared_from_this<Inference> {
  private:
   void ask(grpc::ByteBuffer& sent, std::chrono::system_clock::time_point deadline);
   void finish();
+  void refuse(const Refused& refused);
   /// Whether it had not ended before.
   bool take_end();
   void tell();

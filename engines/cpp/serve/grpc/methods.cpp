@@ -5,6 +5,7 @@
 #include <atomic>
 #include <boost/asio/post.hpp>
 
+#include "bundle/json_tree.hpp"
 #include "grpc/call.hpp"
 #include "grpc/codec.hpp"
 #include "grpc/health.hpp"
@@ -38,12 +39,6 @@ std::string flag(std::string_view name, bool value) { return text("{\"", name, "
 
 std::string model_of(const inference::RepositoryModelRequest& request) {
   return request.model_name().empty() ? request.repository_name() : request.model_name();
-}
-
-void check_repository(const Service& service) {
-  if (!service.options().repository) {
-    throw forbidden("this server does not offer the repository API");
-  }
 }
 
 bool is_model_ready(const Front& front, const inference::ModelRequest& request) {
@@ -112,7 +107,7 @@ constexpr std::array methods = {
     Method{"/inference.GRPCInferenceService/RepositoryIndex",
            [](const Front& front, grpc::ByteBuffer& sent) {
              const auto request = request_of<inference::RepositoryIndexRequest>(sent);
-             check_repository(front.service());
+             front.service().check_repository();
              return answer_of<inference::RepositoryIndexResponse>(
                  text(R"({"models":)", front.service().index(request.ready()), "}"));
            },
@@ -123,7 +118,7 @@ constexpr std::array methods = {
              if (request.parameters_size() != 0) {
                throw bad_request("loading takes no parameters here: a model is what its bundle says; leave them out");
              }
-             check_repository(front.service());
+             front.service().check_repository();
              front.service().store().load(model_of(request));
              return answer_of<inference::RepositoryModelLoadResponse>(
                  text(R"({"model_name":)", json_text(model_of(request)), R"(,"isLoaded":true})"));
@@ -132,12 +127,33 @@ constexpr std::array methods = {
     Method{"/inference.GRPCInferenceService/RepositoryModelUnload",
            [](const Front& front, grpc::ByteBuffer& sent) {
              const auto request = request_of<inference::RepositoryModelRequest>(sent);
-             check_repository(front.service());
+             front.service().check_repository();
              front.service().store().unload(model_of(request));
              return answer_of<inference::RepositoryModelUnloadResponse>(
                  text(R"({"model_name":)", json_text(model_of(request)), R"(,"isUnloaded":true})"));
            },
            false, true},
+    Method{"/inference.GRPCInferenceService/SystemSharedMemoryRegister",
+           [](const Front& front, grpc::ByteBuffer& sent) {
+             const auto request = request_of<inference::SystemSharedMemoryRegisterRequest>(sent);
+             const json::Value key(request.key());
+             const json::Value offset = json::value_of(std::uint64_t{request.offset()});
+             const json::Value size = json::value_of(std::uint64_t{request.byte_size()});
+             front.service().regions().add(request.name(), &key, &offset, &size);
+             return written(inference::SystemSharedMemoryRegisterResponse());
+           }},
+    Method{"/inference.GRPCInferenceService/SystemSharedMemoryUnregister",
+           [](const Front& front, grpc::ByteBuffer& sent) {
+             const auto request = request_of<inference::SystemSharedMemoryUnregisterRequest>(sent);
+             front.service().regions().remove(request.name());
+             return written(inference::SystemSharedMemoryUnregisterResponse());
+           }},
+    Method{"/inference.GRPCInferenceService/SystemSharedMemoryStatus",
+           [](const Front& front, grpc::ByteBuffer& sent) {
+             const auto request = request_of<inference::SystemSharedMemoryStatusRequest>(sent);
+             return answer_of<inference::SystemSharedMemoryStatusResponse>(
+                 front.service().shared_memory_status(request.name(), true));
+           }},
 };
 
 /// Reads its message, once.

@@ -23,7 +23,6 @@ using rpc::Front;
 namespace {
 
 constexpr int most_metadata = 64 * 1024;
-constexpr int most_streams = 128;  // of one connection at a time
 constexpr int handshake_timeout_ms = 10'000;
 constexpr std::chrono::milliseconds every(50);  // a look at what may be late
 constexpr std::chrono::milliseconds hold(100);  // that who asks is held before the good-bye
@@ -123,7 +122,7 @@ struct GrpcServer::State {
     builder.SetMaxReceiveMessageSize(limit);
     builder.SetMaxSendMessageSize(limit);
     builder.AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, most_metadata);
-    builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, most_streams);
+    builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, rpc::most_streams);
     builder.AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, handshake_timeout_ms);
     builder.AddChannelArgument(GRPC_ARG_ENABLE_PER_MESSAGE_DECOMPRESSION, 0);  // it has no limit: see rpc::read
     grpc::ResourceQuota quota("plainconv");
@@ -161,7 +160,7 @@ struct GrpcServer::State {
     for (const auto& call : front.now()) {
       call->look(now);
     }
-    front.guests.look();
+    front.guests.look(now);
   }
 };
 

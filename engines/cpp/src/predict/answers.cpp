@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <map>
 #include <numeric>
 #include <string_view>
@@ -213,7 +214,7 @@ Candidates taken(const Candidates& from, std::span<const std::size_t> places) {
   return found;
 }
 
-void give_boxes(const ByName<Row>& rows, const Postprocessing& wanted, const Geometry& where,
+void give_boxes(const ByName<Row>& rows, const ConstTensor* masks, const Postprocessing& wanted, const Geometry& where,
                 std::span<const std::string> classes, const Sink& sink) {
   Candidates all = candidates_of(rows, wanted);
   check_finite(all.scores, "scores");
@@ -233,21 +234,20 @@ void give_boxes(const ByName<Row>& rows, const Postprocessing& wanted, const Geo
     all = taken(all, kept(all.boxes, all.labels, wanted.iou, most));
   }
   const std::size_t count = std::min(most, all.boxes.size());
-  const Row* masks = wanted.masks.empty() ? nullptr : &rows.find(wanted.masks)->second;
   for (std::size_t i = 0; masks != nullptr && i < count; ++i) {
-    check_finite(numbers_at(*masks, all.rows[i]), "masks");
+    check_finite(part_of(*masks, all.rows[i]).numbers, "masks");
   }
   for (std::size_t i = 0; i < count; ++i) {
     Answer answer{label_of(classes, all.labels[i]), all.labels[i], all.scores[i], where.to_image(all.boxes[i])};
     if (masks != nullptr) {
-      answer.mask = pasted(*masks, all.rows[i], *answer.xyxy, where);
+      answer.mask = pasted(part_of(*masks, all.rows[i]), *answer.xyxy, where);
     }
     sink(std::move(answer));
   }
 }
 
 template <class T, class F>
-std::vector<double> numbers_of(std::span<const std::byte> bytes, F convert) {
+std::vector<double> converted(std::span<const std::byte> bytes, F convert) {
   std::vector<double> numbers(bytes.size() / sizeof(T));
   for (std::size_t i = 0; i < numbers.size(); ++i) {
     T value{};
@@ -257,30 +257,36 @@ std::vector<double> numbers_of(std::span<const std::byte> bytes, F convert) {
   return numbers;
 }
 
+std::vector<double> numbers_of(DType dtype, std::span<const std::byte> bytes) {
+  const auto same = [](auto value) { return value; };
+  switch (dtype) {
+    case DType::bool_:
+    case DType::uint8: return converted<std::uint8_t>(bytes, same);
+    case DType::int8: return converted<std::int8_t>(bytes, same);
+    case DType::int32: return converted<std::int32_t>(bytes, same);
+    case DType::int64: return converted<std::int64_t>(bytes, same);
+    case DType::float16: return converted<std::uint16_t>(bytes, float_of_half);
+    case DType::bfloat16: return converted<std::uint16_t>(bytes, float_of_bfloat);
+    case DType::float32: return converted<float>(bytes, same);
+    case DType::float64: return converted<double>(bytes, same);
+    case DType::float8_e4m3fn: break;  // between parts only
+  }
+  return {};
+}
+
+bool is_whole(DType dtype) noexcept { return name_of(dtype).find("float") == std::string_view::npos; }
+
 }  // namespace
 
 Row row_of(const ConstTensor& output, std::int64_t averaged) {
-  const std::string_view name = name_of(output.dtype);
-  Row row{{output.shape.begin(), output.shape.end()}, {}, name.find("float") == std::string_view::npos};
+  Row row{{output.shape.begin(), output.shape.end()}, {}, is_whole(output.dtype)};
   auto bytes = output.bytes;
   if (!row.shape.empty()) {
     const auto rows = static_cast<std::size_t>(std::max<std::int64_t>(1, row.shape.front()));
     bytes = bytes.first(bytes.size() / rows * static_cast<std::size_t>(averaged));
     row.shape.erase(row.shape.begin());
   }
-  const auto same = [](auto value) { return value; };
-  switch (output.dtype) {
-    case DType::bool_:
-    case DType::uint8: row.numbers = numbers_of<std::uint8_t>(bytes, same); break;
-    case DType::int8: row.numbers = numbers_of<std::int8_t>(bytes, same); break;
-    case DType::int32: row.numbers = numbers_of<std::int32_t>(bytes, same); break;
-    case DType::int64: row.numbers = numbers_of<std::int64_t>(bytes, same); break;
-    case DType::float16: row.numbers = numbers_of<std::uint16_t>(bytes, float_of_half); break;
-    case DType::bfloat16: row.numbers = numbers_of<std::uint16_t>(bytes, float_of_bfloat); break;
-    case DType::float32: row.numbers = numbers_of<float>(bytes, same); break;
-    case DType::float64: row.numbers = numbers_of<double>(bytes, same); break;
-    case DType::float8_e4m3fn: break;  // between parts only
-  }
+  row.numbers = numbers_of(output.dtype, bytes);
   if (averaged > 1) {
     std::vector<double> sums(row.numbers.size() / static_cast<std::size_t>(averaged));
     for (std::size_t i = 0; i < row.numbers.size(); ++i) {
@@ -292,10 +298,19 @@ Row row_of(const ConstTensor& output, std::int64_t averaged) {
   return row;
 }
 
-void give_answers(const ByName<Row>& rows, const Postprocessing& wanted, const Geometry& where,
-                  std::span<const std::string> classes, const Sink& sink) {
+Row part_of(const ConstTensor& output, std::size_t part) {
+  const auto shape = output.shape.subspan(2);
+  const std::size_t size =
+      std::accumulate(shape.begin(), shape.end(), size_of(output.dtype), std::multiplies<std::size_t>());
+  return {{shape.begin(), shape.end()},
+          numbers_of(output.dtype, output.bytes.subspan(part * size, size)),
+          is_whole(output.dtype)};
+}
+
+void give_answers(const ByName<Row>& rows, const ConstTensor* masks, const Postprocessing& wanted,
+                  const Geometry& where, std::span<const std::string> classes, const Sink& sink) {
   if (wanted.kind == "detect") {
-    give_boxes(rows, wanted, where, classes, sink);
+    give_boxes(rows, masks, wanted, where, classes, sink);
     return;
   }
   const Row& output = rows.find(wanted.output)->second;

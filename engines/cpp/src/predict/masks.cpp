@@ -26,39 +26,34 @@ std::vector<Tap> taps_of(double low, double high, std::int64_t pixels, std::int6
   return taps;
 }
 
-void cover(Mask& mask, std::span<const double> numbers, const Row& masks, const Geometry& where) {
-  const auto rows = places_along(where, 0, masks.shape[1]);
-  const auto columns = places_along(where, 1, masks.shape[2]);
+void cover(Mask& mask, const Row& from, const Geometry& where) {
+  const auto rows = places_along(where, 0, from.shape[0]);
+  const auto columns = places_along(where, 1, from.shape[1]);
   std::size_t pixel = 0;
   for (const std::int64_t row : rows) {
     for (const std::int64_t column : columns) {
       const bool is_inside = row >= 0 && column >= 0;
-      mask.pixels[pixel++] = is_inside && numbers[static_cast<std::size_t>(row * masks.shape[2] + column)] != 0 ? 1 : 0;
+      const auto at = static_cast<std::size_t>(row * from.shape[1] + column);
+      mask.pixels[pixel++] = is_inside && from.numbers[at] != 0 ? 1 : 0;
     }
   }
 }
 
 }  // namespace
 
-std::span<const double> numbers_at(const Row& row, std::size_t i) {
-  const std::size_t count = row.numbers.size() / static_cast<std::size_t>(row.shape.at(0));
-  return std::span(row.numbers).subspan(i * count, count);
-}
-
-Mask pasted(const Row& masks, std::size_t i, const std::array<double, 4>& xyxy, const Geometry& where) {
+Mask pasted(const Row& from, const std::array<double, 4>& xyxy, const Geometry& where) {
   const auto [height, width] = where.image;
   Mask mask{height, width, std::vector<std::uint8_t>(static_cast<std::size_t>(height * width))};
-  const auto numbers = numbers_at(masks, i);
-  if (masks.is_whole) {
-    cover(mask, numbers, masks, where);
+  if (from.is_whole) {
+    cover(mask, from, where);
     return mask;
   }
   const auto [left, top, right, bottom] = xyxy;
-  const std::int64_t tall = masks.shape[1];
-  const std::int64_t wide = masks.shape[2];
+  const std::int64_t tall = from.shape.at(0);
+  const std::int64_t wide = from.shape.at(1);
   const auto number = [&](std::int64_t y, std::int64_t x) {
     const bool is_inside = y >= 0 && y < tall && x >= 0 && x < wide;
-    return is_inside ? numbers[static_cast<std::size_t>(y * wide + x)] : 0;
+    return is_inside ? from.numbers[static_cast<std::size_t>(y * wide + x)] : 0;
   };
   const auto columns = taps_of(left, right, width, wide);
   for (const Tap& row : taps_of(top, bottom, height, tall)) {

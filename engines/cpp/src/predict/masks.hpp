@@ -2,18 +2,13 @@
 #pragma once
 
 #include <array>
-#include <cstddef>
-#include <span>
 
 #include "predict/answers.hpp"
 
 namespace plainconv {
 
-/// Those of one of the first axis.
-[[nodiscard]] std::span<const double> numbers_at(const Row& row, std::size_t i);
-
 /// Real numbers [h, w] cover the box: bilinear between their centres, 0 around them, from ½ on they count. Whole ones
 /// cover the input, and count where they are not 0.
-[[nodiscard]] Mask pasted(const Row& masks, std::size_t i, const std::array<double, 4>& xyxy, const Geometry& where);
+[[nodiscard]] Mask pasted(const Row& from, const std::array<double, 4>& xyxy, const Geometry& where);
 
 }  // namespace plainconv

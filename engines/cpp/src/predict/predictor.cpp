@@ -118,12 +118,15 @@ Prepared Predictor::prepared(Upright upright) const {
 
 void Predictor::give(std::span<const ConstTensor> outputs, const Geometry& where, const Sink& sink) const {
   ByName<Row> rows;
+  const ConstTensor* masks = nullptr;
   for (std::size_t i = 0; i < outputs.size(); ++i) {
-    if (std::ranges::find(reads_, outputs_[i]) != reads_.end()) {
+    if (outputs_[i] == postprocessing_.masks) {
+      masks = &outputs[i];
+    } else if (std::ranges::find(reads_, outputs_[i]) != reads_.end()) {
       rows.emplace(outputs_[i], row_of(outputs[i], preprocessing_.crops));
     }
   }
-  give_answers(rows, postprocessing_, where, classes_, sink);
+  give_answers(rows, masks, postprocessing_, where, classes_, sink);
 }
 
 std::vector<Answer> Predictor::answers(std::span<const ConstTensor> outputs, const Geometry& where) const {
