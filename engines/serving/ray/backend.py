@@ -14,6 +14,7 @@ import os
 import re
 import signal
 import socket
+import sys
 import threading
 import time
 import uuid
@@ -37,6 +38,7 @@ REMEDY = "pip install 'plainconv[ray]'"
 _DEPLOYMENT = "replica"
 _POLL_S = 0.1
 _HEALTH_S = 2.0  # until a replica that died is missed, and another takes its place
+_SILENT_S = 4.0  # three times in a row, and a replica counts as dead: its host lost power, or the link to it is gone
 _KNOCK_S = 10.0
 _QUIET = {"log_level": "ERROR", "enable_access_log": False}
 _HAVE_OPTIONS = {"min_replicas", "max_replicas", "target_ongoing_requests"}  # of their own
@@ -141,6 +143,7 @@ class RayCluster:
             max_ongoing_requests=ongoing,
             max_constructor_retry_count=1,  # what a bundle is does not change by trying again
             health_check_period_s=_HEALTH_S,
+            health_check_timeout_s=_SILENT_S,
             graceful_shutdown_wait_loop_s=_POLL_S,
             graceful_shutdown_timeout_s=options.timeout_s,
             logging_config=_QUIET,
@@ -269,9 +272,13 @@ def _replica_class() -> type[Any]:
 def _import_ray() -> tuple[Any, Any]:
     """Ray and Ray Serve. Raises EngineError where they are not there.
 
-    Ray would begin a cluster by itself at the first call after it was left, which a thread of Ray Serve may make.
+    Ray would begin a cluster by itself at the first call after it was left, which a thread of Ray Serve may make; and
+    with the address of a cluster it would send no token, though one is given.
     """
-    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # read when it is imported
+    if "ray" not in sys.modules:  # it reads these when it is imported
+        os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
+        if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}.isdisjoint(os.environ):
+            os.environ.setdefault("RAY_AUTH_MODE", "token")
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Using extra keyword arguments on `Field`", DeprecationWarning)
