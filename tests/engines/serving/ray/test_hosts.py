@@ -21,6 +21,9 @@ pytestmark = [
 ]
 
 
+TIMEOUT_S = 30.0  # --timeout of the front end
+
+
 @pytest.fixture(scope="module")
 def hosts() -> Iterator[Hosts]:
     """Three of them: the head and front end, and two with a processor each."""
@@ -40,20 +43,23 @@ def asked(hosts: Hosts, count: int) -> Iterator[Clients]:
 
 
 def test_a_host_that_loses_its_power_and_comes_back(hosts: Hosts, make: Any, tmp_path: Path) -> None:
-    """Given two replicas on two hosts -> one alone answers while the other is dead, both when it is back."""
+    """Given batches on both of two hosts -> those of the dead one are run on the other; both answer when it is back."""
     _, stays, dies = hosts.all
-    folder = make(tmp_path / "sums")
-    with hosts.serving(folder, "--replicas", "2") as lines, asked(hosts, 4) as clients:
+    folder = make(tmp_path / "sums", slow=4)
+    with hosts.serving(folder, "--replicas", "2", "--max-batch", "1") as lines, asked(hosts, 4) as clients:
         assert len(stays.replicas) == len(dies.replicas) == 1
         more(clients, 100)
+        before = time.monotonic()
         dies.off()
-        more(clients, 500)
+        assert until(lambda: clients.slowest(before) > 5 or clients.wrong or clients.lost), clients.said()
+        more(clients, 100)
         hosts.on(dies)
         assert until(lambda: dies.replicas), lines
         [number] = dies.replicas
         before = work(number)
         assert until(lambda: work(number) > before + 0.5), lines  # seconds: it answers
         more(clients, 100)
+    assert not clients.refused and clients.slowest() < TIMEOUT_S
 
 
 def test_a_cable_that_is_out_for_a_moment(hosts: Hosts, make: Any, tmp_path: Path) -> None:
