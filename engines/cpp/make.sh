@@ -27,7 +27,7 @@ else
     missing="$missing nlohmann-json3-dev libssl-dev"
 fi
 if [ -n "$missing" ]; then
-    echo "make cpp: not installed:$missing; apt-get install$missing (and libboost1.81-dev zlib1g-dev for the server, libgrpc++-dev libprotobuf-dev protobuf-compiler for its gRPC, libjpeg62-turbo-dev libpng-dev for images)" >&2
+    echo "make cpp: not installed:$missing; apt-get install$missing (and libboost1.81-dev zlib1g-dev for the server, libgrpc++-dev libprotobuf-dev protobuf-compiler protobuf-compiler-grpc for its gRPC, libjpeg62-turbo-dev libpng-dev for images)" >&2
     exit 2
 fi
 

@@ -1,16 +1,23 @@
 #!/bin/sh
-# The image's build steps, in a clean Debian 12 or in a container's layer: Python, the package with EXTRAS, and a user.
+# The images' build steps, in a clean Debian 12 or in a container's layer.
 #   build.sh python WHEEL [EXTRAS]    the Python server, into /opt/plainconv; EXTRAS: serve,gpu unless given
-#   build.sh cpp SOURCE               the C++ server, into /usr/local/bin, from a folder with engines/cpp
+#   build.sh cpp SOURCE               the C++ server and ONNX Runtime, into /usr/local, from a folder with engines/cpp
+#   build.sh libraries                what those two need of Debian where they run
+# The first and the last make the user that serves.
 set -eu
 
 what=$1
-where=$2
+where=${2:-}
+onnxruntime='onnxruntime>=1.23,<2'
 export DEBIAN_FRONTEND=noninteractive PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 
 packages() {
     apt-get update
     apt-get install --yes --no-install-recommends "$@"
+}
+
+user() {
+    getent passwd 1000 >/dev/null || useradd --uid 1000 --no-create-home --shell /usr/sbin/nologin plainconv
     rm -rf /var/lib/apt/lists/*
 }
 
@@ -40,19 +47,29 @@ python)
     rm /tmp/requirements.txt
     /opt/plainconv/bin/python -m compileall -q /opt/plainconv/lib || true  # the root is read-only later
     ln -sf /opt/plainconv/bin/exporter /usr/local/bin/exporter
+    user
     ;;
 cpp)
-    packages cmake g++ make pkg-config libboost1.81-dev zlib1g-dev nlohmann-json3-dev libssl-dev \
-        libjpeg62-turbo-dev libpng-dev libgrpc++-dev libprotobuf-dev protobuf-compiler
-    cmake -S "$where/engines/cpp" -B /tmp/build -DCMAKE_BUILD_TYPE=Release
-    cmake --build /tmp/build --parallel
-    find /tmp/build -maxdepth 1 -type f -executable -name 'bundle-serve*' -exec install -m 755 {} /usr/local/bin/ \;
-    rm -rf /tmp/build
+    packages cmake g++ make pkg-config python3-venv libboost1.81-dev zlib1g-dev nlohmann-json3-dev libssl-dev \
+        libjpeg62-turbo-dev libpng-dev libgrpc++-dev libprotobuf-dev protobuf-compiler protobuf-compiler-grpc
+    python3 -m venv /tmp/wheel
+    /tmp/wheel/bin/pip install --no-deps "$onnxruntime"
+    sh "$where/engines/cpp/cmake/onnxruntime_headers.sh" /tmp/headers
+    cmake -S "$where/engines/cpp" -B /tmp/build -DCMAKE_BUILD_TYPE=Release -DCMAKE_SKIP_RPATH=ON -DPLAINCONV_TESTS=OFF \
+        -DPLAINCONV_PYTHON=/tmp/wheel/bin/python \
+        -DONNXRUNTIME_INCLUDE_DIR=/tmp/headers/usr/include/onnxruntime
+    cmake --build /tmp/build --parallel "$(nproc)" --target bundle-serve
+    install -s /tmp/build/bundle-serve /usr/local/bin/
+    install -m 644 /tmp/build/onnxruntime-*/libonnxruntime.so.1 /usr/local/lib/
+    rm -rf /tmp/build /tmp/headers /tmp/wheel
+    ;;
+libraries)
+    packages libgrpc++1.51 libjpeg62-turbo libpng16-16 libssl3 zlib1g
+    ldconfig
+    user
     ;;
 *)
-    echo "build.sh: $what is none of python, cpp" >&2
+    echo "build.sh: $what is none of python, cpp, libraries" >&2
     exit 2
     ;;
 esac
-
-getent passwd 1000 >/dev/null || useradd --uid 1000 --no-create-home --shell /usr/sbin/nologin plainconv

@@ -8,7 +8,7 @@ std::string_view grpc_version() { return ""; }
 
 void check_grpc() {
   throw Error(
-      "this bundle-serve was built without gRPC; build it where libgrpc++-dev, libprotobuf-dev and protobuf-compiler "
+      "this bundle-serve was built without gRPC; build it where libgrpc++-dev, libprotobuf-dev and protobuf-compiler-grpc "
       "are installed");
 }
 

@@ -36,7 +36,7 @@ Serves a bundle, or each bundle in a folder, until SIGTERM or SIGINT: /v2, /v2/h
 
   --name NAME          of the model (default: the network's; in a folder, the bundle's)
   --host ADDRESS       to listen on (default 127.0.0.1: this machine alone)
-  --port N             0: any that is free (default 8000)
+  --port N             0: any that is free (default 8000); also --http-port, as exporter serve calls it
   --unix-socket PATH   to listen on, in the place of host and port
   --grpc-port N        gRPC as well, on that port (0: any that is free; default: none); a build may lack it: --version
   --grpc-unix-socket PATH  gRPC as well, on that socket
@@ -63,7 +63,7 @@ Serves a bundle, or each bundle in a folder, until SIGTERM or SIGINT: /v2, /v2/h
   --devices 0,1,...    run the parts that the bundle is split into, one device for each of the split's
   --device N           the GPU that runs it whole (default 0)
   --eager-kernels      TensorRT-RTX compiles its kernels for a new shape before the first call of it ends
-  --help
+  --help               an option with a value may be one word, --port=8000
   --version            of the program and of its gRPC
 
 Exit codes: 0 stopped, 1 requests were given up, 2 bad input (one line: found, wanted, remedy).
@@ -105,7 +105,7 @@ bool take(Arguments& arguments, std::string_view option, const std::string& valu
     options.name = value;
   } else if (option == "--host") {
     options.host = value;
-  } else if (option == "--port") {
+  } else if (option == "--port" || option == "--http-port") {
     options.port = number_of(option, value, 0, 65535);
   } else if (option == "--unix-socket") {
     options.unix_socket = value;
@@ -179,12 +179,15 @@ Arguments arguments_of(std::span<const std::string> given) {
     } else if (option == "--shared-memory") {
       arguments.options.shared_memory = true;
     } else if (option.starts_with('-')) {
-      const bool has_value = i + 1 < given.size();
+      const std::size_t equals = option.find('=');
+      const bool is_one_word = equals != std::string::npos;
+      const bool has_value = is_one_word || i + 1 < given.size();
+      const std::string value = is_one_word ? option.substr(equals + 1) : has_value ? given[i + 1] : "";
       Arguments probe;
-      if (!take(has_value ? arguments : probe, option, has_value ? given[i + 1] : "")) {
+      if (!take(has_value ? arguments : probe, option.substr(0, equals), value)) {
         throw Error(text("unknown option ", plainconv::repr(option), "; see bundle-serve --help"));
       }
-      ++i;
+      i += is_one_word ? 0 : 1;
     } else if (arguments.bundle.empty()) {
       arguments.bundle = option;
     } else {

@@ -14,6 +14,7 @@ import os
 import re
 import signal
 import socket
+import sys
 import threading
 import time
 import uuid
@@ -37,6 +38,7 @@ REMEDY = "pip install 'plainconv[ray]'"
 _DEPLOYMENT = "replica"
 _POLL_S = 0.1
 _HEALTH_S = 2.0  # until a replica that died is missed, and another takes its place
+_SILENT_S = 4.0  # three times in a row, and a replica is sent no more: its host lost power, or the link to it is gone
 _KNOCK_S = 10.0
 _QUIET = {"log_level": "ERROR", "enable_access_log": False}
 _HAVE_OPTIONS = {"min_replicas", "max_replicas", "target_ongoing_requests"}  # of their own
@@ -141,6 +143,7 @@ class RayCluster:
             max_ongoing_requests=ongoing,
             max_constructor_retry_count=1,  # what a bundle is does not change by trying again
             health_check_period_s=_HEALTH_S,
+            health_check_timeout_s=_SILENT_S,
             graceful_shutdown_wait_loop_s=_POLL_S,
             graceful_shutdown_timeout_s=options.timeout_s,
             logging_config=_QUIET,
@@ -211,18 +214,21 @@ class RayBackend:
         self._lost = (errors.RayActorError, errors.WorkerCrashedError, errors.NodeDiedError, errors.ObjectLostError)
 
     def predict(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
-        """The outputs of a batch, run once more where its replica is lost.
+        """The outputs of a batch, run once more where its replica is lost, or silent for half of the time.
 
         Raises EngineError as the runner there does, UnavailableError where no replica answers.
         """
+        end = time.monotonic() + self._timeout_s
+        runs = [self._handle.remote(dict(inputs))]
         try:
-            return self._run(inputs)
+            return self._outputs(runs[0], self._timeout_s / 2)
+        except TimeoutError:
+            _log.warning("a replica is silent, its batch is run beside it")  # who answers first is taken
         except self._lost as error:
             _log.warning("a replica was lost (%s), its batch is run again", type(error).__name__)
-        try:
-            return self._run(inputs)
-        except self._lost:
-            raise UnavailableError("the replicas that ran this request were lost; try again later") from None
+            runs.clear()
+        runs.append(self._handle.remote(dict(inputs)))
+        return self._first_of(runs, end)
 
     def close(self) -> None:
         """Delete the application: its replicas end, and what they held is free."""
@@ -232,17 +238,35 @@ class RayBackend:
         except Exception as error:
             _log.warning("the replicas of %s could not be deleted: %s", self._name, one_line(error))
 
-    def _run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
-        response = self._handle.remote(dict(inputs))
+    def _first_of(self, runs: list[Any], end: float) -> Mapping[str, Array]:
+        """The outputs of whichever is done first, by `end` on the monotonic clock; the others are cancelled."""
         try:
-            outputs: Mapping[str, Array] = response.result(timeout_s=self._timeout_s)
+            while runs and time.monotonic() < end:
+                for run in tuple(runs):
+                    try:
+                        outputs = self._outputs(run, _POLL_S)
+                    except TimeoutError:
+                        continue
+                    except self._lost:
+                        runs.remove(run)
+                    else:
+                        runs.remove(run)
+                        return outputs
+            if runs:
+                raise UnavailableError(f"no replica answered within {self._timeout_s:g} s; try again later")
+            raise UnavailableError("the replicas that ran this request were lost; try again later")
+        finally:
+            for run in runs:
+                run.cancel()
+
+    def _outputs(self, run: Any, seconds: float) -> Mapping[str, Array]:
+        """What it gives within the time. Raises TimeoutError, what a lost replica raises, EngineError."""
+        try:
+            outputs: Mapping[str, Array] = run.result(timeout_s=seconds)
         except self._ray.exceptions.RayTaskError as error:
             if isinstance(error, self._lost):
                 raise
             raise EngineError(one_line(error.cause)) from None
-        except TimeoutError:
-            response.cancel()
-            raise UnavailableError(f"no replica answered within {self._timeout_s:g} s; try again later") from None
         return outputs
 
 
@@ -269,9 +293,13 @@ def _replica_class() -> type[Any]:
 def _import_ray() -> tuple[Any, Any]:
     """Ray and Ray Serve. Raises EngineError where they are not there.
 
-    Ray would begin a cluster by itself at the first call after it was left, which a thread of Ray Serve may make.
+    Ray would begin a cluster by itself at the first call after it was left, which a thread of Ray Serve may make; and
+    with the address of a cluster it would send no token, though one is given.
     """
-    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # read when it is imported
+    if "ray" not in sys.modules:  # it reads these when it is imported
+        os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
+        if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}.isdisjoint(os.environ):
+            os.environ.setdefault("RAY_AUTH_MODE", "token")
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Using extra keyword arguments on `Field`", DeprecationWarning)

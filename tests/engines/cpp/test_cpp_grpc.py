@@ -38,9 +38,7 @@ def start(program):
     """Starts `bundle-serve`, as a function of its arguments, where it was built with gRPC."""
     done = subprocess.run([program("bundle-serve"), "--version"], capture_output=True, text=True, check=True)
     if "without gRPC" in done.stdout:
-        not_here(
-            "bundle-serve was built without gRPC: libgrpc++-dev, libprotobuf-dev or protobuf-compiler is not installed"
-        )
+        not_here("bundle-serve has no gRPC: libgrpc++-dev, libprotobuf-dev or protobuf-compiler-grpc is not installed")
     return lambda *arguments: running(program, *arguments)
 
 

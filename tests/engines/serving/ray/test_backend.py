@@ -254,9 +254,23 @@ def test_a_lost_replica(ray: Any) -> None:
     assert handle.answers == [{"y": 1}]
 
 
-def test_a_replica_that_does_not_answer(ray: Any) -> None:
-    """Given no answer in time -> 503, and the replica is told."""
-    handle = Handle(ray.exceptions.GetTimeoutError())
+def test_a_silent_replica(ray: Any) -> None:
+    """Given no answer in half of the time -> the batch is run beside it, the first answer counts, the other is told."""
+    silent = ray.exceptions.GetTimeoutError()
+    handle = Handle(silent, silent, {"y": 1})
+    assert RayBackend("a", handle, LONG_S).predict({}) == {"y": 1}
+    assert (handle.answers, handle.cancelled) == ([], 1)
+
+
+def test_no_replica_answers(ray: Any) -> None:
+    """Given no answer in time -> 503, and the replicas are told."""
+
+    class Silent(Handle):
+        def result(self, timeout_s: float) -> Any:
+            time.sleep(timeout_s)
+            raise ray.exceptions.GetTimeoutError
+
+    handle = Silent()
     with pytest.raises(UnavailableError, match=r"^no replica answered within 0\.5 s; try again later$"):
         RayBackend("a", handle, 0.5).predict({})
-    assert handle.cancelled == 1
+    assert handle.cancelled == 2
