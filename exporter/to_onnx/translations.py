@@ -4,7 +4,7 @@
 all decompositions that PyTorch knows, and traces the network once more through them. A plain network at one size is
 mostly made of ops that have a translation each. That trace leaves these as they are, but for what is made of others:
 
-    flatten, view, reshape          → reshape to sizes that are numbers
+    flatten, unflatten, view        → reshape to sizes that are numbers
     adaptive_avg_pool2d to 1        → mean over height and width
     batch_norm in eval mode         → the first result of the norm without training
 """
@@ -135,6 +135,7 @@ def _norm(node: fx.Node) -> None:
 
 _SPELLED: dict[Any, Callable[[fx.Node], None]] = {
     aten.flatten.using_ints: _reshape,
+    aten.unflatten.int: _reshape,
     aten.view.default: _reshape,
     _RESHAPE: _reshape,
     aten.adaptive_avg_pool2d.default: _mean,

@@ -42,6 +42,7 @@ def shuffled(x: Tensor) -> Tensor:
 TRANSLATED: dict[str, Callable[[Tensor], Sequence[Tensor]]] = {
     "a head": lambda x: [classified(x)],
     "a shuffle": lambda x: [shuffled(x)],
+    "a shuffle of an axis taken apart": lambda x: [x.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)],
     "parts": lambda x: [part.sigmoid() for part in x.split(2, 1)],
     "a sum of types": lambda x: [x + torch.arange(8) + 1],
     "results that are spelled otherwise": lambda x: [F.adaptive_avg_pool2d(x, 1), torch.flatten(x, 1)],
@@ -49,7 +50,7 @@ TRANSLATED: dict[str, Callable[[Tensor], Sequence[Tensor]]] = {
 }
 DECOMPOSED: dict[str, Callable[[Tensor], Any]] = {
     "no translation": lambda x: F.hardshrink(x),
-    "a view made of others": lambda x: x.unflatten(1, (2, 2)).sum(1),
+    "a view made of others": lambda x: x.movedim(1, 3) * 2,
 }
 
 
