@@ -55,8 +55,8 @@ def follow_open_axes(graph: fx.Graph, inputs: Sequence[Open], several: int) -> N
         if node.op in ("placeholder", "output", "get_attr") or node in axes.constants:
             continue
         axes.known[node] = axes.of_call(node)
-    for node, free in axes.known.items():
-        _require(not any(free[dim] for dim in node.meta.get(_FIXED, ())), node)
+    for node in axes.known:
+        _require(not any(axes.of(node)[dim] for dim in node.meta.get(_FIXED, ())), node)
 
 
 def _checked(node: fx.Node, free: Open) -> Open:

@@ -73,7 +73,7 @@ def _shown(x: Tensor, index: Any) -> Tensor:
     items = index if isinstance(index, tuple) else (index,)
     axis, named = 0, sum(each is not None and each is not Ellipsis for each in items)
     for each in items:
-        if _has_ends(each) and len(range(x.shape[axis])[each]) == x.shape[axis]:
+        if isinstance(each, slice) and _has_ends(each) and len(range(x.shape[axis])[each]) == x.shape[axis]:
             x = torch.ops.aten.slice.Tensor(x, axis, each.start, each.stop, each.step or 1)
         axis += x.dim() - named if each is Ellipsis else each is not None
     return x

@@ -106,12 +106,12 @@ def graph_from_module(
         flat = _contiguous(module)
         program = _traced(flat, inputs, axes)
         _refuse_count("output", len(output_names), len(program.graph_signature.user_outputs))
-        names = {"input_names": list(input_names), "output_names": list(output_names)}
+        names = list(input_names), list(output_names)
         try:
             try:
-                exported = _onnx_program(program, opset, names, translated)
+                exported = _onnx_program(program, opset, *names, translated)
             except Exception:  # an op that types are promoted by, which that leaves out
-                exported = _onnx_program(_traced(flat, inputs, axes), opset, names, as_usual)
+                exported = _onnx_program(_traced(flat, inputs, axes), opset, *names, as_usual)
         except Exception as error:  # the exporter wraps whatever an operator's translation raises
             raise ExportError(_unsupported(error)) from error
     if exported is None:
@@ -127,13 +127,24 @@ def graph_from_module(
 
 
 def _onnx_program(
-    program: torch.export.ExportedProgram, opset: int, names: Mapping[str, list[str]], made_by: Translations
+    program: torch.export.ExportedProgram,
+    opset: int,
+    input_names: list[str],
+    output_names: list[str],
+    made_by: Translations,
 ) -> torch.onnx.ONNXProgram | None:
     """What PyTorch's exporter makes of the trace."""
     custom = custom_translations()
     with exact_constants(), made_by(program, custom):
         return torch.onnx.export(
-            program, (), dynamo=True, verbose=False, opset_version=opset, custom_translation_table=custom, **names
+            program,
+            (),
+            dynamo=True,
+            verbose=False,
+            opset_version=opset,
+            input_names=input_names,
+            output_names=output_names,
+            custom_translation_table=custom,
         )
 
 

@@ -82,7 +82,8 @@ def _names_to_translate(program: torch.export.ExportedProgram, custom: set[str])
             spell(node)
     called = {n.target for n in graph.nodes if n.op == "call_function"} - _TAKEN_OUT
     known = {name.removesuffix(".default") for name, _ in registration.default_registry.items()} | custom
-    known |= {m.fx_target.name() for m in _torchlib_registry.get_torchlib_ops() if _is_op(m.fx_target)}
+    own: list[Any] = [each.fx_target for each in _torchlib_registry.get_torchlib_ops()]
+    known |= {op.name() for op in own if _is_op(op)}
     if not all(_is_op(op) and op.name() in known for op in called) or any(map(_is_made_of_others, called - {_RESHAPE})):
         return None
     return {op.name().partition(".")[0] for op in called}  # with all its overloads: promoted types may want another
