@@ -86,7 +86,12 @@ ONE_FILE: Mapping[str, set[str]] = {
     "jinja2": {"exporter.report.page"},
     "kserve": {"engines.serving.kserve_parts"},
     "matplotlib": {"exporter.report.charts"},
-    "onnxscript": {"exporter.precision.typed", "exporter.to_onnx.custom_ops", "exporter.to_onnx.exactly"},
+    "onnxscript": {
+        "exporter.precision.typed",
+        "exporter.to_onnx.custom_ops",
+        "exporter.to_onnx.exactly",
+        "exporter.to_onnx.translations",
+    },
     "orjson": {"engines.serving.rest.codec"},
     "prometheus_client": {"engines.serving.metrics"},
     "pycocotools": {"exporter.pipeline.scores"},

@@ -12,16 +12,33 @@ from typing import Any
 import torch
 from torch import fx
 
-from .graph import arguments, constants, is_static, sizes
+from .graph import arguments, aten, constants, is_static, sizes
 from .rules.layout import TO_THE_END
 
 Open = tuple[bool, ...]
 Rule = Callable[["_Axes", fx.Node, Mapping[str, Any]], Open | list[Open]]
 _RULES: dict[str, Rule] = {}
+_FIXED = "fixed axes"
+"""Of a node's meta: axes that must not be open."""
 
 
 class SizeDependentError(Exception):
     """An op of which it is not known what it does at another size."""
+
+
+def drop_whole_slices(graph: fx.Graph) -> None:
+    """Drop each slice that takes all there is at this size; its axis must be fixed, which `follow_open_axes` sees to.
+
+    Before writes are made pure: to write into such a slice, or another name of a value, is to write into the value.
+    """
+    for node in graph.nodes:
+        if node.target not in (aten.slice.Tensor, aten.alias.default) or sizes(node.args[0]) != sizes(node):
+            continue
+        source = node.args[0]
+        if node.target is aten.slice.Tensor:
+            source.meta.setdefault(_FIXED, []).append(arguments(node)["dim"])
+        node.replace_all_uses_with(source)
+        graph.erase_node(node)
 
 
 def follow_open_axes(graph: fx.Graph, inputs: Sequence[Open], several: int) -> None:
@@ -38,6 +55,8 @@ def follow_open_axes(graph: fx.Graph, inputs: Sequence[Open], several: int) -> N
         if node.op in ("placeholder", "output", "get_attr") or node in axes.constants:
             continue
         axes.known[node] = axes.of_call(node)
+    for node in axes.known:
+        _require(not any(axes.of(node)[dim] for dim in node.meta.get(_FIXED, ())), node)
 
 
 def _checked(node: fx.Node, free: Open) -> Open:

@@ -48,24 +48,35 @@ _PYTHON[F.interpolate] = lambda args, kwargs: (
 
 
 _CHOOSES: dict[Any, Callable[[tuple[Any, ...], dict[str, Any]], bool]] = {
-    Tensor.__getitem__: lambda args, kwargs: _are_seen(*args),
+    Tensor.__getitem__: lambda args, kwargs: _are_numbers(args[1]),
     Tensor.__setitem__: lambda args, kwargs: False,
 }
-"""What PyTorch leaves out where the size makes it do nothing, and whether a call with those arguments is seen."""
+"""What PyTorch leaves out where the size makes it do nothing, and whether a call with those arguments can be shown."""
 
 
-def _are_seen(x: Tensor, index: Any) -> bool:
-    """Whether each slice takes less than there is, or all of it at any size."""
+def _are_numbers(index: Any) -> bool:
+    """Whether all slices begin and end at numbers, beside nothing of which it is not known how many axes it takes."""
+    items = index if isinstance(index, tuple) else (index,)
+    slices = [each for each in items if _has_ends(each)]
+    plain = all(each is None or each is Ellipsis or type(each) in (int, slice) for each in items)
+    return not slices or (
+        plain and all(part is None or type(part) is int for s in slices for part in (s.start, s.stop, s.step))
+    )
+
+
+def _has_ends(item: Any) -> bool:
+    return isinstance(item, slice) and (item.start, item.stop, item.step) != (None, None, None)
+
+
+def _shown(x: Tensor, index: Any) -> Tensor:
+    """x, once each slice that takes all there is has been a call of its own: an index leaves that out."""
     items = index if isinstance(index, tuple) else (index,)
     axis, named = 0, sum(each is not None and each is not Ellipsis for each in items)
     for each in items:
-        if isinstance(each, slice) and (each.start, each.stop, each.step) != (None, None, None):
-            if not all(part is None or type(part) is int for part in (each.start, each.stop, each.step)):
-                return False
-            if len(range(x.shape[axis])[each]) == x.shape[axis]:
-                return False
+        if isinstance(each, slice) and _has_ends(each) and len(range(x.shape[axis])[each]) == x.shape[axis]:
+            x = torch.ops.aten.slice.Tensor(x, axis, each.start, each.stop, each.step or 1)
         axis += x.dim() - named if each is Ellipsis else each is not None
-    return True
+    return x
 
 
 def _is_said(size: Any) -> bool:
@@ -125,6 +136,8 @@ class Hidden(TorchFunctionMode):
             self._refuse(func)
         if func in _CHOOSES and not _CHOOSES[func](args, kwargs):
             self._refuse(func)
+        if func is Tensor.__getitem__:
+            args = (_shown(*args), args[1])
         result = func(*args, **kwargs)
         if not _is_tensors(result) and not _is_silent(func):
             self._refuse(func)

@@ -17,7 +17,7 @@ from ..quiet import quiet
 from .graph import GUARD, attribute_of, draws_random_numbers, drop_dead_code, is_guard
 from .in_place import write_out_of_place
 from .inline import inline_modes
-from .openness import follow_open_axes
+from .openness import drop_whole_slices, follow_open_axes
 from .sizes_read import sizes_hidden
 from .symbolic import symbolic_graph
 from .tidy import tidy
@@ -156,7 +156,7 @@ def _at_one_size(module: nn.Module, example: tuple[Tensor, ...]) -> Traced:
     inputs, axes = _several(example), _may_be_open(example)
     with sizes_hidden(module) as seen:
         program = torch.export.export(module, tuple(x.clone() for x in inputs), strict=False)
-    graph_module, autocast = _functional(program, ())
+    graph_module, autocast = _functional(program, (), at_one_size=True)
     follow_open_axes(graph_module.graph, axes, seen.several)
     return Traced(graph_module, "torch.export", axes, (), autocast)
 
@@ -170,10 +170,14 @@ def _by_symbols(module: nn.Module, example: tuple[Tensor, ...]) -> Traced:
     return Traced(graph_module, "torch.export", axes, guards, autocast)
 
 
-def _functional(program: ExportedProgram, guards: tuple[str, ...]) -> tuple[fx.GraphModule, tuple[str, ...]]:
+def _functional(
+    program: ExportedProgram, guards: tuple[str, ...], *, at_one_size: bool = False
+) -> tuple[fx.GraphModule, tuple[str, ...]]:
     """The program as a graph without writes in place, and the dtypes that autocast was switched on for."""
     graph_module = program.module(check_guards=bool(guards))
     autocast = inline_modes(graph_module)
+    if at_one_size:
+        drop_whole_slices(graph_module.graph)
     if not write_out_of_place(graph_module.graph):
         program = program.run_decompositions({})  # slow; turns all writes and views into pure ops, or raises
         graph_module = program.module(check_guards=bool(guards))

@@ -26,6 +26,7 @@ from .custom_ops import custom_translations
 from .exactly import exact_constants
 from .lowering import floor_negative_divisions, lower, needs_lowering
 from .shuffles import gather_from_shuffles
+from .translations import Translations, as_usual, translated
 
 MIN_OPSET = 20
 """The first opset that the exporter writes without a version conversion that may fail."""
@@ -102,20 +103,15 @@ def graph_from_module(
     _refuse_count("input", len(input_names), len(inputs))
     with quiet(*LOGGERS), redirect_stdout(io.StringIO()), torch.no_grad():
         axes = open_axes([x.shape for x in inputs], batch=dynamic_batch, size=dynamic_size)
-        program = _traced(_contiguous(module), inputs, axes)
+        flat = _contiguous(module)
+        program = _traced(flat, inputs, axes)
         _refuse_count("output", len(output_names), len(program.graph_signature.user_outputs))
+        names = list(input_names), list(output_names)
         try:
-            with exact_constants():
-                exported = torch.onnx.export(
-                    program,
-                    (),
-                    dynamo=True,
-                    verbose=False,
-                    opset_version=opset,
-                    input_names=list(input_names),
-                    output_names=list(output_names),
-                    custom_translation_table=custom_translations(),
-                )
+            try:
+                exported = _onnx_program(program, opset, *names, translated)
+            except Exception:  # an op that types are promoted by, which that leaves out
+                exported = _onnx_program(_traced(flat, inputs, axes), opset, *names, as_usual)
         except Exception as error:  # the exporter wraps whatever an operator's translation raises
             raise ExportError(_unsupported(error)) from error
     if exported is None:
@@ -128,6 +124,28 @@ def graph_from_module(
             f"torch.onnx wrote opset {graph.opset}: cannot convert this network to {opset}; try --opset 20"
         )
     return graph
+
+
+def _onnx_program(
+    program: torch.export.ExportedProgram,
+    opset: int,
+    input_names: list[str],
+    output_names: list[str],
+    made_by: Translations,
+) -> torch.onnx.ONNXProgram | None:
+    """What PyTorch's exporter makes of the trace."""
+    custom = custom_translations()
+    with exact_constants(), made_by(program, custom):
+        return torch.onnx.export(
+            program,
+            (),
+            dynamo=True,
+            verbose=False,
+            opset_version=opset,
+            input_names=input_names,
+            output_names=output_names,
+            custom_translation_table=custom,
+        )
 
 
 def open_axes(shapes: Sequence[Sequence[int]], *, batch: bool, size: bool) -> list[tuple[int, ...]]:

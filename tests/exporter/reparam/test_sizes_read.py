@@ -49,8 +49,7 @@ READERS = {
     "resized to a size": lambda x: F.interpolate(x, size=(8, 8)),
     "resized by a factor made of sizes": lambda x: F.interpolate(x, scale_factor=1.6, recompute_scale_factor=True),
     "normalized by the batch": lambda x: F.batch_norm(x, None, None, training=True),
-    "a slice of all there is": lambda x: x[:, :, :8],
-    "a slice of all there is, behind an ellipsis": lambda x: x[..., None, :8],
+    "a slice behind a choice": lambda x: x[torch.tensor([True, False]), :, :8],
     "a slice that a tensor ends": lambda x: x[:, :, : torch.tensor(3)],
     "written in Python": lambda x: F.lp_pool2d(x, 2.0, 2),
     "caught": swallowed,
@@ -64,6 +63,7 @@ SILENT = {
     "split": lambda x: torch.cat(x.split(2, 1)[::-1], 1) + torch.cat(x.chunk(2, 1), 1) + x[:, :1],
     "shuffled": lambda x: x.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2),
     "cropped": lambda x: x[:, :, 1:-1, :] + x[..., :-2, :] + x[:, :, 0:6],
+    "cropped to all there is": lambda x: x[:, :4] + x[..., :8] + x[:, 0:, None, :, :9].sum(2),
     "padded": lambda x: F.pad(x, (1, 1, 0, 2)),
 }
 

@@ -1,5 +1,7 @@
 """Modules that are no fixed function, or not a float one, are refused with a reason."""
 
+import importlib
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -9,6 +11,7 @@ from plainconv.exporter.errors import ReparamError
 from plainconv.exporter.reparam import reparameterize
 
 X = torch.randn(1, 4, 8, 8)
+TRACE = importlib.import_module("plainconv.exporter.reparam.trace")
 
 
 def chain() -> nn.Sequential:
@@ -288,3 +291,38 @@ def test_an_equality_that_makes_a_size_a_number_is_a_guard() -> None:
         except ReparamError:
             continue
         assert torch.allclose(got, net(x), atol=1e-5), rows
+
+
+@pytest.mark.parametrize(
+    ("cut", "quick"),
+    [
+        (lambda x: x[:, :4], True),
+        (lambda x: x[:, -9:] + x[:, 0:4], True),
+        (lambda x: torch.cat([x, x], 1)[:, :8].add_(1), True),
+        (lambda x: x[:, :, :16], False),
+        (lambda x: x[..., None, :20].squeeze(3), False),
+        (lambda x: x[:, :, -16:], False),
+        (lambda x: x[:2], False),
+    ],
+)
+def test_a_slice_of_all_there_is_is_seen_where_the_size_is_open(cut, quick: bool, monkeypatch) -> None:
+    """Given channels, or rows, all of which a slice takes at this size -> one trace at it; else with symbols."""
+
+    class Cut(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return cut(x)
+
+    net, symbolic = nn.Sequential(chain(), Cut(), nn.ReLU()).eval(), []
+    by_symbols = TRACE._by_symbols
+    monkeypatch.setattr(TRACE, "_by_symbols", lambda *a: (symbolic.append(a), by_symbols(*a))[1])
+    plain, report = reparameterize(net, torch.randn(1, 4, 16, 16))
+    assert bool(symbolic) is not quick
+    assert report.ops_before.get("slice", 0) == 0 or not quick
+    for size in ((16, 16), (12, 18), (21, 23)):
+        x = torch.randn(2, 4, *size)
+        try:
+            got = plain(x)
+        except ReparamError:
+            assert not quick
+            continue
+        assert torch.allclose(got, net(x), atol=1e-5)
