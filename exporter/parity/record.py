@@ -66,7 +66,7 @@ class Parity:
 
     def of_images(self, images: Sequence[int]) -> "Parity":
         """The record of these images alone, as one of all: the worst called by its place among all."""
-        return replace(self, worst=(int(images[self.worst[0]]), *self.worst[1:])) if self.worst else self
+        return replace(self, worst=(images[self.worst[0]], *self.worst[1:])) if self.worst else self
 
     @property
     def place(self) -> str:

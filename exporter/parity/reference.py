@@ -133,8 +133,8 @@ class Reference:
             return tuple(unmeasured(step, name, found) for name in self.names)
         values = [wanted.values for wanted in self.outputs.values()]
         if tolerance is not None and self.dtype == "float32":
-            told = np.flatnonzero(~of_chance(self.turns, outputs))
-            some = self if len(told) == len(self.turns) else self._rows(told)
+            told = np.flatnonzero(~of_chance(self.turns, outputs)).tolist()
+            some = self if len(told) == len(self.turns) else self._rows(np.array(told, np.int64))
             if some is not self:
                 return tuple(p.of_images(told) for p in some.compare(step, [y[told] for y in outputs], tolerance))
         lists = None if tolerance is None else listed(values, outputs, tolerance)
