@@ -222,8 +222,10 @@ def test_more_than_a_server_takes(shared: Any, objects: Any) -> None:
             break
         time.sleep(0.05)
     assert status == 400 and "this server takes up to" in answer["error"]  # rows
-    statuses = [register(shared, f"r{i}", key, 4)[0] for i in range(257)]
-    assert statuses == [200] * 255 + [429] * 2 and len(asked(shared, "GET", f"{ROOT}/status")[1]) == 256
+    while register(shared, "r0", key, 4)[0] == 429:  # the same
+        time.sleep(0.05)
+    statuses = [register(shared, f"r{i}", key, 4)[0] for i in range(1, 257)]
+    assert statuses == [200] * 254 + [429] * 2 and len(asked(shared, "GET", f"{ROOT}/status")[1]) == 256
     assert asked(shared, "POST", f"{ROOT}/unregister") == (200, {})
     assert asked(shared, "GET", f"{ROOT}/status") == (200, [])
 
