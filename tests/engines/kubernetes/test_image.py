@@ -129,6 +129,8 @@ def serving(root: Path, bundle: Path, port: int, stage: str) -> Iterator[subproc
     finally:
         server.kill()
         server.wait()
+        if server.stderr:
+            server.stderr.close()
 
 
 def ask(port: int, body: bytes, kind: str) -> Any:
