@@ -43,7 +43,8 @@ def shaken(module: nn.Module, size: float, seed: int) -> Run:
             if y.dtype != torch.float32 or not y.numel():
                 return y
             moved = torch.empty_like(y, memory_format=torch.contiguous_format)
-            for given, some in zip(torch.split(y.reshape(-1), NUMBERS), torch.split(moved.view(-1), NUMBERS), strict=True):
+            parts = (torch.split(each.reshape(-1), NUMBERS) for each in (y, moved))
+            for given, some in zip(*parts, strict=True):
                 start = int(torch.randint(NUMBERS, (), generator=generator))
                 torch.addcmul(given, given, numbers[start : start + len(given)], out=some)
             return moved
