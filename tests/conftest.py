@@ -1,6 +1,5 @@
 """What all tests share: the same examples each time, one thread for each parallel worker, and Ctrl-C that arrives."""
 
-import gc
 import os
 import signal
 
@@ -15,5 +14,3 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored in a j
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
-
-gc.set_threshold(50_000)  # traces make objects by the million, few of them in cycles

@@ -10,7 +10,7 @@
 namespace plainconv::serve {
 namespace {
 
-std::string milliseconds_of(Seconds seconds) {
+std::string seconds_of(Seconds seconds) {
   const auto all = std::chrono::duration_cast<std::chrono::milliseconds>(seconds).count();
   std::string rest = std::to_string(all % 1000);
   return text(all / 1000, ".", std::string(3 - rest.size(), '0'), rest);
@@ -147,7 +147,7 @@ void Batcher::run(const Batch& gathered, Scratch& scratch) {
   for (const auto& job : gathered) {
     job->queued = start - job->arrived_;
     if (job->deadline <= start) {
-      finish({job}, late(text("the request waited ", milliseconds_of(job->queued), " s, until its time was up")));
+      finish({job}, late(text("the request waited ", seconds_of(job->queued), " s, until its time was up")));
     } else {
       batch.push_back(job);
     }

@@ -19,7 +19,7 @@ constexpr Seconds idle(65);                     // between requests: longer than
 constexpr Seconds linger_time(2);               // for an answer to arrive before its connection is cut
 constexpr std::size_t head_piece = 4 * 1024UL;  // that an idle connection holds
 constexpr std::size_t chunk_piece = 16 * 1024UL;
-constexpr std::size_t piece = 256 * 1024UL;
+constexpr std::size_t body_piece = 256 * 1024UL;
 constexpr std::size_t most_unread = 16 * mebibyte;  // of a body whose answer has been given, to a sender who may ask
 constexpr std::size_t small = 16 * 1024UL;          // to copy is less than to send once more
 
@@ -120,7 +120,8 @@ Exchange::Awaitable<Body> Exchange::read_body(std::size_t aligned_at, Service::R
     std::memcpy(body.bytes.data(), buffer_.data(), end);
     buffer_.erase(0, end);
     while (end < body.bytes.size()) {
-      const std::size_t count = co_await wire_->read(body.bytes.subspan(end, std::min(piece, body.bytes.size() - end)));
+      const std::size_t count =
+          co_await wire_->read(body.bytes.subspan(end, std::min(body_piece, body.bytes.size() - end)));
       if (count == 0) {
         throw no_body();
       }

@@ -8,7 +8,8 @@ std::string_view grpc_version() { return ""; }
 
 void check_grpc() {
   throw Error(
-      "this bundle-serve was built without gRPC; build it where libgrpc++-dev, libprotobuf-dev and protobuf-compiler-grpc "
+      "this bundle-serve was built without gRPC; build it where libgrpc++-dev, libprotobuf-dev and "
+      "protobuf-compiler-grpc "
       "are installed");
 }
 

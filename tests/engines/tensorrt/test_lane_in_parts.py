@@ -459,7 +459,7 @@ CALL = st.tuples(st.integers(1, 4), st.lists(st.booleans(), min_size=2, max_size
     scratch=st.sampled_from([0, 300]),
     seed=st.integers(0, 999),
 )
-@settings(max_examples=examples(8), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(4), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_schedule(
     doubles, standin_cuda, standin_tensorrt, network, devices, calls, captures, reachable, scratch, seed
 ):

@@ -72,7 +72,7 @@ def test_bytes_in_are_what_the_network_took(color: str, layout: str) -> None:
     assert np.allclose(network.module.double()(bytes_).numpy(), exact, atol=3e-7)
 
 
-@pytest.mark.parametrize("padding", [0, 1])
+@pytest.mark.parametrize("padding", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_the_mean_stays_a_node_where_there_is_padding(padding: int, tmp_path: Path) -> None:
     """Given a conv without padding -> all of it is in its weights; with, one subtraction; the same answers."""
     job: dict[str, Any] = {"preprocessing": {**NORMALIZED, "resize": {"rule": "exact", "size": [8, 8]}}, "check": False}

@@ -49,7 +49,7 @@ def wanted(rows_6N: np.ndarray, score: float, iou: float, most: int) -> list[tup
     return [(int(labels[i]), float(scores[i])) for i in stay]
 
 
-@pytest.mark.parametrize(("form", "nms"), [("rows", "plain"), ("dense", "node")])
+@pytest.mark.parametrize(("form", "nms"), [("rows", "plain"), pytest.param("dense", "node", marks=pytest.mark.slow)])
 def test_what_stays_is_what_the_plain_rule_keeps(tmp_path: Any, form: str, nms: str) -> None:
     """Given boxes in crowds -> the graph keeps what the rule in float64 does, in fixed sizes, a count, and `exact`."""
     module, crowd = Rows(form).eval(), torch.rand(1, 3, 4, BOXES, generator=torch.Generator().manual_seed(3))

@@ -216,7 +216,7 @@ STEPS = (
 )
 
 
-@settings(max_examples=examples(25), deadline=None)
+@settings(max_examples=examples(12), deadline=None)
 @given(
     steps=st.lists(st.sampled_from(STEPS), min_size=1, max_size=8),
     head=st.booleans(),

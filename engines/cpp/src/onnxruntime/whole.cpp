@@ -10,8 +10,8 @@ namespace plainconv {
 namespace {
 
 /// What one call needs of values.
-struct Call {
-  Call(std::size_t inputs, std::size_t outputs)
+struct Buffers {
+  Buffers(std::size_t inputs, std::size_t outputs)
       : bound_inputs(inputs), bound_outputs(outputs), reads(inputs), makes(outputs) {}
 
   std::vector<BoundValue> bound_inputs;
@@ -24,10 +24,10 @@ class WholeRunner : public Runner {
  public:
   explicit WholeRunner(std::unique_ptr<OnnxSession> session)
       : session_(std::move(session)),
-        calls_([this] { return std::make_unique<Call>(session_->inputs().size(), session_->outputs().size()); }) {}
+        calls_([this] { return std::make_unique<Buffers>(session_->inputs().size(), session_->outputs().size()); }) {}
 
   void run(std::span<const ConstTensor> inputs, std::span<const Tensor> outputs) override {
-    const Pool<Call>::Lease call(calls_);
+    const Pool<Buffers>::Lease call(calls_);
     bind(*call, inputs);
     for (std::size_t i = 0; i < outputs.size(); ++i) {
       call->makes[i] = call->bound_outputs[i].of(outputs[i].dtype, outputs[i].shape, outputs[i].bytes);
@@ -36,7 +36,7 @@ class WholeRunner : public Runner {
   }
 
   std::vector<Array> run_to_arrays(std::span<const ConstTensor> inputs) override {
-    const Pool<Call>::Lease call(calls_);
+    const Pool<Buffers>::Lease call(calls_);
     bind(*call, inputs);
     std::vector<OrtValue*> made(session_->outputs().size());
     session_->run(none_, call->reads, made);
@@ -53,7 +53,7 @@ class WholeRunner : public Runner {
   }
 
  private:
-  static void bind(Call& call, std::span<const ConstTensor> inputs) {
+  static void bind(Buffers& call, std::span<const ConstTensor> inputs) {
     for (std::size_t i = 0; i < inputs.size(); ++i) {
       call.reads[i] = call.bound_inputs[i].of(inputs[i].dtype, inputs[i].shape, inputs[i].bytes);
     }
@@ -61,7 +61,7 @@ class WholeRunner : public Runner {
 
   std::unique_ptr<OnnxSession> session_;
   Ort::RunOptions none_{nullptr};
-  Pool<Call> calls_;
+  Pool<Buffers> calls_;
 };
 
 std::unique_ptr<Runner> whole(const Bundle& bundle, const std::string& precision, const Options& options) {
