@@ -19,6 +19,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
+from .ties import sorted_stably
+
 aten = torch.ops.aten
 _NARROW = (torch.float32, torch.float16, torch.bfloat16)
 _SHAPE_ONLY = {Tensor.size, Tensor.dim, Tensor.numel, Tensor.stride, Tensor.is_contiguous, Tensor.is_floating_point}
@@ -99,7 +101,10 @@ class _WidenCalls(TorchFunctionMode):
 
 
 class _WidenDispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Widens the arguments of what C++ dispatches, and takes the slow kernel of a float64 depthwise conv's place."""
+    """Widens the arguments of what C++ dispatches, takes the first of equals, as `FirstOfEquals` does.
+
+    And the place of the slow kernel of a float64 depthwise conv.
+    """
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -112,7 +117,8 @@ class _WidenDispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         args, kwargs = _wide_arguments(args, kwargs or {})
         if func is aten.convolution.default and _is_depthwise(*args):
             return depthwise(*args[:6])
-        return func(*args, **kwargs)
+        found = sorted_stably(func, args, kwargs)
+        return func(*args, **kwargs) if found is NotImplemented else found
 
 
 def _is_large(args: tuple[Any, ...]) -> bool:
