@@ -28,7 +28,7 @@ from .measure import (
 )
 from .order import matched
 from .record import FAILED, HELD, NOT_CERTIFIED, Parity, unmeasured
-from .turns import MOST, excused, of_chance
+from .turns import MOST, detections, excused, of_chance
 from .wanted import Wanted
 
 MAX_RMS_TOLERANCE = 0.25
@@ -132,7 +132,7 @@ class Reference:
             return tuple(unmeasured(step, name, found) for name in self.names)
         values = [wanted.values for wanted in self.outputs.values()]
         if tolerance is not None and self.dtype == "float32":
-            told = np.flatnonzero(~of_chance(self.turns, outputs)).tolist()
+            told = np.flatnonzero(~of_chance(values, self.turns, outputs)).tolist()
             some = self if len(told) == len(self.turns) else self._rows(np.array(told, np.int64))
             if some is not self:
                 return tuple(p.of_images(told) for p in some.compare(step, [y[told] for y in outputs], tolerance))
@@ -147,7 +147,7 @@ class Reference:
         if self.dtype == "float32" and len(self.turns):
             outputs, turned = excused(values, rows, self.turns)
         each = [self._compare(step, name, y, tolerance) for name, y in zip(self.names, outputs, strict=True)]
-        by_chance = turned is not None and self.turns.mean() > MOST
+        by_chance = turned is not None and self.turns.sum() > MOST * detections(values, self.turns).sum()
         return tuple(
             dataclasses.replace(
                 p,

@@ -13,7 +13,7 @@ from plainconv.exporter.parity import Reference, reference_from_module, run_modu
 from plainconv.exporter.parity.evaluate import _but_for_turns
 from plainconv.exporter.parity.measure import MAX_TOLERANCE
 from plainconv.exporter.parity.order import matched
-from plainconv.exporter.parity.turns import among_equals, excused
+from plainconv.exporter.parity.turns import among_equals, detections, excused
 from plainconv.exporter.reparam import reparameterize
 from plainconv.exporter.source.randomize import randomized
 from plainconv.models.detection.boxes import best
@@ -144,6 +144,20 @@ def test_a_step_may_choose_otherwise_where_float32_does(
     outputs, excuses = excused(wanted, matched(wanted, found), turns)
     assert np.array_equal(outputs[0], wanted[0]) == passed
     assert not passed or excuses == sum(len(rows) for rows in step.values())
+
+
+@pytest.mark.parametrize(("own", "passed"), [(5, True), (4, False)])
+def test_what_fills_a_list_up_is_no_detection(own: int, passed: bool) -> None:
+    """Given eight detections of an image and twelve empty rows, most of the eight choices of rounding -> none tells."""
+    wanted, turns = lists(), np.zeros((12, ROWS), bool)
+    wanted[1][0, 8:], turns[0, :own] = 0, True
+    found = [y.copy() for y in wanted]
+    found[0][0, 6] += 500
+    assert detections(wanted, turns).sum(axis=1).tolist() == [8] + [ROWS] * 11
+    outputs, _ = excused(wanted, matched(wanted, found), turns)
+    assert np.array_equal(outputs[0], wanted[0]) == passed
+    corners_score = [np.concatenate([wanted[0], wanted[1][..., None]], 2)]
+    assert np.array_equal(detections(corners_score, turns), detections(wanted, turns))
 
 
 def test_a_row_that_hangs_on_rounding_is_not_held_where_it_is_nearly_the_references() -> None:
