@@ -242,6 +242,25 @@ def test_what_was_found_of_choices_is_kept(even: tuple[nn.Module, Reference], tm
     assert reference.first(3).turns.shape == (3, ROWS)
 
 
+def test_the_lists_of_a_half_precision_network_are_held_to_its_own_errors() -> None:
+    """Given a detector in float16, and a step that computes with its weights in float32 -> held; a fault -> refused."""
+    torch.manual_seed(0)
+    net = Detector(even=False).half().eval()
+    reference = reference_from_module(net, EXAMPLE.half(), output_names=NAMES)
+    own = reference.outputs["boxes"].own_rms
+    assert reference.dtype == "float16" and 0 < own < 0.05
+    found = reference.run(run_module(net.float()))
+    parities = reference.compare("step", found)
+    assert [p.status for p in parities] == ["held"] * 5 and parities[0].measure == "overlap"
+    for fault in FAULTS.values():
+        wrong = [y.copy() for y in found]
+        fault(wrong)
+        assert not all(reference.compare("step", wrong))
+    outputs = {name: replace(y, own_rms=float("inf")) for name, y in reference.outputs.items()}
+    said = replace(reference, outputs=outputs).compare("step", found)[0].status
+    assert said.startswith("not certified: the output lists other things in eager float16 itself")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 2])
 def test_mask_rcnn_with_random_weights_holds(seed: int) -> None:
