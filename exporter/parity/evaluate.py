@@ -202,12 +202,15 @@ def _shaken(
     """What the roundings of a float32 network may come to where one evaluation does not show it.
 
     Result: outputs with the flat images' as one more rounding of every value leaves them, none where that cannot be
-    told; and which rows of a sorted list the network chooses otherwise, or might, [images, D].
+    told; and which rows of a sorted list the network chooses otherwise, or might, [images, D]. Of one in half precision
+    neither: its lists are judged by what is detected.
     """
     count = len(inputs.kinds)
+    if _dtype(module) != "float32":
+        return [], np.zeros((0, 0), bool)
     turns = turned_rows(wide, narrow) | among_equals(wide)
     apart = all(len(y) == count for y in wide) and not (mixes and batch > 1)
-    if not apart or _dtype(module) != "float32" or _loops(module):
+    if not apart or _loops(module):
         return [], turns
     flat = np.flatnonzero(np.isin(inputs.kinds, (ZEROS, HOT)))
     moved = []
