@@ -284,7 +284,7 @@ class Reference:
             still = not wanted.is_float or all(np.array_equal(row, wanted.values[0]) for row in wanted.values)
             if not (moves and still):  # a constant beside outputs that move, as anchors are, is held to its value
                 return "the output does not depend on the input; give images that it answers to"
-        if isinstance(limits, float) and not wanted.is_float and limits > 1 - AGREEMENT:
+        if isinstance(limits, float) and not wanted.is_float and limits > min(1 - AGREEMENT, wanted.spread or 1):
             return f"eager {self.dtype} itself differs from float64 in {wanted.own_rms:.1%} of it; give real images"
         if isinstance(limits, float) and wanted.is_float and limits > MAX_RMS_TOLERANCE:
             return f"eager {self.dtype} itself is {wanted.own_rms:.1e} of the output's spread from float64"

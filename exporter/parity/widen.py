@@ -91,7 +91,7 @@ class _WidenCalls(TorchFunctionMode):
         if _writes(name) and args and isinstance(args[0], Tensor) and args[0].dtype in _NARROW:
             raise TypeError(f"{name} writes into a {args[0].dtype} tensor that lives outside this evaluation")
         if func in _TO_FLOAT64:
-            return _wide(args[0])
+            return args[0].double()
         if func is Tensor.__getitem__:
             return func(*args, **kwargs)  # some rows of a weight: what is made of them is widened
         if name.partition(".")[0] in _BY_ROWS and _is_large(args):
