@@ -42,7 +42,7 @@ def among_equals(wanted: Sequence[np.ndarray]) -> np.ndarray:
 def detections(wanted: Sequence[np.ndarray], turns: np.ndarray) -> np.ndarray:
     """The rows of a sorted list that do not fill it up, [images, D]: those over the lowest score, and `turns`."""
     scores = _scores_of(wanted)
-    if scores is None:
+    if scores is None or scores.shape != turns.shape:  # nothing was found out of a network in half precision
         return np.ones_like(turns)
     fills = scores == scores.min()
     return ~fills | turns if fills.sum() > 1 else np.ones_like(turns)
