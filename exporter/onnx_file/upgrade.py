@@ -1,6 +1,8 @@
 """What a file may say in an old or a loose way, said as surgery reads it."""
 
+import contextlib
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 
 import onnx
 import onnx.inliner
@@ -30,9 +32,11 @@ class UpgradeError(ValueError):
 def normalize(proto: ModelProto) -> None:
     """Take a negative size for the free axis that it stands for; give an output the shape that follows from the graph.
 
-    Surgery, the checker and every count ask for both; ONNX Runtime runs a file that lacks them.
+    And put each node behind those that it reads from, which ONNX Runtime's own converter to float16 does not. Surgery,
+    the checker and every count ask for all three; ONNX Runtime runs a file that lacks them.
     """
-    for graph in graphs_of(proto.graph):
+    for graph in reversed(list(graphs_of(proto.graph))):  # inner ones first
+        _sort(graph)
         for value in (*graph.input, *graph.output, *graph.value_info):
             for axis in value.type.tensor_type.shape.dim if value.type.HasField("tensor_type") else ():
                 if axis.dim_value < 0:
@@ -48,6 +52,29 @@ def normalize(proto: ModelProto) -> None:
     for value in shapeless:
         if found[value.name].type.tensor_type.HasField("shape"):
             value.CopyFrom(found[value.name])
+
+
+def _sort(graph: GraphProto) -> None:
+    """Order its nodes; as they are where they are in order, and where there is none."""
+    maker = {name: i for i, node in enumerate(graph.node) for name in node.output if name}
+    reads = [{maker[name] for name in _reads(node) if name in maker} for node in graph.node]
+    if all(max(found, default=-1) < i for i, found in enumerate(reads)):
+        return
+    with contextlib.suppress(CycleError):  # the checker will say so
+        nodes = [graph.node[i] for i in TopologicalSorter(dict(enumerate(reads))).static_order()]
+        copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
+        del graph.node[:]
+        graph.node.extend(copies)
+
+
+def _reads(node: NodeProto) -> Iterator[str]:
+    """What it reads, and what nodes within its graphs do."""
+    yield from node.input
+    for attribute in node.attribute:
+        for inner in (attribute.g, *attribute.graphs):
+            for each in inner.node:
+                yield from _reads(each)
+            yield from (value.name for value in inner.output)
 
 
 def shapeless_ends(proto: ModelProto) -> list[str]:

@@ -231,7 +231,8 @@ class OnnxModule(nn.Module):
 
 
 def _step(node: Any, opset: int) -> Step:
-    attrs = {name: _tensor(v.name, v.values) if isinstance(v, gs.Constant) else v for name, v in node.attrs.items()}
+    given = {name: v for name, v in node.attrs.items() if not isinstance(v, gs.Graph)}
+    attrs = {name: _tensor(v.name, v.values) if isinstance(v, gs.Constant) else v for name, v in given.items()}
     inputs = tuple("" if t.is_empty() else t.name for t in node.inputs)
     outputs = tuple("" if t.is_empty() else t.name for t in node.outputs)
     return Step(node.op, node.name or "", opset, inputs, outputs, attrs)

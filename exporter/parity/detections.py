@@ -1,4 +1,4 @@
-"""Lists of detections in a lower precision: judged by what is detected, wherever in the list it stands.
+"""Lists of detections in a half or lower precision: judged by what is detected, wherever in the list it stands.
 
 Given   the outputs of the reference and of a step that have a row a detection, sorted by score
 Result  each row's counterpart, how far it is from that, and which share of the scores has none
@@ -10,7 +10,7 @@ Where no output has boxes x1 y1 x2 y2, the nearest row, within half a spread in 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -125,30 +125,45 @@ def list_error(pairs: Paired, k: int, wanted: np.ndarray, found: np.ndarray, tol
 
 
 def listed(
-    wanted: Sequence[np.ndarray], found: Sequence[np.ndarray], tolerance: float
+    wanted: Sequence[np.ndarray], found: Sequence[np.ndarray], limits: Sequence[float]
 ) -> tuple[Paired, list[np.ndarray], dict[int, Measured]] | None:
     """The rows that go together, `found` with the counts that these explain, and what was measured of each output.
 
-    None where there is no list. Of an output that holds all of it, in columns, the worst of these counts.
+    None where there is no list. Of an output that holds all of it, in columns, the worst of these counts. `limits` are
+    the tolerances of the outputs.
     """
     stack = stack_of(wanted)
     if stack is None:
-        pairs = paired(wanted, found, tolerance)
+        pairs = paired(wanted, found, limits[list_of(wanted)[1] or 0])
         if pairs is None:
             return None
-        each = {k: list_error(pairs, k, wanted[k], found[k], tolerance) for k in pairs.members}
+        each = {k: list_error(pairs, k, wanted[k], found[k], limits[k]) for k in pairs.members}
         return pairs, pairs.with_counts(wanted, found), each
     if len(found) != len(wanted) or found[stack].ndim != wanted[stack].ndim:
         return None
     columns = columns_of(wanted[stack])
     whole = [k for k, y in enumerate(columns) if k and np.array_equal(y, np.rint(y))]
     columns, others = (_with_integers(each, whole) for each in (columns, columns_of(found[stack])))
-    pairs = paired(columns, others, tolerance)
+    pairs = paired(columns, others, limits[stack])
     if pairs is None:
         return None
-    of_columns = [list_error(pairs, k, columns[k], others[k], tolerance) for k in pairs.members]
+    of_columns = [list_error(pairs, k, columns[k], others[k], limits[stack]) for k in pairs.members]
     worst = max(of_columns, key=lambda m: np.nan_to_num(m.error / m.tolerance, nan=np.inf))
     return replace(pairs, members=(stack,)), list(found), {stack: worst}
+
+
+def own_of_lists(wanted: Sequence[np.ndarray], each: Iterable[Sequence[np.ndarray]]) -> dict[int, float]:
+    """How far off the outputs that hold a list are in the network's own type, in units of the limits of `listed`.
+
+    The most in `each` evaluation; infinite where one detects other things than the reference does.
+    """
+    own: dict[int, float] = {}
+    for found in each:
+        lists = listed(wanted, found, [1.0] * len(wanted))
+        for k, m in lists[2].items() if lists is not None else ():
+            error = math.inf if m.why else m.error / (m.tolerance if m.measure == "overlap" else 1.0)
+            own[k] = max(own.get(k, 0.0), error)
+    return own
 
 
 def _with_integers(columns: list[np.ndarray], whole: Sequence[int]) -> list[np.ndarray]:

@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_flatten
 
 from ..onnx_module import OnnxModule
 from .batches import Run, in_batches
+from .detections import own_of_lists
 from .inputs import DATA, EDGES, HOT, NORMAL, ZEROS, Inputs, Scale, batch_of, is_costly, test_inputs
 from .measure import MULTIPLE, with_own_rms
 from .order import matched
@@ -19,6 +20,7 @@ from .own_scale import own_scales
 from .places import places_of
 from .reference import Reference
 from .shake import shaken, turned_rows
+from .ties import FirstOfEquals
 from .turns import among_equals, excused
 from .uncast import without_autocast
 from .wanted import wanted_output
@@ -102,6 +104,8 @@ def reference_from_module(
             wide, narrow = [y[rows] for y in wide], [[y[rows] for y in each] for each in narrow]
     kinds = inputs.kinds
     moved, turns = _shaken(module, inputs, wide, narrow, batch, together=together, mixes=mixes)
+    dtype = _dtype(module)
+    of_lists = {} if dtype == "float32" else own_of_lists(wide, narrow)
     narrow, moved = ([_but_for_turns(wide, y) for y in each] for each in (narrow, moved))
     spread_of = np.flatnonzero(np.array(kinds) == (DATA if kinds.count(DATA) > 1 else NORMAL))
     names = (*output_names, *(f"output_{i}" for i in range(len(output_names), len(wide))))[: len(wide)]
@@ -110,8 +114,8 @@ def reference_from_module(
     for i, (name, y) in enumerate(zip(names, wide, strict=True)):
         own_outputs, others = ([each[i] for each in runs if each[i].shape == y.shape] for runs in (narrow, moved))
         found = wanted_output(y, own_outputs, kinds, spread_of, moved=others, places=places[i])
-        outputs[name] = with_own_rms(found, own_outputs)
-    dtype = _dtype(module)
+        found = with_own_rms(found, own_outputs)
+        outputs[name] = replace(found, own_rms=of_lists.get(i, found.own_rms))
     held = Reference(batch, inputs.arrays, kinds, outputs, longest_sum, dtype, inputs.whole, mixes, left_out, turns)
     return held.but_for_amplified() if len(moved) else held
 
@@ -198,12 +202,15 @@ def _shaken(
     """What the roundings of a float32 network may come to where one evaluation does not show it.
 
     Result: outputs with the flat images' as one more rounding of every value leaves them, none where that cannot be
-    told; and which rows of a sorted list the network chooses otherwise, or might, [images, D].
+    told; and which rows of a sorted list the network chooses otherwise, or might, [images, D]. Of one in half precision
+    neither: its lists are judged by what is detected.
     """
     count = len(inputs.kinds)
+    if _dtype(module) != "float32":
+        return [], np.zeros((0, 0), bool)
     turns = turned_rows(wide, narrow) | among_equals(wide)
     apart = all(len(y) == count for y in wide) and not (mixes and batch > 1)
-    if not apart or _dtype(module) != "float32" or _loops(module):
+    if not apart or _loops(module):
         return [], turns
     flat = np.flatnonzero(np.isin(inputs.kinds, (ZEROS, HOT)))
     moved = []
@@ -276,7 +283,7 @@ def _dtype(module: nn.Module) -> str:
 def _own_outputs(module: nn.Module, inputs: tuple[Tensor, ...], types: Sequence[torch.dtype]) -> Any:
     own = next((p.dtype for p in (*module.parameters(), *module.buffers()) if p.is_floating_point()), torch.float32)
     typed = zip(inputs, types, strict=True)
-    with without_autocast():
+    with without_autocast(), FirstOfEquals():
         return module(*(x.to(own if t == torch.float32 else t) if x.is_floating_point() else x for x, t in typed))
 
 

@@ -39,7 +39,7 @@ SLICE_FLOOR = 0.25
 AGREEMENT, ENOUGH = 0.95, 20
 """Of that many positions, this share must have the same largest score, or the same integer, in a lower precision."""
 OF_EACH = 0.75
-"""The share of a frequent integer's positions that both have in common."""
+"""The share of a frequent integer's positions that both have in common, and of what tells two images apart."""
 TIES = 1e-3
 """The share of integers that rounding decides in float32: where two scores tie."""
 
@@ -163,8 +163,12 @@ def with_own_rms(wanted: Wanted, own: Sequence[np.ndarray]) -> Wanted:
 
 
 def agreement(wanted: Wanted, y: np.ndarray, tolerance: float | None) -> Measured:
-    """The share of integers that differ; `tolerance` is None in float32, which may differ where it does itself."""
+    """The share of integers that differ; `tolerance` is None in float32, which may differ where it does itself.
+
+    Beyond that at most a quarter of what another image gives otherwise: a mask may be the same nearly everywhere.
+    """
     values, count = wanted.values, wanted.values.size
+    telling = (1 - OF_EACH) * (wanted.spread or 1.0)
     with np.errstate(all="ignore"):
         differ = y != values
     by_image = differ.reshape(len(y), -1).mean(axis=1)
@@ -173,8 +177,8 @@ def agreement(wanted: Wanted, y: np.ndarray, tolerance: float | None) -> Measure
     worst = (i, *(int(k) for k in np.unravel_index(int(np.argmax(differ[i])), differ[i].shape))) if wrong else ()
     if tolerance is None:
         own = float(wanted.own_errors.mean())
-        return Measured("agreement", wrong, max(MULTIPLE * own, TIES), worst)
-    allowed = max(1 - AGREEMENT, 1 / max(count, 1))
+        return Measured("agreement", wrong, max(MULTIPLE * own, min(TIES, telling)), worst)
+    allowed = max(min(1 - AGREEMENT, telling), 1 / max(count, 1))
     why = ""
     if count >= ENOUGH * len(y) and by_image[i] > 1 - OF_EACH:
         why = f"of image {i} {by_image[i]:.0%} of the numbers differ, at most {1 - OF_EACH:.0%} may"

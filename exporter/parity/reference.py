@@ -28,12 +28,11 @@ from .measure import (
 )
 from .order import matched
 from .record import FAILED, HELD, NOT_CERTIFIED, Parity, unmeasured
-from .turns import MOST, excused, of_chance
+from .turns import MOST, detections, excused, of_chance
 from .wanted import Wanted
 
 MAX_RMS_TOLERANCE = 0.25
 """The same of a half-precision network's RMS error; half an output is off by 0.5."""
-
 
 CHAOTIC = "eager float32 itself is"
 _ANY = 1e300
@@ -133,12 +132,12 @@ class Reference:
             return tuple(unmeasured(step, name, found) for name in self.names)
         values = [wanted.values for wanted in self.outputs.values()]
         if tolerance is not None and self.dtype == "float32":
-            told = np.flatnonzero(~of_chance(self.turns, outputs))
+            told = np.flatnonzero(~of_chance(values, self.turns, outputs))
             some = self._rows(told) if len(told) < len(self.turns) else self
             if some is not self:
                 found_there = some.compare(step, [y[told] for y in outputs], tolerance)
                 return tuple(parity.of_images(told.tolist()) for parity in found_there)
-        lists = None if tolerance is None else listed(values, outputs, tolerance)
+        lists = listed(values, outputs, limits) if (limits := self._limits(tolerance)) else None
         if lists is not None:
             pairs, outputs, of_list = lists
             each = [self._compare(step, n, outputs[k], tolerance, of_list.get(k)) for k, n in enumerate(self.names)]
@@ -149,7 +148,7 @@ class Reference:
         if self.dtype == "float32" and len(self.turns):
             outputs, turned = excused(values, rows, self.turns)
         each = [self._compare(step, name, y, tolerance) for name, y in zip(self.names, outputs, strict=True)]
-        by_chance = turned is not None and self.turns.mean() > MOST
+        by_chance = turned is not None and self.turns.sum() > MOST * detections(values, self.turns).sum()
         return tuple(
             dataclasses.replace(
                 p,
@@ -181,8 +180,11 @@ class Reference:
             return unmeasured(step, name, f"{FAILED}: it gives {y.dtype}, want {kind}")
         if of_list is not None:
             measured, why = of_list, self._why_not(name)
+            if tolerance is None and math.isinf(wanted.own_rms):
+                why = f"the output lists other things in eager {self.dtype} itself; give real images"
         elif not wanted.is_float:
-            measured, why = agreement(wanted, y, tolerance), self._why_not(name)
+            measured = agreement(wanted, y, tolerance)
+            why = self._why_not(name, measured.tolerance if tolerance is None else None)
         elif tolerance is None and self.dtype == "float32":
             measured, why = self._as_float32(name, y)
         else:
@@ -248,6 +250,11 @@ class Reference:
         found = rows[np.isin(self.kinds, (NORMAL, DATA))] if len(self.kinds) == len(rows) else rows
         return found if len(found) else rows
 
+    def _limits(self, tolerance: float | None) -> list[float]:
+        """Of the RMS error of each output; none in float32."""
+        halved = tolerance is not None or self.dtype != "float32"
+        return [tolerance or self._own_limit(y) for y in self.outputs.values()] if halved else []
+
     def _own_limit(self, wanted: Wanted) -> float:
         """The RMS error allowed to a network that is itself in a lower precision."""
         with np.errstate(all="ignore"):
@@ -278,7 +285,9 @@ class Reference:
             still = not wanted.is_float or all(np.array_equal(row, wanted.values[0]) for row in wanted.values)
             if not (moves and still):  # a constant beside outputs that move, as anchors are, is held to its value
                 return "the output does not depend on the input; give images that it answers to"
-        if isinstance(limits, float) and limits > MAX_RMS_TOLERANCE:
+        if isinstance(limits, float) and not wanted.is_float and limits > min(1 - AGREEMENT, wanted.spread or 1):
+            return f"eager {self.dtype} itself differs from float64 in {wanted.own_rms:.1%} of it; give real images"
+        if isinstance(limits, float) and wanted.is_float and limits > MAX_RMS_TOLERANCE:
             return f"eager {self.dtype} itself is {wanted.own_rms:.1e} of the output's spread from float64"
         if isinstance(limits, np.ndarray):
             telling = (self._random(limits) <= MAX_TOLERANCE).mean(axis=0)

@@ -6,8 +6,8 @@ Result  the step's outputs, those rows replaced by the reference's
 
 A box kept or not, a proposal in or out, the level that a region is pooled from: two float32 evaluations of one network
 differ in them where an overlap or a score is next to its threshold, and none is more right. Each such choice is a few
-rows of a list; every other row is held to the tolerance that it has anyway. Where most rows of an image are such
-choices, those that agree do so by luck, and none is held.
+rows of a list; every other row is held to the tolerance that it has anyway. Where most detections of an image are such
+choices, those that agree do so by luck, and none is held. What fills a list up is no detection.
 
 A list may end among equals: where scores saturate, thousands of candidates tie at 1, and which of them come in is up to
 how a runtime sorts. One that comes or goes moves all others, be they as they are in each evaluation of the network: the
@@ -22,7 +22,7 @@ from .measure import MULTIPLE, UNIT_ROUNDOFF
 from .order import Matched, columns_of, list_of, stack_of
 
 MOST = 0.5
-"""The share of an image's rows."""
+"""The share of an image's detections."""
 
 
 def among_equals(wanted: Sequence[np.ndarray]) -> np.ndarray:
@@ -30,23 +30,30 @@ def among_equals(wanted: Sequence[np.ndarray]) -> np.ndarray:
 
     None of an image whose last row has the lowest score there is, which fills lists up; empty where there is no list.
     """
-    stack = stack_of(wanted)
-    outputs = list(wanted) if stack is None else columns_of(wanted[stack])
-    best = list_of(outputs)[1]
-    if best is None:
+    scores = _scores_of(wanted)
+    if scores is None:
         return np.zeros((0, 0), bool)
-    scores, last = outputs[best], outputs[best][:, -1:]
+    last = scores[:, -1:]
     ties = scores - last <= MULTIPLE * UNIT_ROUNDOFF["float32"] * np.abs(last)
     rows: np.ndarray = ties & (last > scores.min()) & (ties.sum(axis=1, keepdims=True) > 1)
     return rows
 
 
-def of_chance(turns: np.ndarray, outputs: Sequence[np.ndarray]) -> np.ndarray:
-    """The images that tell nothing, [images]: most of their rows are `turns`, and all that a step gives is finite."""
+def detections(wanted: Sequence[np.ndarray], turns: np.ndarray) -> np.ndarray:
+    """The rows of a sorted list that do not fill it up, [images, D]: those over the lowest score, and `turns`."""
+    scores = _scores_of(wanted)
+    if scores is None or scores.shape != turns.shape:  # nothing was found out of a network in half precision
+        return np.ones_like(turns)
+    fills = scores == scores.min()
+    return ~fills | turns if fills.sum() > 1 else np.ones_like(turns)
+
+
+def of_chance(wanted: Sequence[np.ndarray], turns: np.ndarray, outputs: Sequence[np.ndarray]) -> np.ndarray:
+    """The images that tell nothing, [images]: most of what they hold are `turns`, and all a step gives is finite."""
     if not all(len(y) == len(turns) for y in outputs):
         return np.zeros(len(turns), bool)
     finite = [np.isfinite(y.reshape(len(turns), -1)).all(axis=1) for y in outputs if y.dtype.kind == "f"]
-    found: np.ndarray = (turns.sum(axis=1) > MOST * turns.shape[1]) & np.all(finite, axis=0)
+    found: np.ndarray = _are_most(wanted, turns) & np.all(finite, axis=0)
     return found
 
 
@@ -65,7 +72,7 @@ def excused(wanted: Sequence[np.ndarray], step: Matched, own: np.ndarray) -> tup
     for k in step.members:
         if step.outputs[k].dtype.kind == "f":
             sound &= np.isfinite(step.outputs[k].reshape(len(own), -1)).all(axis=1)
-    rows = (own | (own.mean(axis=1, keepdims=True) > MOST)) & sound[:, None]
+    rows = (own | _are_most(wanted, own)[:, None]) & sound[:, None]
     outputs = list(step.outputs)
     for k, y in enumerate(outputs):
         if k in step.members and rows.any():
@@ -74,3 +81,17 @@ def excused(wanted: Sequence[np.ndarray], step: Matched, own: np.ndarray) -> tup
             near = np.abs(y.astype(np.int64) - wanted[k].astype(np.int64)) <= rows.sum(axis=1)
             outputs[k] = np.where(near, wanted[k], y)
     return outputs, int((step.astray & rows).sum())
+
+
+def _scores_of(wanted: Sequence[np.ndarray]) -> np.ndarray | None:
+    """Of a sorted list, [images, D]; None where there is none."""
+    stack = stack_of(wanted)
+    outputs = list(wanted) if stack is None else columns_of(wanted[stack])
+    best = list_of(outputs)[1]
+    return None if best is None else outputs[best]
+
+
+def _are_most(wanted: Sequence[np.ndarray], turns: np.ndarray) -> np.ndarray:
+    """Whether they are most of the detections of an image, [images]."""
+    most: np.ndarray = turns.sum(axis=1) > MOST * detections(wanted, turns).sum(axis=1)
+    return most

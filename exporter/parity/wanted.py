@@ -37,7 +37,8 @@ class Wanted:
     """What a step should give: [images, …] in float64, or integers; K parts along `axis`, or one where it is None.
 
     `spreads` [K] and `scales` [images, K] are in the output's units, `own_errors` [images, K] the largest of the
-    network itself in its own type, in units of the scale; of integers, [images, 1], the share that differs.
+    network itself in its own type, in units of the scale; of integers, [images, 1], the share that differs. The spread
+    of integers is the share that differs from one image to the next.
     `own_rms` is the root mean square of these errors. `moved` [images, K] are the largest errors, of flat images, where
     every value is rounded once more; else 0. `slices` gives for each further axis the spread at each index, in
     units of the parts' own.
@@ -174,11 +175,11 @@ def _largest(wanted: Wanted, y: np.ndarray) -> np.ndarray:
 
 
 def _of_integers(y: np.ndarray, own: list[np.ndarray], rows: np.ndarray) -> Wanted:
-    varies = float(np.mean(np.any(y[rows] != y[rows[:1]], axis=0))) if len(rows) > 1 and y.size else 0.0
+    differs = float(np.mean(y[rows] != y[np.roll(rows, 1)])) if len(rows) > 1 and y.size else 0.0
     differ = [(each != y).reshape(len(y), -1).mean(axis=1) for each in own if each.shape == y.shape and y.size]
     errors = np.max(differ, axis=0)[:, None] if differ else np.zeros((len(y), 1))
     return Wanted(
-        y, None, np.array([varies]), np.ones((len(y), 1)), errors, float(errors.mean()), np.zeros((len(y), 1)), ()
+        y, None, np.array([differs]), np.ones((len(y), 1)), errors, float(errors.mean()), np.zeros((len(y), 1)), ()
     )
 
 

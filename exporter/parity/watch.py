@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ..onnx_module import OnnxModule
+from .ties import FirstOfEquals
 from .widen import widened
 
 Watch = Callable[[str, Tensor], Tensor]
@@ -32,7 +33,8 @@ def run_watched(module: nn.Module, inputs: tuple[Tensor, ...], watch: Watch, *, 
     """
     if not float64:
         dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
-        return _run(module, tuple(x.to(dtype) if x.is_floating_point() else x for x in inputs), watch)
+        with FirstOfEquals():
+            return _run(module, tuple(x.to(dtype) if x.is_floating_point() else x for x in inputs), watch)
     wide = tuple(x.double() if x.is_floating_point() else x for x in inputs)
     try:
         with widened():

@@ -19,6 +19,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
+from .ties import sorted_stably
+
 aten = torch.ops.aten
 _NARROW = (torch.float32, torch.float16, torch.bfloat16)
 _SHAPE_ONLY = {Tensor.size, Tensor.dim, Tensor.numel, Tensor.stride, Tensor.is_contiguous, Tensor.is_floating_point}
@@ -89,7 +91,7 @@ class _WidenCalls(TorchFunctionMode):
         if _writes(name) and args and isinstance(args[0], Tensor) and args[0].dtype in _NARROW:
             raise TypeError(f"{name} writes into a {args[0].dtype} tensor that lives outside this evaluation")
         if func in _TO_FLOAT64:
-            return _wide(args[0])
+            return args[0].double()
         if func is Tensor.__getitem__:
             return func(*args, **kwargs)  # some rows of a weight: what is made of them is widened
         if name.partition(".")[0] in _BY_ROWS and _is_large(args):
@@ -99,7 +101,10 @@ class _WidenCalls(TorchFunctionMode):
 
 
 class _WidenDispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Widens the arguments of what C++ dispatches, and takes the slow kernel of a float64 depthwise conv's place."""
+    """Widens the arguments of what C++ dispatches, takes the first of equals, as `FirstOfEquals` does.
+
+    And the place of the slow kernel of a float64 depthwise conv.
+    """
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -112,7 +117,8 @@ class _WidenDispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         args, kwargs = _wide_arguments(args, kwargs or {})
         if func is aten.convolution.default and _is_depthwise(*args):
             return depthwise(*args[:6])
-        return func(*args, **kwargs)
+        found = sorted_stably(func, args, kwargs)
+        return func(*args, **kwargs) if found is NotImplemented else found
 
 
 def _is_large(args: tuple[Any, ...]) -> bool:

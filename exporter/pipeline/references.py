@@ -12,6 +12,7 @@ from ..onnx_file.type_names import type_name
 from ..parity import Reference, Run, Scale, reference_from_module, run_onnx
 from ..parity.inputs import batch_of, has_batch
 from ..parity.own_scale import own_scales
+from ..parity.turns import detections
 from ..source.network import Network
 from .steps import fed
 
@@ -62,7 +63,8 @@ def with_batch(examples: Mapping[str, Tensor], batch: int) -> dict[str, Tensor]:
 def said_of(reference: Reference, *, open_batch: bool) -> tuple[str, ...]:
     """What a user should know of it, one line each."""
     mixed = "the images of a batch influence one another: what one gives depends on those that go with it"
-    rows, turned = reference.turns.size, int(reference.turns.sum())
+    values, turned = [y.values for y in reference.outputs.values()], int(reference.turns.sum())
+    rows = int(detections(values, reference.turns).sum())
     chosen = f"float32 itself may choose {turned} of {rows} detections otherwise than float64: there a step may, too"
     return (*reference.left_out, *([chosen] if turned else []), *([mixed] if reference.mixes and open_batch else []))
 

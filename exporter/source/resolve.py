@@ -313,9 +313,6 @@ def _checked_call(name: str, module: nn.Module, call: Call, takes: str) -> tuple
                 f"{name} gives NaN or infinity for a normal input of {call}; wanted finite outputs: "
                 "see to its weights, or train it"
             )
-    if not any(output.is_floating_point() for output in outputs.values()):
-        found = str(next(iter(outputs.values())).dtype).removeprefix("torch.")
-        raise SourceError(f"{name} returns {found} numbers alone; wanted float32 scores, before or beside any argmax")
     if not isinstance(returned, Tensor) or not call.is_flat:
         flatten(module, call)
     return tuple(f"{output}_out" if output in call.inputs else output for output in outputs)

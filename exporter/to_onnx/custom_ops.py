@@ -1,4 +1,4 @@
-"""The operators `plainconv::top`, `nms` and `roi_align`, which a detector may call, in ONNX.
+"""The operators `plainconv::top`, `nms` and `roi_align`, which a detector may call, and PyTorch's `topk`, in ONNX.
 
 Non-maximum suppression keeps a candidate unless a better one of its label, itself kept, overlaps it too much:
 
@@ -22,10 +22,11 @@ NAMESPACE = "plainconv"
 
 
 def custom_translations() -> dict[Callable[..., Any], Callable[..., Any]]:
-    """What `torch.onnx.export` takes as `custom_translation_table`: those of these operators that are registered."""
+    """What `torch.onnx.export` takes as `custom_translation_table`: `topk`, and those of ours that are registered."""
     known: dict[str, Callable[..., Any]] = {"top": _top, "nms": _nms, "roi_align": _roi_align}
     registered = getattr(torch.ops, NAMESPACE)
-    return {getattr(registered, name).default: known[name] for name in known if hasattr(registered, name)}
+    ours = {getattr(registered, name).default: known[name] for name in known if hasattr(registered, name)}
+    return {torch.ops.aten.topk.default: _top, **ours}
 
 
 @script(default_opset=op)
@@ -41,10 +42,10 @@ def fixed_point(candidate: FLOAT[...], suppresses: FLOAT[...]) -> FLOAT[...]:  #
     return keep  # type: ignore[no-any-return]
 
 
-def _top(values: Any, count: Any) -> Any:
-    """TopK has the first of equal ones."""
+def _top(values: Any, count: Any, dim: int = -1, largest: bool = True, sorted: bool = True) -> Any:
+    """TopK has the first of equal ones; sorted where that is not asked for, too: any other order is a runtime's own."""
     ones = op.Constant(value_ints=[count]) if isinstance(count, int) else op.Reshape(count, [-1])
-    return op.TopK(values, ones, axis=1, largest=1, sorted=1)
+    return op.TopK(values, ones, axis=dim, largest=int(largest), sorted=1)
 
 
 def _nms(boxes: Any, scores: Any, labels: Any, iou_threshold: float, classes: int, form: str) -> Any:

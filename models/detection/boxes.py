@@ -105,7 +105,7 @@ def best(
     Given boxes [B, N, 4], scores [B, N], 0 for no candidate, labels [B, N] below `classes` →
     boxes [B, most, 4] and scores [B, most], 0 behind the last, labels [B, most], −1 behind it, and their count [B].
     """
-    keep = nms(boxes, scores, labels, iou_threshold, classes, form)
+    keep = nms(boxes.float(), scores.float(), labels, iou_threshold, classes, form)
     kept = min(most, scores.shape[1])
     best_scores, index = top(torch.where(keep, scores, torch.zeros_like(scores)), kept)
     found = best_scores > 0

@@ -8,6 +8,7 @@ import onnxruntime
 import pytest
 from onnx import helper, numpy_helper, parser
 
+from plainconv.exporter.errors import ExportError
 from plainconv.exporter.surgery import simplify
 from plainconv.exporter.surgery.compare import compare
 
@@ -61,3 +62,31 @@ def test_a_constant_that_is_an_output_stays(tmp_path: Path) -> None:
         s = Constant<value = int64[2] {1, 100}>() i = Identity(x) y = Conv(i, w) }"""
     simplify(given(text, 8, tmp_path), tmp_path / "plain.onnx")
     assert [output.name for output in onnx.load(tmp_path / "plain.onnx").graph.output] == ["y", "s"]
+
+
+IN_ANY_ORDER = """(float[1,4,5,5] x) => (float[1,4,5,5] y) {
+    a = Conv(x, w) m = ReduceMax<keepdims=0>(a) zero = Constant<value_float = 0.0>() bright = Greater(m, zero)
+    y = If(bright)<
+        then_branch = then () => (float[1,4,5,5] t) { b = Relu(a) t = Sigmoid(b) },
+        else_branch = other () => (float[1,4,5,5] e) { c = Neg(a) e = Tanh(c) }> }"""
+
+
+def test_nodes_in_any_order(tmp_path: Path) -> None:
+    """Given each node before those that it reads from, branches too, as a converter to float16 leaves them -> taken."""
+    source = given(IN_ANY_ORDER, 17, tmp_path)
+    wanted, model = ran(source), onnx.load(source)
+    for graph in (*(a.g for node in model.graph.node for a in node.attribute if a.g.node), model.graph):
+        nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in reversed(graph.node)]
+        del graph.node[:]
+        graph.node.extend(nodes)
+    source.write_bytes(model.SerializeToString())
+    target = tmp_path / "plain.onnx"
+    simplify(source, target)
+    onnx.checker.check_model(str(target), full_check=True)
+    np.testing.assert_allclose(ran(target), wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_a_cycle_is_refused(tmp_path: Path) -> None:
+    text = "(float[1,4,5,5] x) => (float[1,4,5,5] y) { a = Add(x, b) b = Conv(a, w) y = Relu(b) }"
+    with pytest.raises(ExportError, match="topologically sorted"):
+        simplify(given(text, 17, tmp_path), tmp_path / "plain.onnx")

@@ -48,13 +48,27 @@ def test_ties_count_where_the_largest_leads_alone() -> None:
 
 
 def test_a_frequent_integer_that_is_gone_is_said() -> None:
-    y = np.repeat(np.arange(100) // 4, 13).reshape(100, 13).T
+    y = RNG.permuted(np.tile(np.arange(100) // 4, (13, 1)), axis=1)
     assert not agreement(wanted(y), y, 0.3).why
     gone = np.where(y == 7, 8, y)
     found = agreement(wanted(y), gone, 0.3)
     assert (
         found.error == pytest.approx(0.04) and found.error <= found.tolerance and found.why.startswith("of 7 only 0%")
     )
+
+
+@pytest.mark.parametrize("tolerance", [None, 0.3])
+def test_a_mask_that_is_the_same_nearly_everywhere(tolerance: float | None) -> None:
+    """Given two pixels of a hundred that are the image's own -> another image's are refused, one of all is not."""
+    y = np.zeros((13, 900), bool)
+    y[np.arange(13)[:, None], RNG.permuted(np.tile(np.arange(900), (13, 1)), axis=1)[:, :18]] = True
+    for wrong in (np.roll(y, 1, axis=0), np.zeros_like(y), np.roll(y, 1, axis=1)):
+        found = agreement(wanted(y), wrong, tolerance)
+        assert found.error > found.tolerance
+    one = y.copy()
+    one[2, 5] ^= True
+    found = agreement(wanted(y), one, tolerance)
+    assert 0 < found.error <= found.tolerance
 
 
 def test_a_few_elements_far_off_are_refused() -> None:

@@ -13,7 +13,7 @@ from plainconv.exporter.parity import Reference, reference_from_module, run_modu
 from plainconv.exporter.parity.evaluate import _but_for_turns
 from plainconv.exporter.parity.measure import MAX_TOLERANCE
 from plainconv.exporter.parity.order import matched
-from plainconv.exporter.parity.turns import among_equals, excused
+from plainconv.exporter.parity.turns import among_equals, detections, excused
 from plainconv.exporter.reparam import reparameterize
 from plainconv.exporter.source.randomize import randomized
 from plainconv.models.detection.boxes import best
@@ -146,6 +146,20 @@ def test_a_step_may_choose_otherwise_where_float32_does(
     assert not passed or excuses == sum(len(rows) for rows in step.values())
 
 
+@pytest.mark.parametrize(("own", "passed"), [(5, True), (4, False)])
+def test_what_fills_a_list_up_is_no_detection(own: int, passed: bool) -> None:
+    """Given eight detections of an image and twelve empty rows, most of the eight choices of rounding -> none tells."""
+    wanted, turns = lists(), np.zeros((12, ROWS), bool)
+    wanted[1][0, 8:], turns[0, :own] = 0, True
+    found = [y.copy() for y in wanted]
+    found[0][0, 6] += 500
+    assert detections(wanted, turns).sum(axis=1).tolist() == [8] + [ROWS] * 11
+    outputs, _ = excused(wanted, matched(wanted, found), turns)
+    assert np.array_equal(outputs[0], wanted[0]) == passed
+    corners_score = [np.concatenate([wanted[0], wanted[1][..., None]], 2)]
+    assert np.array_equal(detections(corners_score, turns), detections(wanted, turns))
+
+
 def test_a_row_that_hangs_on_rounding_is_not_held_where_it_is_nearly_the_references() -> None:
     """Given a choice of float32's own, and a step whose row is off by less than others' and more than its tolerance."""
     wanted, turns = lists(), np.zeros((12, ROWS), bool)
@@ -226,6 +240,25 @@ def test_what_was_found_of_choices_is_kept(even: tuple[nn.Module, Reference], tm
     reference.save(tmp_path / "r.npz")
     assert np.array_equal(Reference.load(tmp_path / "r.npz").turns, reference.turns)
     assert reference.first(3).turns.shape == (3, ROWS)
+
+
+def test_the_lists_of_a_half_precision_network_are_held_to_its_own_errors() -> None:
+    """Given a detector in float16, and a step that computes with its weights in float32 -> held; a fault -> refused."""
+    torch.manual_seed(0)
+    net = Detector(even=False).half().eval()
+    reference = reference_from_module(net, EXAMPLE.half(), output_names=NAMES)
+    own = reference.outputs["boxes"].own_rms
+    assert reference.dtype == "float16" and 0 < own < 0.05
+    found = reference.run(run_module(net.float()))
+    parities = reference.compare("step", found)
+    assert [p.status for p in parities] == ["held"] * 5 and parities[0].measure == "overlap"
+    for fault in FAULTS.values():
+        wrong = [y.copy() for y in found]
+        fault(wrong)
+        assert not all(reference.compare("step", wrong))
+    outputs = {name: replace(y, own_rms=float("inf")) for name, y in reference.outputs.items()}
+    said = replace(reference, outputs=outputs).compare("step", found)[0].status
+    assert said.startswith("not certified: the output lists other things in eager float16 itself")
 
 
 @pytest.mark.slow

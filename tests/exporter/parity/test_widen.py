@@ -1,4 +1,5 @@
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -123,6 +124,16 @@ def test_a_module_in_inference_mode_gives_the_same() -> None:
     with torch.inference_mode():
         found = float64_outputs(module, (x,))
     assert torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize("cast", [Tensor.float, Tensor.half, Tensor.bfloat16])
+def test_bools_and_integers_that_are_cast_are_floats(cast: Callable[[Tensor], Tensor]) -> None:
+    class Cast(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return cast(x > 0), cast(x.argmax(1))
+
+    for y in float64_outputs(Cast(), (torch.randn(2, 3),)):
+        assert y.dtype == torch.float64
 
 
 def test_a_module_that_fails_says_so_and_leaves_no_mode_behind() -> None:

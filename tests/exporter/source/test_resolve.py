@@ -98,6 +98,7 @@ def load(user, name, shape=SHAPE, **request):
         ("line", (1, 4, 100), {}),
         ("mlp", (1, 16), {}),
         ("plain", (2, 3, 5), {}),
+        ("label", SHAPE, {}),
     ],
 )
 def test_callable_gives_a_network_in_eval_mode(user, name, shape, options):
@@ -117,7 +118,6 @@ def test_callable_gives_a_network_in_eval_mode(user, name, shape, options):
         ("needs", "'width'; wanted an nn.Module; its arguments are given by --set NAME=VALUE"),
         ("absent", "has no callable absent; it has Net, Config"),
         ("number_3", "has no callable number_3"),
-        ("label", "returns int64 numbers alone; wanted float32 scores"),
         ("nothing", "gives an empty output"),
         ("nan", "gives NaN or infinity for a normal input of shape 1,3,8,8"),
         ("infinite", "conv.weight has 27 NaN or infinite values"),
