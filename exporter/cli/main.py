@@ -5,6 +5,7 @@ runs.
 """
 
 import _thread
+import atexit
 import contextlib
 import gc
 import os
@@ -119,13 +120,18 @@ def _no_interrupt_lost() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _rarely_collected(serves: bool) -> Iterator[None]:
-    """Let Python look for cycles seldom, but in a server, which would gather those of its requests."""
+    """Let Python look for cycles seldom, but in a server, which would gather those of its requests.
+
+    And not at all once the process ends: that takes a second of what PyTorch has imported.
+    """
+    atexit.register(gc.freeze)
     before = gc.get_threshold()
     gc.set_threshold(*(before if serves else (YOUNG, *before[1:])))
     try:
         yield
     finally:
         gc.set_threshold(*before)
+        gc.unfreeze()
 
 
 def _forget_stdout() -> None:

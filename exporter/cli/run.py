@@ -1,6 +1,7 @@
 """`exporter run`: the main job, from SOURCE to a verified bundle with an engine."""
 
 import argparse
+import gc
 
 from . import split
 from .engine_options import build_job_of, engine_arguments
@@ -22,6 +23,7 @@ def run(args: argparse.Namespace) -> None:
     """Do it, and print what the bundle holds. Raises CheckFailedError where a parity is not certified."""
     from ..pipeline.export import export_bundle
 
+    gc.freeze()  # no search for cycles need look at what is imported
     with only_our_words():
         build = build_job_of(args, ((args.dynamic_batch, args.dynamic_size),))
         nothing = args.engine == "none" and args.precision == ("fp32",)

@@ -27,6 +27,7 @@ _SHAPE_ONLY = {Tensor.size, Tensor.dim, Tensor.numel, Tensor.stride, Tensor.is_c
 _BY_ROWS = ("conv1d", "conv2d", "conv3d", "linear")
 LARGE = 1 << 20  # elements; a larger weight is in float64 some output channels at a time
 SMALL = 1 << 14  # elements; a smaller one is not worth a place of its own
+TILE = 64  # columns of the map of a depthwise convolution
 _AS_THEY_ARE = (aten.slice.Tensor, aten.copy_.default)
 """Ops whose arguments need no widening: rows of a weight; a copy, which widens by itself."""
 _TO_FLOAT64 = {Tensor.float, Tensor.half, Tensor.bfloat16}
@@ -115,7 +116,7 @@ class _WidenDispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if func in _AS_THEY_ARE:
             return func(*args, **(kwargs or {}))
         args, kwargs = _wide_arguments(args, kwargs or {})
-        if func is aten.convolution.default and _is_depthwise(*args):
+        if func is aten.convolution.default and _is_depthwise(*args) and bool(args[0].isfinite().all()):
             return depthwise(*args[:6])
         found = sorted_stably(func, args, kwargs)
         return func(*args, **kwargs) if found is NotImplemented else found
@@ -192,20 +193,27 @@ def _is_depthwise(
 def depthwise(
     x: Tensor, w: Tensor, b: Tensor | None, stride: list[int], padding: list[int], dilation: list[int]
 ) -> Tensor:
-    """y[n,c,p] = b[c] + Σ_t w[c,0,t]·x[n,c, s·p + d·t − pad], a product over the whole map for each tap t.
+    """y[n,c,p,q] = b[c] + Σ_i Σ_h x[n,c, s·p + d·i, h]·B[i,c,h,q], B[i,c, s·q + d·j, q] = w[c,0,i,j], x padded.
 
-    PyTorch has no float64 kernel for it and runs one small conv a channel.
+    A matrix product a channel and row of the kernel, `TILE` columns of the map at a time: PyTorch has no float64 kernel
+    for it and runs one small conv a channel. The map must be finite, as 0·∞ is no 0.
     """
-    x_NHWC = F.pad(x, (padding[1], padding[1], padding[0], padding[0])).permute(0, 2, 3, 1).contiguous()
-    taps_HWC = w[:, 0].permute(1, 2, 0).contiguous()
-    kernel = taps_HWC.shape[:2]
-    rows, columns = ((x_NHWC.shape[1 + a] - dilation[a] * (kernel[a] - 1) - 1) // stride[a] + 1 for a in (0, 1))
-    y_NHWC = x_NHWC.new_zeros(x_NHWC.shape[0], rows, columns, x_NHWC.shape[3])
+    x = F.pad(x, (padding[1], padding[1], padding[0], padding[0]))
+    spans = [d * (taps - 1) + 1 for d, taps in zip(dilation, w.shape[2:], strict=True)]
+    rows, columns = ((n - span) // s + 1 for n, span, s in zip(x.shape[2:], spans, stride, strict=True))
+    y = x.new_zeros(*x.shape[:2], rows, columns)
     if b is not None:
-        y_NHWC += b
-    for i in range(kernel[0]):
-        for j in range(kernel[1]):
-            top, left = i * dilation[0], j * dilation[1]
-            seen = x_NHWC[:, top :: stride[0], left :: stride[1]][:, :rows, :columns]
-            y_NHWC.addcmul_(seen, taps_HWC[i, j])
-    return y_NHWC.permute(0, 3, 1, 2).contiguous()
+        y += b[:, None, None]
+    tile = min(TILE, columns)
+    band = x.new_zeros(w.shape[2], x.shape[1], stride[1] * (tile - 1) + spans[1], tile)
+    row, channel, column, _ = band.stride()
+    diagonals = (*w.shape[2:], x.shape[1], tile), (row, dilation[1] * column, channel, stride[1] * column + 1)
+    band.as_strided(*diagonals).copy_(w[:, 0].permute(1, 2, 0)[..., None])
+    for x_CHW, y_CHW in zip(x, y, strict=True):
+        for i, band_CHW in enumerate(band):
+            read = x_CHW[:, i * dilation[0] :: stride[0]][:, :rows]
+            for start in range(0, columns, tile):
+                some = read[..., stride[1] * start :][..., : band.shape[2]]
+                part = y_CHW[..., start : start + tile]
+                part.baddbmm_(some, band_CHW[:, : some.shape[2], : part.shape[2]])
+    return y

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from plainconv.exporter.parity.widen import depthwise, float64_outputs
+from plainconv.exporter.parity.widen import TILE, depthwise, float64_outputs
 
 
 class Functional(nn.Module):
@@ -148,13 +148,27 @@ def test_a_module_that_fails_says_so_and_leaves_no_mode_behind() -> None:
     stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
     padding=st.tuples(st.integers(0, 3), st.integers(0, 3)),
     dilation=st.tuples(st.integers(1, 2), st.integers(1, 2)),
+    width=st.sampled_from((8, TILE + 1, 3 * TILE)),
     bias=st.booleans(),
 )
 def test_depthwise_is_the_conv_that_torch_computes(
-    kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int], bias: bool
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    width: int,
+    bias: bool,
 ) -> None:
-    x, w = torch.randn(2, 5, 9, 8, dtype=torch.float64), torch.randn(5, 1, *kernel, dtype=torch.float64)
+    x, w = torch.randn(2, 5, 9, width, dtype=torch.float64), torch.randn(5, 1, *kernel, dtype=torch.float64)
     b = torch.randn(5, dtype=torch.float64) if bias else None
     wanted = F.conv2d(x, w, b, stride, padding, dilation, groups=5)
     found = depthwise(x, w, b, list(stride), list(padding), list(dilation))
     torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+
+
+def test_infinity_stays_where_a_depthwise_kernel_reaches() -> None:
+    conv, x = nn.Conv2d(4, 4, 3, padding=1, groups=4).eval(), torch.randn(1, 4, 9, 9)
+    x[0, 1, 4, 0] = float("inf")
+    found = float64_outputs(conv, (x,))
+    assert torch.equal(found.isfinite(), conv(x).isfinite())
+    assert found[0, 1, 4, 2:].isfinite().all()
