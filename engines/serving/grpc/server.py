@@ -18,13 +18,14 @@ from grpc_health.v1 import health_pb2 as health  # type: ignore[import-untyped]
 from plainconv.exporter.errors import EngineError
 
 from .. import kserve_parts
-from ..access_log import AccessLog, facts, trace_of
+from ..access_log import AccessLog, facts, note, trace_of
 from ..auth import Bearer
 from ..options import ServeOptions
-from ..refusals import BadRequestError, RefusedError, UnavailableError
+from ..refusals import BadRequestError, RefusedError, SlowError, UnavailableError
 from ..service import Service
 from ..tls import Certificates
 from .extensions import HEALTH, SERVICE, Extensions, Method
+from .guests import Guests, address_of
 
 _log = logging.getLogger("plainconv.serving")
 OPEN_METHODS = (
@@ -52,11 +53,17 @@ class Received:
 
 
 class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
-    """What every call passes: the token, the counters, the access log, and one form for everything that is refused."""
+    """What every call passes: the token, the counters, the access log, and one form for everything that is refused.
 
-    def __init__(self, service: Service, bearer: Bearer, log: AccessLog, own: Mapping[str, Method]) -> None:
+    Every method takes a stream to gRPC, which else calls nobody before a message is there: so who may not ask is told
+    before its message is read, and a message has its time.
+    """
+
+    def __init__(
+        self, service: Service, bearer: Bearer, log: AccessLog, own: Mapping[str, Method], guests: Guests
+    ) -> None:
         """`own` are methods by name, in the place of the server's."""
-        self._service, self._bearer, self._log, self._own = service, bearer, log, own
+        self._service, self._bearer, self._log, self._own, self._guests = service, bearer, log, own, guests
         self._handlers: dict[str, Any] = {}
 
     async def intercept_service(self, continuation: Any, details: Any) -> Any:
@@ -68,7 +75,7 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             if own is not None:
                 self._handlers[method] = self._handler_of(method, own)
             elif handler is not None:
-                self._handlers[method] = grpc.unary_unary_rpc_method_handler(
+                self._handlers[method] = grpc.stream_unary_rpc_method_handler(
                     self._guarded(method, handler.unary_unary),
                     request_deserializer=_reading(handler.request_deserializer),
                     response_serializer=handler.response_serializer,
@@ -80,25 +87,25 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     def _handler_of(self, name: str, method: Method) -> Any:
         codec = {"request_deserializer": _reading(method.request.FromString), "response_serializer": _bytes}
         if method.streams == (False, False):
-            return grpc.unary_unary_rpc_method_handler(self._guarded(name, method.call), **codec)
+            return grpc.stream_unary_rpc_method_handler(self._guarded(name, method.call), **codec)
         many, _ = method.streams
-        make = grpc.stream_stream_rpc_method_handler if many else grpc.unary_stream_rpc_method_handler
-        return make(self._guarded_stream(name, method.call, many=many), **codec)
+        return grpc.stream_stream_rpc_method_handler(self._guarded_stream(name, method.call, many=many), **codec)
 
     def _guarded(self, method: str, call: Call) -> Call:
-        async def guarded(received: Received, context: Any) -> Any:
+        async def guarded(given: Any, context: Any) -> Any:
             start, status, refused = time.monotonic(), "OK", None
-            received.peer = _address(context.peer())
             with facts() as known:
                 try:
-                    return await self._called(method, call, received, context)
+                    with self._guests.call(context.peer()):
+                        self._check(method, context)
+                        return await self._called(method, call, await self._message(context), context)
                 except Exception as error:
                     status, refused = _refusal(error)
                 except asyncio.CancelledError:
                     status = "CANCELLED"
                     raise
                 finally:
-                    self._ended(method, status, start, context, known | {"bytes_in": received.size})
+                    self._ended(method, status, start, context, known)
                 await context.abort(getattr(grpc.StatusCode, status), refused)
 
         return guarded
@@ -108,14 +115,14 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
 
         async def guarded(given: Any, context: Any) -> AsyncIterator[Any]:
             start, status, refused = time.monotonic(), "OK", None
-            address = _address(context.peer())
             with facts() as known:
                 try:
-                    self._check(method, context)
-                    asked = _from(given, address) if many else _readable(given).message
-                    async for answer in call(asked, context):
-                        yield answer
-                    return
+                    with self._guests.call(context.peer()):
+                        self._check(method, context)
+                        asked = self._from(given, context) if many else _readable(await self._message(context)).message
+                        async for answer in call(asked, context):
+                            yield answer
+                        return
                 except Exception as error:
                     status, refused = _refusal(error)
                 except (asyncio.CancelledError, GeneratorExit):
@@ -127,8 +134,28 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
 
         return guarded
 
+    async def _message(self, context: Any) -> Received:
+        """The one message of a call. Raises SlowError, BadRequestError where there is none."""
+        reading = asyncio.ensure_future(context.read())
+        reading.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may wait for it any more
+        seconds = self._service.options.timeout_s
+        if not (await asyncio.wait({reading}, timeout=seconds))[0]:  # gRPC may not be told to give up what it reads
+            raise SlowError(f"the request's message was not there within {seconds:g} s")
+        received = reading.result()
+        if not isinstance(received, Received):
+            raise BadRequestError("the message is missing, or larger than this server takes")
+        received.peer = address_of(context.peer())
+        self._guests.moved(context.peer())
+        note(bytes_in=received.size)
+        return received
+
+    async def _from(self, requests: AsyncIterator[Received], context: Any) -> AsyncIterator[Received]:
+        async for received in requests:
+            received.peer = address_of(context.peer())
+            self._guests.moved(context.peer())
+            yield received
+
     async def _called(self, method: str, call: Call, received: Received, context: Any) -> Any:
-        self._check(method, context)
         if self._service.good_bye:
             await self._service.good_bye.wait()
         if self._service.good_bye or (self._service.refusing and method not in OPEN_METHODS):
@@ -158,15 +185,16 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
 
 def server_of(
     service: Service, bearer: Bearer, log: AccessLog, options: ServeOptions, certificates: Certificates | None = None
-) -> tuple[Any, int]:
-    """The server, bound but not started, and its port. Raises EngineError where it cannot be bound."""
+) -> tuple[Any, int, Guests]:
+    """The server, bound but not started, its port and its guests. Raises EngineError where it cannot be bound."""
     plane = kserve_parts.BundlePlane(service)
     repository = kserve_parts.RepositoryExtension(plane, service)
     servicer = kserve_parts.Servicer(plane, repository)
     own = Extensions(repository, servicer, service, health).methods()
     limit = min(options.max_body + _OVERHEAD, _MOST_MESSAGE)
+    guests = Guests(options.max_connections, limit)
     server = grpc.aio.server(
-        interceptors=(Guard(service, bearer, log, own),),
+        interceptors=(Guard(service, bearer, log, own, guests),),
         maximum_concurrent_rpcs=options.max_connections,
         options=[
             ("grpc.max_receive_message_length", limit),
@@ -190,7 +218,7 @@ def server_of(
         port = 0
     if not port:
         raise EngineError(f"gRPC cannot listen on {address}; give another --grpc-port, or 0 for any that is free")
-    return server, port
+    return server, port, guests
 
 
 def _credentials(certificates: Certificates) -> Any:
@@ -220,17 +248,6 @@ def _readable(received: Received) -> Received:
     if received.message is None:
         raise BadRequestError("the message cannot be read: it is not what this method takes")
     return received
-
-
-async def _from(requests: AsyncIterator[Received], address: str) -> AsyncIterator[Received]:
-    async for received in requests:
-        received.peer = address
-        yield received
-
-
-def _address(peer: str) -> str:
-    """The sender's address, without its port."""
-    return peer.rpartition(":")[0].partition(":")[2]
 
 
 def _reading(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Received]:
