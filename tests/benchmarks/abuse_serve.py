@@ -81,7 +81,7 @@ def _address(text: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def flood(head: bytes, piece: bytes, *, grpc: bool = False) -> Callable[[Target], str]:
+def flood(head: bytes, piece: bytes, *, grpc: bool = False, most: int = MOST_SENT) -> Callable[[Target], str]:
     """One connection that sends `head`, then `piece` on and on."""
 
     def tries(target: Target) -> str:
@@ -89,7 +89,7 @@ def flood(head: bytes, piece: bytes, *, grpc: bool = False) -> Callable[[Target]
         try:
             with target.connect(grpc=grpc) as connection:
                 connection.sendall(head)
-                while sent < MOST_SENT and time.monotonic() < end:
+                while sent < most and time.monotonic() < end:
                     connection.sendall(piece)
                     sent += len(piece)
         except TimeoutError:
@@ -243,7 +243,9 @@ GRPC_TRIES: dict[str, Callable[[Target], str]] = {
     "500 gRPC without a handshake": held(500, b"", handshake=False, grpc=True),
     "1280 halves of messages": halves,
     "header blocks without end": flood(START + frame(1, 0, 1), frame(9, 0, 1, FIELD) * 500, grpc=True),
-    "the same beside a call": flood(START + WATCH + frame(1, 0, 3), frame(9, 0, 3, FIELD) * 500, grpc=True),
+    "the same beside a call": flood(  # which might have a message
+        START + WATCH + frame(1, 0, 3), frame(9, 0, 3, FIELD) * 500, grpc=True, most=2 * MOST_SENT
+    ),
     "calls begun and reset": resets,
     "settings without end": flood(START, frame(4, 0, 0, b"\0\4\0\0\xff\xff") * 1000, grpc=True),
     "pings without end": flood(START, frame(6, 0, 0, bytes(8)) * 1000, grpc=True),

@@ -12,8 +12,9 @@ import socket
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from ..refusals import TooManyError
+from ..refusals import SlowError, TooManyError
 from ..service import KEPT
 
 MOST_IDLE = 10 * 2**20  # received beside messages: more than begins as many calls as a connection may have at a time
@@ -85,6 +86,15 @@ class Guests:
                     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
                     connection.shutdown(socket.SHUT_RDWR)  # gRPC closes it then
         self._received, self._moved = received, set()
+
+
+async def read_in_time(context: Any, seconds: float) -> Any:
+    """The next message of a call. Raises SlowError."""
+    reading = asyncio.ensure_future(context.read())  # gRPC may not be told to give up what it reads
+    reading.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may wait for it any more
+    if not (await asyncio.wait({reading}, timeout=seconds))[0]:
+        raise SlowError(f"the request's message was not there within {seconds:g} s")
+    return reading.result()
 
 
 def address_of(peer: str) -> str:

@@ -21,11 +21,11 @@ from .. import kserve_parts
 from ..access_log import AccessLog, facts, note, trace_of
 from ..auth import Bearer
 from ..options import ServeOptions
-from ..refusals import BadRequestError, RefusedError, SlowError, UnavailableError
+from ..refusals import BadRequestError, RefusedError, UnavailableError
 from ..service import Service
 from ..tls import Certificates
 from .extensions import HEALTH, SERVICE, Extensions, Method
-from .guests import Guests, address_of
+from .guests import Guests, address_of, read_in_time
 
 _log = logging.getLogger("plainconv.serving")
 OPEN_METHODS = (
@@ -50,6 +50,14 @@ class Received:
 
     def __init__(self, message: Any, size: int) -> None:
         self.message, self.size, self.peer = message, size, ""
+
+
+class Sender:
+    """Whose call it is, since when. Read at its begin: gRPC does not survive it for a call that is over."""
+
+    def __init__(self, context: Any) -> None:
+        self.start, self.peer = time.monotonic(), context.peer()
+        self.trace = trace_of((k, v) for k, v in context.invocation_metadata() or () if isinstance(v, str))
 
 
 class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
@@ -93,19 +101,19 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
 
     def _guarded(self, method: str, call: Call) -> Call:
         async def guarded(given: Any, context: Any) -> Any:
-            start, status, refused = time.monotonic(), "OK", None
+            sender, status, refused = Sender(context), "OK", None
             with facts() as known:
                 try:
-                    with self._guests.call(context.peer()):
+                    with self._guests.call(sender.peer):
                         self._check(method, context)
-                        return await self._called(method, call, await self._message(context), context)
+                        return await self._called(method, call, await self._message(context, sender.peer), context)
                 except Exception as error:
                     status, refused = _refusal(error)
                 except asyncio.CancelledError:
                     status = "CANCELLED"
                     raise
                 finally:
-                    self._ended(method, status, start, context, known)
+                    self._ended(method, status, sender, known)
                 await context.abort(getattr(grpc.StatusCode, status), refused)
 
         return guarded
@@ -114,12 +122,13 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         """A stream is no request under way: each of its messages is, where the method says so."""
 
         async def guarded(given: Any, context: Any) -> AsyncIterator[Any]:
-            start, status, refused = time.monotonic(), "OK", None
+            sender, status, refused = Sender(context), "OK", None
             with facts() as known:
                 try:
-                    with self._guests.call(context.peer()):
+                    with self._guests.call(sender.peer):
                         self._check(method, context)
-                        asked = self._from(given, context) if many else _readable(await self._message(context)).message
+                        first = None if many else await self._message(context, sender.peer)
+                        asked = _readable(first).message if first else self._from(given, sender.peer)
                         async for answer in call(asked, context):
                             yield answer
                         return
@@ -129,30 +138,25 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
                     status = "CANCELLED"
                     raise
                 finally:
-                    self._ended(method, status, start, context, known)
+                    self._ended(method, status, sender, known)
                 await context.abort(getattr(grpc.StatusCode, status), refused)
 
         return guarded
 
-    async def _message(self, context: Any) -> Received:
+    async def _message(self, context: Any, peer: str) -> Received:
         """The one message of a call. Raises SlowError, BadRequestError where there is none."""
-        reading = asyncio.ensure_future(context.read())
-        reading.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may wait for it any more
-        seconds = self._service.options.timeout_s
-        if not (await asyncio.wait({reading}, timeout=seconds))[0]:  # gRPC may not be told to give up what it reads
-            raise SlowError(f"the request's message was not there within {seconds:g} s")
-        received = reading.result()
+        received = await read_in_time(context, self._service.options.timeout_s)
         if not isinstance(received, Received):
             raise BadRequestError("the message is missing, or larger than this server takes")
-        received.peer = address_of(context.peer())
-        self._guests.moved(context.peer())
+        received.peer = address_of(peer)
+        self._guests.moved(peer)
         note(bytes_in=received.size)
         return received
 
-    async def _from(self, requests: AsyncIterator[Received], context: Any) -> AsyncIterator[Received]:
+    async def _from(self, requests: AsyncIterator[Received], peer: str) -> AsyncIterator[Received]:
         async for received in requests:
-            received.peer = address_of(context.peer())
-            self._guests.moved(context.peer())
+            received.peer = address_of(peer)
+            self._guests.moved(peer)
             yield received
 
     async def _called(self, method: str, call: Call, received: Received, context: Any) -> Any:
@@ -168,16 +172,16 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             given = [value for key, value in context.invocation_metadata() if key == "authorization"]
             self._bearer.check(given[0] if len(given) == 1 else None)
 
-    def _ended(self, method: str, status: str, start: float, context: Any, known: Mapping[str, Any]) -> None:
+    def _ended(self, method: str, status: str, sender: "Sender", known: Mapping[str, Any]) -> None:
         self._service.metrics.answered("grpc", status)
         self._log.add(
             {
                 "protocol": "grpc",
                 "method": method.rpartition("/")[2],
                 "status": status,
-                "ms": round((time.monotonic() - start) * 1e3, 3),
-                "client": context.peer(),
-                **trace_of((k, v) for k, v in context.invocation_metadata() or () if isinstance(v, str)),
+                "ms": round((time.monotonic() - sender.start) * 1e3, 3),
+                "client": sender.peer,
+                **sender.trace,
                 **known,
             }
         )

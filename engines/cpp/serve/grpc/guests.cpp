@@ -15,9 +15,9 @@ using Socket = Doorway::Socket;
 
 constexpr std::size_t most_given_up = 256;
 constexpr std::size_t most_under_way = most_streams + most_given_up;  // beyond its streams: begun, given up, not ended
-constexpr std::uint64_t most_idle = 16 * mebibyte;                    // received beside messages: more than begins calls
-constexpr std::uint64_t much = 64 * 1024;  // the same, so that it may have left free memory behind
-constexpr Seconds settled(0.5);            // until gRPC has left what a connection had
+constexpr std::uint64_t most_idle = 16 * mebibyte;  // received beside messages: more than begins calls
+constexpr std::uint64_t much = 64 * 1024;           // the same, so that it may have left free memory behind
+constexpr Seconds settled(0.5);                     // until gRPC has left what a connection had
 
 /// "127.0.0.1:50000", "::1:50000"; "" of a Unix socket.
 std::string name_of(const Socket& socket) {

@@ -57,8 +57,8 @@ class Guests {
   void cut(Guest& guest);
 
   std::mutex mutex_;
-  std::optional<Clock::time_point> littered_;  // when one ended that had sent much for nothing
-  std::map<std::string, Guest> guests_;        // by address and port
+  std::optional<Clock::time_point> littered_;    // when one ended that had sent much for nothing
+  std::map<std::string, Guest> guests_;          // by address and port
   std::map<std::string, std::size_t> calls_of_;  // by address
   std::size_t share_;
   std::size_t most_message_;

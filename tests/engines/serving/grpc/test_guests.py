@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from plainconv.engines.serving.grpc.guests import MOST_IDLE, Guests
+from plainconv.engines.serving.grpc.guests import MOST_IDLE, Guests, read_in_time
 from plainconv.engines.serving.refusals import SlowError, TooManyError
 
 MIB = 2**20
@@ -99,8 +99,6 @@ def test_one_that_takes_all_places(door: Door) -> None:
 
 def test_a_message_that_does_not_come() -> None:
     """Given a call without its message -> it is told so in time, and what gRPC reads is not given up."""
-    pytest.importorskip("kserve")
-    from plainconv.engines.serving.grpc.server import Guard
 
     async def main() -> bool:
         never: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -108,10 +106,8 @@ def test_a_message_that_does_not_come() -> None:
         async def read() -> Any:
             return await never
 
-        service: Any = SimpleNamespace(options=SimpleNamespace(timeout_s=0.05))
-        guard = Guard(service, *[Any] * 3, Guests(4, MIB))  # type: ignore[arg-type]
         with pytest.raises(SlowError, match="message was not there within"):
-            await guard._message(SimpleNamespace(read=read, peer=lambda: "ipv4:127.0.0.1:7"))
+            await read_in_time(SimpleNamespace(read=read), 0.05)
         return never.cancelled()
 
     assert not asyncio.run(main())
