@@ -13,7 +13,6 @@ import math
 import os
 import re
 import signal
-import socket
 import sys
 import threading
 import time
@@ -31,6 +30,7 @@ from ...runner import Array
 from ..backend import Loaded
 from ..options import ServeOptions
 from ..refusals import UnavailableError
+from . import head
 from .options import RUNS_AHEAD, RayOptions
 
 _log = logging.getLogger("plainconv.serving")
@@ -39,7 +39,6 @@ _DEPLOYMENT = "replica"
 _POLL_S = 0.1
 _HEALTH_S = 2.0  # until a replica that died is missed, and another takes its place
 _SILENT_S = 4.0  # three times in a row, and a replica is sent no more: its host lost power, or the link to it is gone
-_KNOCK_S = 10.0
 _QUIET = {"log_level": "ERROR", "enable_access_log": False}
 _HAVE_OPTIONS = {"min_replicas", "max_replicas", "target_ongoing_requests"}  # of their own
 _OURS = re.compile(r"^exporter\.errors\.\w+: ")
@@ -58,13 +57,13 @@ class RayCluster:
         self._ray, self._serve = _import_ray()
         self._autoscaling = self._autoscaling_of(options)
         self._given_up = threading.Event()
-        self._is_ours = False
+        self._is_ours = self._is_lost = False
 
     def __enter__(self) -> Self:
         """Connect. Raises EngineError where there is no cluster at the address."""
         if not self._ray.is_initialized():
             try:
-                _knock(self._options.address)
+                head.knock(self._options.address)
                 with _same_signals():
                     self._ray.init(
                         address=self._options.address or None,
@@ -86,12 +85,20 @@ class RayCluster:
             if isinstance(error, Exception):
                 raise EngineError(f"Ray Serve does not start ({one_line(error)}); see to the cluster") from None
             raise
+        head.watch(self._serve.status, self._end, self._given_up)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """Raises EngineError where the cluster was lost, which ended the server."""
         self.close()
+        if self._is_lost:
+            where = self._options.address or "this machine"
+            raise EngineError(
+                f"the head of the Ray cluster at {where} was lost, and all replicas with it; "
+                "see to it, then start the server again"
+            ) from None
 
     def close(self) -> None:
         """Leave the cluster; one that was begun here ends. Closing twice does nothing."""
@@ -126,6 +133,11 @@ class RayCluster:
             raise
         workers = self._options.most * (options.workers + RUNS_AHEAD)
         return Loaded(backend, facts["runtime"], facts["precision"], facts["profiles"], workers)
+
+    def _end(self) -> None:
+        """Have the server end, as by SIGTERM: a head that comes back knows of no replica."""
+        self._is_lost = True
+        os.kill(os.getpid(), signal.SIGTERM)
 
     def _deployment(self, options: ServeOptions) -> Any:
         """What Ray is told of a replica."""
@@ -298,6 +310,7 @@ def _import_ray() -> tuple[Any, Any]:
     """
     if "ray" not in sys.modules:  # it reads these when it is imported
         os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what it tells of itself
         if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}.isdisjoint(os.environ):
             os.environ.setdefault("RAY_AUTH_MODE", "token")
     try:
@@ -309,14 +322,8 @@ def _import_ray() -> tuple[Any, Any]:
     except ImportError as error:
         raise EngineError(f"Ray Serve cannot be imported ({error}); {REMEDY}") from None
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    logging.getLogger("asyncio").addFilter(head.is_not_rays)
     return ray, ray.serve
-
-
-def _knock(address: str) -> None:
-    """Raise OSError where nothing listens at HOST:PORT: Ray itself tries for minutes."""
-    host, _, port = address.rpartition(":")
-    if host:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S).close()
 
 
 @contextlib.contextmanager
