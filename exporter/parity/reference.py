@@ -133,10 +133,11 @@ class Reference:
             return tuple(unmeasured(step, name, found) for name in self.names)
         values = [wanted.values for wanted in self.outputs.values()]
         if tolerance is not None and self.dtype == "float32":
-            told = np.flatnonzero(~of_chance(self.turns, outputs)).tolist()
-            some = self if len(told) == len(self.turns) else self._rows(np.array(told, np.int64))
+            told = np.flatnonzero(~of_chance(self.turns, outputs))
+            some = self._rows(told) if len(told) < len(self.turns) else self
             if some is not self:
-                return tuple(p.of_images(told) for p in some.compare(step, [y[told] for y in outputs], tolerance))
+                found_there = some.compare(step, [y[told] for y in outputs], tolerance)
+                return tuple(parity.of_images(told.tolist()) for parity in found_there)
         lists = None if tolerance is None else listed(values, outputs, tolerance)
         if lists is not None:
             pairs, outputs, of_list = lists

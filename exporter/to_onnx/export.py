@@ -26,7 +26,7 @@ from .custom_ops import custom_translations
 from .exactly import exact_constants
 from .lowering import floor_negative_divisions, lower, needs_lowering
 from .shuffles import gather_from_shuffles
-from .translations import Translations, as_usual, translated
+from .translations import names_to_translate, translating
 
 MIN_OPSET = 20
 """The first opset that the exporter writes without a version conversion that may fail."""
@@ -108,10 +108,13 @@ def graph_from_module(
         _refuse_count("output", len(output_names), len(program.graph_signature.user_outputs))
         names = list(input_names), list(output_names)
         try:
+            chosen = names_to_translate(program, custom_translations())
             try:
-                exported = _onnx_program(program, opset, *names, translated)
-            except Exception:  # an op that types are promoted by, which that leaves out
-                exported = _onnx_program(_traced(flat, inputs, axes), opset, *names, as_usual)
+                exported = _onnx_program(program, opset, *names, chosen)
+            except Exception:  # an op that types are promoted by, which is none of these
+                if chosen is None:
+                    raise
+                exported = _onnx_program(_traced(flat, inputs, axes), opset, *names, None)
         except Exception as error:  # the exporter wraps whatever an operator's translation raises
             raise ExportError(_unsupported(error)) from error
     if exported is None:
@@ -131,11 +134,10 @@ def _onnx_program(
     opset: int,
     input_names: list[str],
     output_names: list[str],
-    made_by: Translations,
+    translated: set[str] | None,
 ) -> torch.onnx.ONNXProgram | None:
     """What PyTorch's exporter makes of the trace."""
-    custom = custom_translations()
-    with exact_constants(), made_by(program, custom):
+    with exact_constants(), translating(translated):
         return torch.onnx.export(
             program,
             (),
@@ -144,7 +146,7 @@ def _onnx_program(
             opset_version=opset,
             input_names=input_names,
             output_names=output_names,
-            custom_translation_table=custom,
+            custom_translation_table=custom_translations(),
         )
 
 

@@ -11,7 +11,7 @@ mostly made of ops that have a translation each. That trace leaves these as they
 
 import operator
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -30,23 +30,12 @@ _ADDED = {"aten::_to_copy", "aten::scalar_tensor"}
 """Small namespaces, and ops: what the exporter adds by itself to promote types."""
 
 
-Translations = Callable[[torch.export.ExportedProgram, Iterable[Any]], AbstractContextManager[None]]
-
-
-def as_usual(program: torch.export.ExportedProgram, custom: Iterable[Any]) -> AbstractContextManager[None]:
-    """Within it `torch.onnx.export` does as it always does."""
-    return nullcontext()
-
-
 @contextmanager
-def translated(program: torch.export.ExportedProgram, custom: Iterable[Any]) -> Iterator[None]:
-    """Within it `torch.onnx.export` knows the translations of the ops of `program` alone, and decomposes none.
+def translating(names: set[str] | None) -> Iterator[None]:
+    """Within it `torch.onnx.export` knows the translations of these ops alone, and decomposes none.
 
-    Unless a size is open or 0, or there is an op that has no translation, or of which a decomposition may make another:
-    then it does as it always does. `program` may be changed to an equal one. `custom` are ops that have a translation
-    besides.
+    Where `names` is None it does as it always does.
     """
-    names = _names_to_translate(program, {op.name() for op in custom})
     if names is None:
         yield
         return
@@ -72,8 +61,12 @@ class _Chosen:
                 yield name, functions
 
 
-def _names_to_translate(program: torch.export.ExportedProgram, custom: set[str]) -> set[str] | None:
-    """The ops of `program` by their names, once it is spelled in ops that stay as they are; None where it cannot be."""
+def names_to_translate(program: torch.export.ExportedProgram, custom: Iterable[Any]) -> set[str] | None:
+    """The ops of `program` by their names, once it is spelled in ops that stay as they are, which changes it.
+
+    None where a size is open or 0, or there is an op that has no translation, or of which a decomposition may make
+    another. `custom` are ops that have a translation besides.
+    """
     graph = program.graph
     if not all(isinstance(n, int) and n > 0 for node in graph.nodes for n in _sizes(node)):
         return None
@@ -81,9 +74,9 @@ def _names_to_translate(program: torch.export.ExportedProgram, custom: set[str])
         for node in graph.find_nodes(op="call_function", target=target):
             spell(node)
     called = {n.target for n in graph.nodes if n.op == "call_function"} - _TAKEN_OUT
-    known = {name.removesuffix(".default") for name, _ in registration.default_registry.items()} | custom
+    known = {name.removesuffix(".default") for name, _ in registration.default_registry.items()}
     own: list[Any] = [each.fx_target for each in _torchlib_registry.get_torchlib_ops()]
-    known |= {op.name() for op in own if _is_op(op)}
+    known |= {op.name() for op in (*own, *custom) if _is_op(op)}
     if not all(_is_op(op) and op.name() in known for op in called) or any(map(_is_made_of_others, called - {_RESHAPE})):
         return None
     return {op.name().partition(".")[0] for op in called}  # with all its overloads: promoted types may want another

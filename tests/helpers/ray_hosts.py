@@ -6,6 +6,7 @@ bundle lies under the same path on each. Wants Linux, root and `ip`; a slow link
 
 import contextlib
 import ctypes
+import functools
 import os
 import secrets
 import shutil
@@ -14,10 +15,11 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import waiting
 
 LONG_S = 120.0
 _NET, _PORT, _MEMORY = "10.77.0", 6379, 80 * 2**20
@@ -29,6 +31,9 @@ hostname "$1" && mount -t tmpfs tmpfs /dev/shm && mount -t tmpfs tmpfs "$2" || e
 while :; do sleep 1; done
 """
 """What a host's first process does: it also reaps what others left."""
+
+
+until = functools.partial(waiting.until, seconds=LONG_S)
 
 
 def why_not() -> str:
@@ -46,16 +51,6 @@ def why_not() -> str:
     done = subprocess.run(joined, capture_output=True, text=True, check=False)
     subprocess.run(["ip", "netns", "del", name], check=True)
     return f"veth is not allowed here: {done.stderr.strip()}" if done.returncode else ""
-
-
-def until(holds: Callable[[], Any], seconds: float = LONG_S) -> bool:
-    """Whether it holds within that time."""
-    end = time.monotonic() + seconds
-    while not holds():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.1)
-    return True
 
 
 def inner(process: subprocess.Popen[Any]) -> int:

@@ -3,10 +3,10 @@
 The server is the fixture `shared`: of the bundle `open`, with --shared-memory, up to 1 MiB a body.
 """
 
+import functools
 import json
 import os
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from waiting import until
 
 FOLDER = Path("/dev/shm")
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason=f"needs {FOLDER}")
@@ -216,14 +217,13 @@ def test_more_than_a_server_takes(shared: Any, objects: Any) -> None:
     status, answer = infer(shared, place("large", MIB + 16), shape=[MIB // 16 + 1, 4])
     said = f"the inputs in shared memory have {MIB + 16} bytes, this server takes up to {MIB}"
     assert (status, answer["error"]) == (413, said)
-    for _ in range(100):  # the request before may hold its room for a moment behind its answer
-        status, answer = infer(shared, place("large", MIB), shape=[MIB // 16, 4])
-        if status != 429:
-            break
-        time.sleep(0.05)
+    # a request may hold its room for a moment behind its answer
+    found: list[tuple[int, Any]] = []
+    ask = functools.partial(infer, shared, place("large", MIB), shape=[MIB // 16, 4])
+    assert until(lambda: found.append(ask()) or found[-1][0] != 429)
+    status, answer = found[-1]
     assert status == 400 and "this server takes up to" in answer["error"]  # rows
-    while register(shared, "r0", key, 4)[0] == 429:  # the same
-        time.sleep(0.05)
+    assert until(lambda: register(shared, "r0", key, 4)[0] == 200)
     statuses = [register(shared, f"r{i}", key, 4)[0] for i in range(1, 257)]
     assert statuses == [200] * 254 + [429] * 2 and len(asked(shared, "GET", f"{ROOT}/status")[1]) == 256
     assert asked(shared, "POST", f"{ROOT}/unregister") == (200, {})

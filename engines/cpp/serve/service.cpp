@@ -242,6 +242,9 @@ void Service::prepare(Asked& asked, Room& room) {
 }
 
 void Service::put(Asked& asked) {
+  if (std::ranges::none_of(asked.chosen, [](const Chosen& each) { return each.place.has_value(); })) {
+    return;
+  }
   const auto sent = outputs(asked);
   for (std::size_t i = 0; i < sent.size(); ++i) {
     if (auto& place = asked.chosen[i].place) {

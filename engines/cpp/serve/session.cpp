@@ -35,7 +35,7 @@ Answer answer_of(std::string body, std::string_view type = json_type) {
   return {.type = type, .reply = {std::move(body), {}, {}}};
 }
 
-/// The bytes of inputs that are copied out of shared memory, and of outputs that are copied into it.
+/// The bytes of inputs that are copied out of shared memory, and of outputs that are copied into it, at most.
 std::size_t copied_in(const Asked& asked) {
   std::size_t size = 0;
   for (const SentTensor& each : asked.held->request.inputs) {
@@ -46,8 +46,8 @@ std::size_t copied_in(const Asked& asked) {
 
 std::size_t copied_out(const Asked& asked) {
   std::size_t size = 0;
-  for (const SentOutput& each : Service::outputs(asked)) {
-    size += each.place != nullptr ? each.size : 0;
+  for (const Chosen& each : asked.chosen) {
+    size += each.place ? each.place->extent.size : 0;
   }
   return size;
 }

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <initializer_list>
 #include <mutex>
 #include <nlohmann/json.hpp>
 
@@ -84,6 +85,25 @@ void write(const SplitNetwork& net, Written& to, std::size_t at, const Name& nam
       to.node("Add", {halved, name(part.sources.at(part.inputs[i].name), part.inputs[i].name)}, sum);
     }
   }
+}
+
+SplitNetwork of_inputs(std::initializer_list<const char*> names, Batches batches) {
+  SplitNetwork net;
+  net.batches = std::move(batches);
+  for (const char* name : names) {
+    net.add_input(name);
+  }
+  return net;
+}
+
+SplitNetwork in_one_part(std::initializer_list<const char*> inputs, std::initializer_list<const char*> outputs,
+                         Batches batches) {
+  auto net = of_inputs(inputs, std::move(batches));
+  for (const char* name : outputs) {
+    net.manifest.outputs.push_back({name, "float32", net.shape()});
+  }
+  net.split = plainconv::whole_of(net.manifest, "fp32");
+  return net;
 }
 
 }  // namespace
@@ -195,11 +215,8 @@ std::vector<std::vector<float>> SplitNetwork::reference(const std::vector<std::v
   return results;
 }
 
-SplitNetwork diamond(std::vector<std::pair<std::int64_t, std::int64_t>> batches) {
-  SplitNetwork net;
-  net.batches = std::move(batches);
-  net.add_input("a");
-  net.add_input("b");
+SplitNetwork diamond(Batches batches) {
+  auto net = of_inputs({"a", "b"}, std::move(batches));
   net.add_part("p0", 0, 0, {{std::nullopt, "a"}}, {"v0", "v1"});
   net.add_part("p1", 1, 0, {{"p0", "v0"}}, {"v2"});
   net.add_part("p2", 0, 0, {{"p0", "v1"}, {"p1", "v2"}, {std::nullopt, "b"}}, {"v4"});
@@ -207,21 +224,6 @@ SplitNetwork diamond(std::vector<std::pair<std::int64_t, std::int64_t>> batches)
   return net;
 }
 
-SplitNetwork whole(std::vector<std::pair<std::int64_t, std::int64_t>> batches) {
-  SplitNetwork net;
-  net.batches = std::move(batches);
-  net.add_input("a");
-  net.add_input("b");
-  net.manifest.outputs = {{"y", "float32", net.shape()}, {"z", "float32", net.shape()}};
-  net.split = plainconv::whole_of(net.manifest, "fp32");
-  return net;
-}
+SplitNetwork whole(Batches batches) { return in_one_part({"a", "b"}, {"y", "z"}, std::move(batches)); }
 
-SplitNetwork small(std::vector<std::pair<std::int64_t, std::int64_t>> batches) {
-  SplitNetwork net;
-  net.batches = std::move(batches);
-  net.add_input("a");
-  net.manifest.outputs = {{"y", "float32", net.shape()}};
-  net.split = plainconv::whole_of(net.manifest, "fp32");
-  return net;
-}
+SplitNetwork small(Batches batches) { return in_one_part({"a"}, {"y"}, std::move(batches)); }

@@ -17,12 +17,15 @@
 
 inline constexpr std::int64_t row = 4;  // every value is float32[batch, 4]
 
+/// The smallest and the largest of each profile.
+using Batches = std::vector<std::pair<std::int64_t, std::int64_t>>;
+
 /// A network in parts: output k of part p of inputs x is s of s = 10·p + k, s ← s/2 + x for each x.
 struct SplitNetwork {
   plainconv::Manifest manifest;
   plainconv::SplitRecord split;
   std::vector<std::shared_ptr<standin::EngineFacts>> engines;
-  std::vector<std::pair<std::int64_t, std::int64_t>> batches = {{1, 4}};  // none: of batch 2 alone
+  Batches batches = {{1, 4}};  // none: of batch 2 alone
   std::size_t scratch = 0;
   std::map<std::size_t, std::set<std::string>> refuses;  // of the engines that will be made, from the start
   std::chrono::duration<double> timeout = std::chrono::seconds(60);
@@ -46,8 +49,8 @@ struct SplitNetwork {
 };
 
 /// A stem on device 0, a branch there and one on device 1, and what joins them on device 0.
-SplitNetwork diamond(std::vector<std::pair<std::int64_t, std::int64_t>> batches = {{1, 4}});
+SplitNetwork diamond(Batches batches = {{1, 4}});
 /// A whole network: two inputs, two outputs, one engine.
-SplitNetwork whole(std::vector<std::pair<std::int64_t, std::int64_t>> batches = {{1, 4}});
+SplitNetwork whole(Batches batches = {{1, 4}});
 /// Of one input and one output, as engines for one batch alone want it.
-SplitNetwork small(std::vector<std::pair<std::int64_t, std::int64_t>> batches = {});
+SplitNetwork small(Batches batches = {});

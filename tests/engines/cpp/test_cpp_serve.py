@@ -22,6 +22,7 @@ import serving_cases
 from certificates import write_certificate
 from cpp_server import LONG_S, read, running
 from places import ASSETS
+from waiting import until
 
 from plainconv import engines
 from plainconv.engines.onnxruntime.runner import OnnxRuntimeRunner
@@ -370,7 +371,7 @@ def test_tls_and_a_new_certificate(program, bundle, tmp_path):
             plain.sendall(b"GET /v2 HTTP/1.1\r\nhost: x\r\n\r\n")
             assert not plain.recv(100).startswith(b"HTTP")
         certificate.write_text("no certificate")
-        wait_for(lambda: any("the one before stays" in line for line in server.lines))
+        assert until(lambda: any("the one before stays" in line for line in server.lines))
         assert seen(server.port, old) == 200
         write_certificate(tmp_path)
         new = certificate.read_text()
@@ -381,16 +382,8 @@ def test_tls_and_a_new_certificate(program, bundle, tmp_path):
             except ssl.SSLError:
                 return False
 
-        wait_for(is_new)
+        assert until(is_new)
         assert server.stop()[0] == 0
-
-
-def wait_for(happens):
-    """Until it does."""
-    end = time.monotonic() + LONG_S
-    while not happens():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def test_a_folder_of_bundles(program, cases, tmp_path):
@@ -447,7 +440,7 @@ def test_a_bundle_that_is_replaced_under_load(program, digits, images, wanted, t
         for version in range(3):
             with update_bundle(bundle) as draft:
                 draft.manifest.extra["version"] = version
-            wait_for(lambda: sum("reloaded" in line for line in server.lines) == version + 1)  # noqa: B023
+            assert until(lambda: sum("reloaded" in line for line in server.lines) == version + 1)  # noqa: B023
         end.set()
         for thread in threads:
             thread.join(LONG_S)

@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from http.client import HTTPConnection
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from waiting import until
 
 grpc = pytest.importorskip("tritonclient.grpc")
 LONG_S = 60.0
@@ -44,7 +44,7 @@ class Held:
         return len((self.gate / "runs").read_text().split())
 
     def until_runs(self, count: int) -> None:
-        until(lambda: self.runs() - self.open_runs >= count)
+        assert until(lambda: self.runs() - self.open_runs >= count)
 
     def count(self, metric: str) -> float:
         """What the server has counted, all labels together."""
@@ -81,14 +81,6 @@ def tensors(value: float = 1.0) -> list[Any]:
     return [tensor]
 
 
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for it. Fails where it does not come."""
-    end = time.monotonic() + LONG_S
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.01)
-
-
 @pytest.fixture
 def held(make: Callable[..., Path], start: Callable[..., Any], tmp_path: Path) -> Callable[..., Held]:
     make(tmp_path / "b", batch=1)
@@ -116,7 +108,7 @@ def test_a_full_queue(held: Callable[..., Held], client_of: Callable[[Any], Any]
     sent = [Rest(here.server, 0)]
     here.until_runs(1)
     sent += [Rest(here.server, value) for value in (1, 2)]
-    until(lambda: here.waiting() == 2)
+    assert until(lambda: here.waiting() == 2)
     assert here.server.ask("GET", "/v2/health/ready")[0] == 200  # a computation does not hold up the event loop
     status, answer, headers = Rest(here.server).answer()
     assert (status, headers["retry-after"]) == (429, "1")
@@ -136,17 +128,17 @@ def test_clients_that_leave(held: Callable[..., Held], client_of: Callable[[Any]
     here.until_runs(1)
     leaving = Rest(here.server)
     call = client_of(here.server).async_infer("b", tensors(), lambda result, error: None, client_timeout=LONG_S)
-    until(lambda: here.waiting() == 2)
+    assert until(lambda: here.waiting() == 2)
     leaving.connection.close()
     call.cancel()
-    until(lambda: here.waiting() == 0)
+    assert until(lambda: here.waiting() == 0)
     stays = Rest(here.server, 7)
-    until(lambda: here.waiting() == 1)
+    assert until(lambda: here.waiting() == 1)
     here.open()
     assert first.answer()[1]["outputs"][0]["data"] == [10, 10]
     assert stays.answer()[1]["outputs"][0]["data"] == [14, 14]
     assert here.runs() - here.open_runs == 2
-    until(lambda: here.count("nv_inference_request_failure") == 2)
+    assert until(lambda: here.count("nv_inference_request_failure") == 2)
 
 
 def test_time_is_up(held: Callable[..., Held], client_of: Callable[[Any], Any]) -> None:
@@ -161,7 +153,7 @@ def test_time_is_up(held: Callable[..., Held], client_of: Callable[[Any], Any]) 
         assert status == 504 and answer == {"error": "the answer was not there within 0.05 s"}
     with pytest.raises(grpc.InferenceServerException, match="DEADLINE_EXCEEDED"):
         client_of(here.server).infer("b", tensors(), client_timeout=0.05)
-    until(lambda: here.waiting() == 0)
+    assert until(lambda: here.waiting() == 0)
     here.open()
     assert Rest(here.server, 3).answer()[0] == 200
 
@@ -176,7 +168,7 @@ def test_a_model_that_fails(held: Callable[..., Held], client_of: Callable[[Any]
         client_of(here.server).infer("b", tensors(), client_timeout=LONG_S)
     (here.gate / "broken").unlink()
     assert Rest(here.server).answer()[0] == 200
-    until(lambda: any("RuntimeError: /secret/path" in line for line in here.server.lines))
+    assert until(lambda: any("RuntimeError: /secret/path" in line for line in here.server.lines))
 
 
 def test_told_to_stop(held: Callable[..., Held], client_of: Callable[[Any], Any]) -> None:
@@ -192,14 +184,14 @@ def test_told_to_stop(held: Callable[..., Held], client_of: Callable[[Any], Any]
             answers[value] = error or result.as_numpy("y").tolist()
 
         client.async_infer("b", tensors(value), keep, client_timeout=LONG_S)
-    until(lambda: here.waiting() == 7)
+    assert until(lambda: here.waiting() == 7)
     here.server.process.send_signal(signal.SIGTERM)
-    until(lambda: not connects(here.server.http))
+    assert until(lambda: not connects(here.server.http))
     here.open()
     for value, request in enumerate(rest):
         status, answer, headers = request.answer()
         assert (status, answer["outputs"][0]["data"]) == (200, [2 * value] * 2) and headers["connection"] == "close"
-    until(lambda: len(answers) == 3)
+    assert until(lambda: len(answers) == 3)
     assert answers == {value: [[2 * value] * 2] for value in range(5, 8)}
     assert here.server.process.wait(LONG_S) == 0
     assert len(here.server.lines) == 1, here.server.lines
@@ -212,7 +204,7 @@ def test_told_to_stop_with_a_model_that_does_not_answer(held: Callable[..., Held
     request = Rest(here.server)
     here.until_runs(1)
     assert here.server.stop(signal.SIGINT) == 1
-    until(lambda: len(here.server.lines) > 1)
+    assert until(lambda: len(here.server.lines) > 1)
     said = "exporter: 1 requests were not answered within the grace time; give a longer --grace"
     assert here.server.lines[-1] == said
     request.connection.close()
@@ -256,14 +248,14 @@ def test_a_new_version(make: Callable[..., Path], start: Callable[..., Any], tmp
         thread.start()
     try:
         for scale in (2, 3):
-            until(lambda scale=scale: scale - 1 in seen or bool(wrong))  # type: ignore[misc]
+            assert until(lambda scale=scale: scale - 1 in seen or bool(wrong))  # type: ignore[misc]
             if how == "written over":
                 make(folder, scale=scale, force=True)
             else:
                 make(tmp_path / "next", scale=scale)
                 os.replace(folder, tmp_path / f"old{scale}")
                 os.replace(tmp_path / "next", folder)
-        until(lambda: 3 in seen or bool(wrong))
+        assert until(lambda: 3 in seen or bool(wrong))
     finally:
         ends.set()
         for thread in threads:
@@ -284,7 +276,7 @@ def test_a_link_to_the_current_version(make: Callable[..., Path], start: Callabl
     assert server.ask("POST", INFER, body())[1]["outputs"][0]["data"] == [2, 2]
     (tmp_path / "next").symlink_to("two")
     os.replace(tmp_path / "next", link)
-    until(lambda: server.ask("POST", INFER, body())[1]["outputs"][0]["data"] == [4, 4])
+    assert until(lambda: server.ask("POST", INFER, body())[1]["outputs"][0]["data"] == [4, 4])
     shutil.rmtree(tmp_path / "two")
     assert server.ask("POST", INFER, body())[0] == 200
 
@@ -294,14 +286,14 @@ def test_too_many_connections(make: Callable[..., Path], start: Callable[..., An
     server = start(make(tmp_path / "b"), "--max-connections", 2, "--access-log", "none", "--no-grpc")
     host, _, port = server.http.rpartition(":")
     idle = [socket.create_connection((host, int(port)), timeout=LONG_S) for _ in range(2)]
-    until(lambda: server.ask("GET", "/v2/health/live")[0] == 503)
+    assert until(lambda: server.ask("GET", "/v2/health/live")[0] == 503)
     assert server.ask("GET", "/v2/health/live") == (
         503,
         {"error": "this server takes 2 connections; try again later"},
     )
     for connection in idle:
         connection.close()
-    until(lambda: server.ask("GET", "/v2/health/live")[0] == 200)
+    assert until(lambda: server.ask("GET", "/v2/health/live")[0] == 200)
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])

@@ -214,6 +214,8 @@ Candidates taken(const Candidates& from, std::span<const std::size_t> places) {
   return found;
 }
 
+bool is_whole(DType dtype) noexcept { return name_of(dtype).find("float") == std::string_view::npos; }
+
 void give_boxes(const ByName<Row>& rows, const ConstTensor* masks, const Postprocessing& wanted, const Geometry& where,
                 std::span<const std::string> classes, const Sink& sink) {
   Candidates all = candidates_of(rows, wanted);
@@ -234,8 +236,10 @@ void give_boxes(const ByName<Row>& rows, const ConstTensor* masks, const Postpro
     all = taken(all, kept(all.boxes, all.labels, wanted.iou, most));
   }
   const std::size_t count = std::min(most, all.boxes.size());
-  for (std::size_t i = 0; masks != nullptr && i < count; ++i) {
-    check_finite(part_of(*masks, all.rows[i]).numbers, "masks");
+  if (masks != nullptr && !is_whole(masks->dtype)) {  // whole numbers are finite
+    for (std::size_t i = 0; i < count; ++i) {
+      check_finite(part_of(*masks, all.rows[i]).numbers, "masks");
+    }
   }
   for (std::size_t i = 0; i < count; ++i) {
     Answer answer{label_of(classes, all.labels[i]), all.labels[i], all.scores[i], where.to_image(all.boxes[i])};
@@ -273,8 +277,6 @@ std::vector<double> numbers_of(DType dtype, std::span<const std::byte> bytes) {
   }
   return {};
 }
-
-bool is_whole(DType dtype) noexcept { return name_of(dtype).find("float") == std::string_view::npos; }
 
 }  // namespace
 

@@ -10,8 +10,6 @@
 
 namespace {
 
-using Batches = std::vector<std::pair<std::int64_t, std::int64_t>>;
-
 /// The folder of compiled kernels, as the environment names it.
 struct Kernels {
   Kernels() {

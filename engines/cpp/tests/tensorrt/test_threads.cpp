@@ -12,7 +12,6 @@
 namespace {
 
 using plainconv::EngineError;
-using Batches = std::vector<std::pair<std::int64_t, std::int64_t>>;
 
 /// Of each network the GPUs that its parts run on.
 const std::vector<std::pair<SplitNetwork (*)(Batches), std::vector<int>>> placements = {

@@ -7,12 +7,12 @@ import shutil
 import signal
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import until
 
 pytestmark = [
     pytest.mark.slow,  # a cluster begins and ends
@@ -37,16 +37,6 @@ def processes_below(parent: int) -> dict[int, str]:
     while more := {number for number, above in parents.items() if above in found} - found:
         found |= more
     return {number: names[number] for number in found - {parent}}
-
-
-def until(holds: Callable[[], bool]) -> bool:
-    """Whether it holds within a long time."""
-    end = time.monotonic() + LONG_S
-    while not holds():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.1)
-    return True
 
 
 def body(value: float) -> str:
