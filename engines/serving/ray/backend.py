@@ -18,7 +18,7 @@ import threading
 import time
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -103,9 +103,9 @@ class RayCluster:
     def close(self) -> None:
         """Leave the cluster; one that was begun here ends. Closing twice does nothing."""
         self.give_up()
-        if self._is_ours:
-            self._is_ours = False
+        if self._is_ours and not self._is_lost:  # what has no head any more cannot be left
             self._ray.shutdown()
+        self._is_ours = False
 
     def give_up(self) -> None:
         """Wait no longer for replicas that are not ready yet. From any thread."""
@@ -124,7 +124,7 @@ class RayCluster:
         try:
             [handle] = self._serve.run_many([target], wait_for_applications_running=False)
             self._wait(name, bundle.folder)
-            backend = RayBackend(name, handle, options.timeout_s)
+            backend = RayBackend(name, handle, options.timeout_s, lambda: self._is_lost)
             facts = handle.facts.remote().result(timeout_s=self._options.start_s)
         except BaseException as error:
             self._delete(name)
@@ -218,9 +218,9 @@ class RayCluster:
 class RayBackend:
     """The replicas of one version of a model. From any thread; what a replica raises is one line here."""
 
-    def __init__(self, name: str, handle: Any, timeout_s: float) -> None:
-        """`name` is the application's; a batch may take `timeout_s`."""
-        self._name, self._handle, self._timeout_s = name, handle, timeout_s
+    def __init__(self, name: str, handle: Any, timeout_s: float, is_lost: Callable[[], bool] = lambda: False) -> None:
+        """`name` is the application's; a batch may take `timeout_s`; `is_lost` says whether the cluster was lost."""
+        self._name, self._handle, self._timeout_s, self._is_lost = name, handle, timeout_s, is_lost
         self._ray, self._serve = _import_ray()
         errors = self._ray.exceptions
         self._lost = (errors.RayActorError, errors.WorkerCrashedError, errors.NodeDiedError, errors.ObjectLostError)
@@ -244,6 +244,8 @@ class RayBackend:
 
     def close(self) -> None:
         """Delete the application: its replicas end, and what they held is free."""
+        if self._is_lost():
+            return
         try:
             self._handle.shutdown()
             self._serve.delete(self._name)
@@ -310,7 +312,6 @@ def _import_ray() -> tuple[Any, Any]:
     """
     if "ray" not in sys.modules:  # it reads these when it is imported
         os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what it tells of itself
         if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}.isdisjoint(os.environ):
             os.environ.setdefault("RAY_AUTH_MODE", "token")
     try:
