@@ -19,6 +19,7 @@ import re
 import shlex
 import socket
 import ssl
+import struct
 import subprocess
 import sys
 import tempfile
@@ -35,7 +36,8 @@ from plainconv.exporter.bundle import Bundle
 MIB = 2**20
 MOST_SENT = 96 * MIB  # of one try
 MOST_GROWTH = 32.0  # MiB, from one time of a try
-SECONDS = 4.0  # that a try goes on
+SECONDS = 4.0  # that a try goes on, or waits
+FLOOD_S = 20.0  # the same of one that only sends
 SETTLED_S = 1.0  # until what ended has been left
 COMMAND = "import sys; from plainconv.exporter.cli.main import main; sys.exit(main())"
 _SERVING = re.compile(r"serving .* on (https?)://(\S+?)(?: and grpc (\S+))?$")
@@ -85,7 +87,7 @@ def flood(head: bytes, piece: bytes, *, grpc: bool = False, most: int = MOST_SEN
     """One connection that sends `head`, then `piece` on and on."""
 
     def tries(target: Target) -> str:
-        sent, end, said = 0, time.monotonic() + SECONDS, "let on"
+        sent, end, said = 0, time.monotonic() + FLOOD_S, "let on"
         try:
             with target.connect(grpc=grpc) as connection:
                 connection.sendall(head)
@@ -114,6 +116,21 @@ def held(count: int, head: bytes, *, handshake: bool = True, grpc: bool = False)
                     taken += 1
             time.sleep(0.5)
             return f"{taken} of {many} connected; meanwhile a sound request: {target.answers()}"
+
+    return tries
+
+
+def storm(*, grpc: bool = False) -> Callable[[Target], str]:
+    """Connections that are begun and reset at once, one after the other."""
+
+    def tries(target: Target) -> str:
+        count, end = 0, time.monotonic() + SECONDS
+        while count < 20_000 and time.monotonic() < end:
+            with contextlib.suppress(OSError), target.connect(handshake=False, grpc=grpc) as connection:
+                connection.sendall(b"P")
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            count += 1
+        return f"{count} connections"
 
     return tries
 
@@ -150,6 +167,7 @@ TRIES: dict[str, Callable[[Target], str]] = {
     "64 bodies of 64 MiB, announced": held(64, HEAD + b"content-length: 67108864\r\n\r\n"),
     "500 connections, silent": held(500, b""),
     "500 half heads": held(500, HEAD),
+    "connections reset": storm(),
     "500 without a handshake": held(500, b"", handshake=False),
     "gzip, chunked": once(with_body(b"0\r\n\r\n", HOST, b"transfer-encoding: gzip, chunked")),
     "chunks under HTTP/1.0": once(with_body(b"0\r\n\r\n", HOST, b"transfer-encoding: chunked", version=b"1.0")),
@@ -248,6 +266,11 @@ GRPC_TRIES: dict[str, Callable[[Target], str]] = {
     ),
     "calls begun and reset": resets,
     "settings without end": flood(START, frame(4, 0, 0, b"\0\4\0\0\xff\xff") * 1000, grpc=True),
+    "empty pieces of a message": flood(START + call(INFER, 1), frame(0, 0, 1) * 1000, grpc=True, most=2 * MOST_SENT),
+    "priorities without end": flood(START, frame(2, 0, 1, bytes(5)) * 1000, grpc=True),
+    "windows without end": flood(START, frame(8, 0, 0, bytes([0, 0, 0, 1])) * 1000, grpc=True),
+    "frames of no kind": flood(START, frame(99, 0, 0, bytes(16_000)) * 10, grpc=True),
+    "gRPC connections reset": storm(grpc=True),
     "pings without end": flood(START, frame(6, 0, 0, bytes(8)) * 1000, grpc=True),
     "a message beyond the limit": flood(
         START + call(INFER, 1), frame(0, 0, 1, b"\0\xff\xff\xff\xff" + bytes(16_000)), grpc=True

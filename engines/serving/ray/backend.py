@@ -24,7 +24,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from plainconv.exporter.bundle import Bundle
-from plainconv.exporter.errors import EngineError, one_line
+from plainconv.exporter.errors import CheckFailedError, EngineError, one_line
 
 from ...runner import Array
 from ..backend import Loaded
@@ -91,11 +91,11 @@ class RayCluster:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Raises EngineError where the cluster was lost, which ended the server."""
+        """Raises CheckFailedError where the cluster was lost, which ended the server."""
         self.close()
         if self._is_lost:
             where = self._options.address or "this machine"
-            raise EngineError(
+            raise CheckFailedError(
                 f"the head of the Ray cluster at {where} was lost, and all replicas with it; "
                 "see to it, then start the server again"
             ) from None
