@@ -10,11 +10,11 @@ import contextlib
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ..refusals import SlowError, TooManyError
+from ..refusals import TooManyError
 from ..service import KEPT
 
 MOST_IDLE = 10 * 2**20  # received beside messages: more than begins as many calls as a connection may have at a time
@@ -88,13 +88,16 @@ class Guests:
         self._received, self._moved = received, set()
 
 
-async def read_in_time(context: Any, seconds: float) -> Any:
-    """The next message of a call. Raises SlowError."""
-    reading = asyncio.ensure_future(context.read())  # gRPC may not be told to give up what it reads
-    reading.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may wait for it any more
-    if not (await asyncio.wait({reading}, timeout=seconds))[0]:
-        raise SlowError(f"the request's message was not there within {seconds:g} s")
-    return reading.result()
+async def read_in_time(context: Any, seconds: float, end: Callable[[str], Coroutine[Any, Any, None]]) -> Any:
+    """The next message of a call; `end` ends it where none is there in time, as gRPC lets no reading be given up."""
+    ending: list[asyncio.Task[None]] = []
+    loop = asyncio.get_running_loop()
+    said = f"the request's message was not there within {seconds:g} s"
+    timer = loop.call_later(seconds, lambda: ending.append(loop.create_task(end(said))))
+    try:
+        return await context.read()
+    finally:
+        timer.cancel()
 
 
 def address_of(peer: str) -> str:

@@ -4,6 +4,7 @@ The only file that imports gRPC.
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
@@ -107,6 +108,9 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
                     with self._guests.call(sender.peer):
                         self._check(method, context)
                         return await self._called(method, call, await self._message(context, sender.peer), context)
+                except grpc.aio.AbortError:
+                    status = "DEADLINE_EXCEEDED"
+                    raise
                 except Exception as error:
                     status, refused = _refusal(error)
                 except asyncio.CancelledError:
@@ -132,6 +136,9 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
                         async for answer in call(asked, context):
                             yield answer
                         return
+                except grpc.aio.AbortError:
+                    status = "DEADLINE_EXCEEDED"
+                    raise
                 except Exception as error:
                     status, refused = _refusal(error)
                 except (asyncio.CancelledError, GeneratorExit):
@@ -144,8 +151,13 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         return guarded
 
     async def _message(self, context: Any, peer: str) -> Received:
-        """The one message of a call. Raises SlowError, BadRequestError where there is none."""
-        received = await read_in_time(context, self._service.options.timeout_s)
+        """The one message of a call. Raises BadRequestError where there is none, AbortError where none is in time."""
+
+        async def end(said: str) -> None:
+            with contextlib.suppress(grpc.aio.BaseError):  # which says that it was ended
+                await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, said)
+
+        received = await read_in_time(context, self._service.options.timeout_s, end)
         if not isinstance(received, Received):
             raise BadRequestError("the message is missing, or larger than this server takes")
         received.peer = address_of(peer)
