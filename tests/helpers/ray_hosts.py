@@ -199,6 +199,8 @@ class Hosts:
             assert server.poll() is None, lines
             yield lines
         finally:  # by SIGTERM: a server that is killed leaves its replicas to the cluster
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                server.wait(LONG_S if code else 0)  # it ends by itself
             if number := inner(server):
                 os.kill(number, signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):

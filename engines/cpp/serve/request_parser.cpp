@@ -56,7 +56,7 @@ std::string_view path_of(std::string_view target) {
       return "/";
     }
   }
-  return target.substr(0, target.find_first_of("?#"));
+  return target.substr(0, target.find('?'));
 }
 
 /// With the bytes that %41 and the like stand for, but for the slash: in a name it is none that divides a path.
