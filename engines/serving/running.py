@@ -139,8 +139,10 @@ async def _serve(
         grpc_front = None
         port = None
         if options.grpc_port is not None:
-            grpc_front, port = grpc_server.server_of(service, bearer, log, options, certificates)
+            grpc_front, port, guests = grpc_server.server_of(service, bearer, log, options, certificates)
             await grpc_front.start()
+            watch = asyncio.ensure_future(guests.watch(port))
+            held.callback(watch.cancel)
         application = rest_server.application(service, bearer, log, routes(service))
         http = rest_server.server_of(application, options, listener, certificates)
         watcher = Watcher(options.watch_s, store.refresh, *([certificates.refresh] if certificates else []))

@@ -184,11 +184,13 @@ class Hosts:
         host.on(*joins, f"--num-cpus={self._processors[self.all.index(host)]}")
 
     @contextlib.contextmanager
-    def serving(self, folder: Path, *options: str, ray: bool = True) -> Iterator[list[str]]:
-        """`exporter serve --ray` of a bundle on the first host, at port 8000 there; the lines that it writes."""
+    def serving(
+        self, folder: Path, *options: str, ray: bool = True, host: int = 0, code: int = 0
+    ) -> Iterator[list[str]]:
+        """`exporter serve --ray` of a bundle on a host, at port 8000 there, and its exit code; the lines it writes."""
         cluster = ("--ray", self.cluster) if ray else ()
         command = [sys.executable, "-c", _MAIN, "serve", str(folder), *cluster, *_OPTIONS, *options]
-        server = self.all[0].run(*command, stderr=subprocess.PIPE, text=True, errors="replace")
+        server = self.all[host].run(*command, stderr=subprocess.PIPE, text=True, errors="replace")
         lines: list[str] = []
         reader = threading.Thread(target=lambda: lines.extend(map(str.rstrip, server.stderr)), daemon=True)
         reader.start()
@@ -197,6 +199,8 @@ class Hosts:
             assert server.poll() is None, lines
             yield lines
         finally:  # by SIGTERM: a server that is killed leaves its replicas to the cluster
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                server.wait(LONG_S if code else 0)  # it ends by itself
             if number := inner(server):
                 os.kill(number, signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -206,7 +210,7 @@ class Hosts:
             server.wait()
             reader.join(LONG_S)
             server.stderr.close()
-        assert server.returncode == 0, lines
+        assert server.returncode == code, lines
 
     def __exit__(self, *raised: object) -> None:
         """End every process and take every namespace away."""

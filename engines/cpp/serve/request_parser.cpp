@@ -56,10 +56,10 @@ std::string_view path_of(std::string_view target) {
       return "/";
     }
   }
-  return target.substr(0, target.find_first_of("?#"));
+  return target.substr(0, target.find('?'));
 }
 
-/// With the bytes that %41 and the like stand for.
+/// With the bytes that %41 and the like stand for, but for the slash: in a name it is none that divides a path.
 std::string unescaped(std::string_view path) {
   constexpr int base = 16;
   constexpr std::size_t digits = 2;
@@ -69,7 +69,7 @@ std::string unescaped(std::string_view path) {
     const std::string_view number = path[i] == '%' ? path.substr(i + 1, digits) : "";
     const bool is_escape =
         number.size() == digits &&
-        std::from_chars(number.data(), number.data() + digits, byte, base).ptr == number.data() + digits;
+        std::from_chars(number.data(), number.data() + digits, byte, base).ptr == number.data() + digits && byte != '/';
     all += is_escape ? static_cast<char>(byte) : path[i];
     i += is_escape ? digits : 0;
   }

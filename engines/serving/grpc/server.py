@@ -4,6 +4,7 @@ The only file that imports gRPC.
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
@@ -18,13 +19,14 @@ from grpc_health.v1 import health_pb2 as health  # type: ignore[import-untyped]
 from plainconv.exporter.errors import EngineError
 
 from .. import kserve_parts
-from ..access_log import AccessLog, facts, trace_of
+from ..access_log import AccessLog, facts, note, trace_of
 from ..auth import Bearer
 from ..options import ServeOptions
 from ..refusals import BadRequestError, RefusedError, UnavailableError
 from ..service import Service
 from ..tls import Certificates
 from .extensions import HEALTH, SERVICE, Extensions, Method
+from .guests import Guests, address_of, read_in_time
 
 _log = logging.getLogger("plainconv.serving")
 OPEN_METHODS = (
@@ -51,12 +53,26 @@ class Received:
         self.message, self.size, self.peer = message, size, ""
 
 
-class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
-    """What every call passes: the token, the counters, the access log, and one form for everything that is refused."""
+class Sender:
+    """Whose call it is, since when. Read at its begin: gRPC does not survive it for a call that is over."""
 
-    def __init__(self, service: Service, bearer: Bearer, log: AccessLog, own: Mapping[str, Method]) -> None:
+    def __init__(self, context: Any) -> None:
+        self.start, self.peer = time.monotonic(), context.peer()
+        self.trace = trace_of((k, v) for k, v in context.invocation_metadata() or () if isinstance(v, str))
+
+
+class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
+    """What every call passes: the token, the counters, the access log, and one form for everything that is refused.
+
+    Every method takes a stream to gRPC, which else calls nobody before a message is there: so who may not ask is told
+    before its message is read, and a message has its time.
+    """
+
+    def __init__(
+        self, service: Service, bearer: Bearer, log: AccessLog, own: Mapping[str, Method], guests: Guests
+    ) -> None:
         """`own` are methods by name, in the place of the server's."""
-        self._service, self._bearer, self._log, self._own = service, bearer, log, own
+        self._service, self._bearer, self._log, self._own, self._guests = service, bearer, log, own, guests
         self._handlers: dict[str, Any] = {}
 
     async def intercept_service(self, continuation: Any, details: Any) -> Any:
@@ -68,7 +84,7 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             if own is not None:
                 self._handlers[method] = self._handler_of(method, own)
             elif handler is not None:
-                self._handlers[method] = grpc.unary_unary_rpc_method_handler(
+                self._handlers[method] = grpc.stream_unary_rpc_method_handler(
                     self._guarded(method, handler.unary_unary),
                     request_deserializer=_reading(handler.request_deserializer),
                     response_serializer=handler.response_serializer,
@@ -80,25 +96,28 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     def _handler_of(self, name: str, method: Method) -> Any:
         codec = {"request_deserializer": _reading(method.request.FromString), "response_serializer": _bytes}
         if method.streams == (False, False):
-            return grpc.unary_unary_rpc_method_handler(self._guarded(name, method.call), **codec)
+            return grpc.stream_unary_rpc_method_handler(self._guarded(name, method.call), **codec)
         many, _ = method.streams
-        make = grpc.stream_stream_rpc_method_handler if many else grpc.unary_stream_rpc_method_handler
-        return make(self._guarded_stream(name, method.call, many=many), **codec)
+        return grpc.stream_stream_rpc_method_handler(self._guarded_stream(name, method.call, many=many), **codec)
 
     def _guarded(self, method: str, call: Call) -> Call:
-        async def guarded(received: Received, context: Any) -> Any:
-            start, status, refused = time.monotonic(), "OK", None
-            received.peer = _address(context.peer())
+        async def guarded(given: Any, context: Any) -> Any:
+            sender, status, refused = Sender(context), "OK", None
             with facts() as known:
                 try:
-                    return await self._called(method, call, received, context)
+                    with self._guests.call(sender.peer):
+                        self._check(method, context)
+                        return await self._called(method, call, await self._message(context, sender.peer), context)
+                except grpc.aio.AbortError:
+                    status = "DEADLINE_EXCEEDED"
+                    raise
                 except Exception as error:
                     status, refused = _refusal(error)
                 except asyncio.CancelledError:
                     status = "CANCELLED"
                     raise
                 finally:
-                    self._ended(method, status, start, context, known | {"bytes_in": received.size})
+                    self._ended(method, status, sender, known)
                 await context.abort(getattr(grpc.StatusCode, status), refused)
 
         return guarded
@@ -107,28 +126,52 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
         """A stream is no request under way: each of its messages is, where the method says so."""
 
         async def guarded(given: Any, context: Any) -> AsyncIterator[Any]:
-            start, status, refused = time.monotonic(), "OK", None
-            address = _address(context.peer())
+            sender, status, refused = Sender(context), "OK", None
             with facts() as known:
                 try:
-                    self._check(method, context)
-                    asked = _from(given, address) if many else _readable(given).message
-                    async for answer in call(asked, context):
-                        yield answer
-                    return
+                    with self._guests.call(sender.peer):
+                        self._check(method, context)
+                        first = None if many else await self._message(context, sender.peer)
+                        asked = _readable(first).message if first else self._from(given, sender.peer)
+                        async for answer in call(asked, context):
+                            yield answer
+                        return
+                except grpc.aio.AbortError:
+                    status = "DEADLINE_EXCEEDED"
+                    raise
                 except Exception as error:
                     status, refused = _refusal(error)
                 except (asyncio.CancelledError, GeneratorExit):
                     status = "CANCELLED"
                     raise
                 finally:
-                    self._ended(method, status, start, context, known)
+                    self._ended(method, status, sender, known)
                 await context.abort(getattr(grpc.StatusCode, status), refused)
 
         return guarded
 
+    async def _message(self, context: Any, peer: str) -> Received:
+        """The one message of a call. Raises BadRequestError where there is none, AbortError where none is in time."""
+
+        async def end(said: str) -> None:
+            with contextlib.suppress(grpc.aio.BaseError):  # which says that it was ended
+                await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, said)
+
+        received = await read_in_time(context, self._service.options.timeout_s, end)
+        if not isinstance(received, Received):
+            raise BadRequestError("the message is missing, or larger than this server takes")
+        received.peer = address_of(peer)
+        self._guests.moved(peer)
+        note(bytes_in=received.size)
+        return received
+
+    async def _from(self, requests: AsyncIterator[Received], peer: str) -> AsyncIterator[Received]:
+        async for received in requests:
+            received.peer = address_of(peer)
+            self._guests.moved(peer)
+            yield received
+
     async def _called(self, method: str, call: Call, received: Received, context: Any) -> Any:
-        self._check(method, context)
         if self._service.good_bye:
             await self._service.good_bye.wait()
         if self._service.good_bye or (self._service.refusing and method not in OPEN_METHODS):
@@ -141,16 +184,16 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             given = [value for key, value in context.invocation_metadata() if key == "authorization"]
             self._bearer.check(given[0] if len(given) == 1 else None)
 
-    def _ended(self, method: str, status: str, start: float, context: Any, known: Mapping[str, Any]) -> None:
+    def _ended(self, method: str, status: str, sender: "Sender", known: Mapping[str, Any]) -> None:
         self._service.metrics.answered("grpc", status)
         self._log.add(
             {
                 "protocol": "grpc",
                 "method": method.rpartition("/")[2],
                 "status": status,
-                "ms": round((time.monotonic() - start) * 1e3, 3),
-                "client": context.peer(),
-                **trace_of((k, v) for k, v in context.invocation_metadata() or () if isinstance(v, str)),
+                "ms": round((time.monotonic() - sender.start) * 1e3, 3),
+                "client": sender.peer,
+                **sender.trace,
                 **known,
             }
         )
@@ -158,15 +201,16 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
 
 def server_of(
     service: Service, bearer: Bearer, log: AccessLog, options: ServeOptions, certificates: Certificates | None = None
-) -> tuple[Any, int]:
-    """The server, bound but not started, and its port. Raises EngineError where it cannot be bound."""
+) -> tuple[Any, int, Guests]:
+    """The server, bound but not started, its port and its guests. Raises EngineError where it cannot be bound."""
     plane = kserve_parts.BundlePlane(service)
     repository = kserve_parts.RepositoryExtension(plane, service)
     servicer = kserve_parts.Servicer(plane, repository)
     own = Extensions(repository, servicer, service, health).methods()
     limit = min(options.max_body + _OVERHEAD, _MOST_MESSAGE)
+    guests = Guests(options.max_connections, limit)
     server = grpc.aio.server(
-        interceptors=(Guard(service, bearer, log, own),),
+        interceptors=(Guard(service, bearer, log, own, guests),),
         maximum_concurrent_rpcs=options.max_connections,
         options=[
             ("grpc.max_receive_message_length", limit),
@@ -190,7 +234,7 @@ def server_of(
         port = 0
     if not port:
         raise EngineError(f"gRPC cannot listen on {address}; give another --grpc-port, or 0 for any that is free")
-    return server, port
+    return server, port, guests
 
 
 def _credentials(certificates: Certificates) -> Any:
@@ -220,17 +264,6 @@ def _readable(received: Received) -> Received:
     if received.message is None:
         raise BadRequestError("the message cannot be read: it is not what this method takes")
     return received
-
-
-async def _from(requests: AsyncIterator[Received], address: str) -> AsyncIterator[Received]:
-    async for received in requests:
-        received.peer = address
-        yield received
-
-
-def _address(peer: str) -> str:
-    """The sender's address, without its port."""
-    return peer.rpartition(":")[0].partition(":")[2]
 
 
 def _reading(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Received]:

@@ -7,30 +7,31 @@ beside the old one, and unloading deletes it. A batch travels as arrays in share
 what a replica answers is read where it lies.
 """
 
+import atexit
 import contextlib
 import logging
 import math
 import os
 import re
 import signal
-import socket
 import sys
 import threading
 import time
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from plainconv.exporter.bundle import Bundle
-from plainconv.exporter.errors import EngineError, one_line
+from plainconv.exporter.errors import CheckFailedError, EngineError, one_line
 
 from ...runner import Array
 from ..backend import Loaded
 from ..options import ServeOptions
 from ..refusals import UnavailableError
+from . import head
 from .options import RUNS_AHEAD, RayOptions
 
 _log = logging.getLogger("plainconv.serving")
@@ -39,7 +40,6 @@ _DEPLOYMENT = "replica"
 _POLL_S = 0.1
 _HEALTH_S = 2.0  # until a replica that died is missed, and another takes its place
 _SILENT_S = 4.0  # three times in a row, and a replica is sent no more: its host lost power, or the link to it is gone
-_KNOCK_S = 10.0
 _QUIET = {"log_level": "ERROR", "enable_access_log": False}
 _HAVE_OPTIONS = {"min_replicas", "max_replicas", "target_ongoing_requests"}  # of their own
 _OURS = re.compile(r"^exporter\.errors\.\w+: ")
@@ -58,13 +58,13 @@ class RayCluster:
         self._ray, self._serve = _import_ray()
         self._autoscaling = self._autoscaling_of(options)
         self._given_up = threading.Event()
-        self._is_ours = False
+        self._is_ours = self._is_lost = False
 
     def __enter__(self) -> Self:
         """Connect. Raises EngineError where there is no cluster at the address."""
         if not self._ray.is_initialized():
             try:
-                _knock(self._options.address)
+                head.knock(self._options.address)
                 with _same_signals():
                     self._ray.init(
                         address=self._options.address or None,
@@ -86,19 +86,29 @@ class RayCluster:
             if isinstance(error, Exception):
                 raise EngineError(f"Ray Serve does not start ({one_line(error)}); see to the cluster") from None
             raise
+        head.watch(self._serve.status, self._end, self._given_up)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """Raises CheckFailedError where the cluster was lost, which ended the server."""
         self.close()
+        if self._is_lost:
+            where = self._options.address or "this machine"
+            raise CheckFailedError(
+                f"the head of the Ray cluster at {where} was lost, and all replicas with it; "
+                "see to it, then start the server again"
+            ) from None
 
     def close(self) -> None:
         """Leave the cluster; one that was begun here ends. Closing twice does nothing."""
         self.give_up()
-        if self._is_ours:
-            self._is_ours = False
+        if self._is_lost:
+            atexit.unregister(self._ray.shutdown)  # it would wait for the head for a minute
+        elif self._is_ours:
             self._ray.shutdown()
+        self._is_ours = False
 
     def give_up(self) -> None:
         """Wait no longer for replicas that are not ready yet. From any thread."""
@@ -117,7 +127,7 @@ class RayCluster:
         try:
             [handle] = self._serve.run_many([target], wait_for_applications_running=False)
             self._wait(name, bundle.folder)
-            backend = RayBackend(name, handle, options.timeout_s)
+            backend = RayBackend(name, handle, options.timeout_s, lambda: self._is_lost)
             facts = handle.facts.remote().result(timeout_s=self._options.start_s)
         except BaseException as error:
             self._delete(name)
@@ -126,6 +136,11 @@ class RayCluster:
             raise
         workers = self._options.most * (options.workers + RUNS_AHEAD)
         return Loaded(backend, facts["runtime"], facts["precision"], facts["profiles"], workers)
+
+    def _end(self) -> None:
+        """Have the server end, as by SIGTERM: a head that comes back knows of no replica."""
+        self._is_lost = True
+        os.kill(os.getpid(), signal.SIGTERM)
 
     def _deployment(self, options: ServeOptions) -> Any:
         """What Ray is told of a replica."""
@@ -206,9 +221,9 @@ class RayCluster:
 class RayBackend:
     """The replicas of one version of a model. From any thread; what a replica raises is one line here."""
 
-    def __init__(self, name: str, handle: Any, timeout_s: float) -> None:
-        """`name` is the application's; a batch may take `timeout_s`."""
-        self._name, self._handle, self._timeout_s = name, handle, timeout_s
+    def __init__(self, name: str, handle: Any, timeout_s: float, is_lost: Callable[[], bool] = lambda: False) -> None:
+        """`name` is the application's; a batch may take `timeout_s`; `is_lost` says whether the cluster was lost."""
+        self._name, self._handle, self._timeout_s, self._is_lost = name, handle, timeout_s, is_lost
         self._ray, self._serve = _import_ray()
         errors = self._ray.exceptions
         self._lost = (errors.RayActorError, errors.WorkerCrashedError, errors.NodeDiedError, errors.ObjectLostError)
@@ -232,6 +247,8 @@ class RayBackend:
 
     def close(self) -> None:
         """Delete the application: its replicas end, and what they held is free."""
+        if self._is_lost():
+            return
         try:
             self._handle.shutdown()
             self._serve.delete(self._name)
@@ -309,14 +326,8 @@ def _import_ray() -> tuple[Any, Any]:
     except ImportError as error:
         raise EngineError(f"Ray Serve cannot be imported ({error}); {REMEDY}") from None
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    logging.getLogger("asyncio").addFilter(head.is_not_rays)
     return ray, ray.serve
-
-
-def _knock(address: str) -> None:
-    """Raise OSError where nothing listens at HOST:PORT: Ray itself tries for minutes."""
-    host, _, port = address.rpartition(":")
-    if host:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S).close()
 
 
 @contextlib.contextmanager

@@ -1,8 +1,9 @@
 """HTTP/1.1 as this server reads it: h11, bounded in every state, and with no latitude where two readers could differ.
 
 Refused beside what h11 refuses (which never holds more than one head, chunk line or trailer): versions but 1.0 and
-1.1, chunks under 1.0 or beside a length, what may stand once and is there twice, a length that is not written as
-numbers are, chunks whose lines and trailers outweigh what they carry. An absolute target is read as its path.
+1.1, lines that end otherwise than they must or go on in another, chunks under 1.0 or beside a length, what may stand
+once and is there twice, a length that is not written as numbers are, chunks whose lines and trailers outweigh what they
+carry. An absolute target is read as its path, in which an escaped slash is no slash.
 """
 
 import re
@@ -26,11 +27,16 @@ _ONCE = (
     b"inference-header-content-length",
     b"transfer-encoding",
 )
+_LINES = re.compile(rb"(?:[\t\x20-\x7e\x80-\xff]*\r\n)+")
+_FOLDED = re.compile(rb"\r\n[\t ]")
+_SLASH = re.compile(rb"%(?=2[Ff])")
 _FIELD = re.compile(rb"^([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*(.*?)[ \t]*\r?$", re.MULTILINE)
 _LENGTH = re.compile(rb"0|[1-9][0-9]*")
 _HOST = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=%:\[\]-]*")
 _ABSOLUTE = re.compile(rb"https?://([^/?#]+)([/?].*)?", re.IGNORECASE)
 _LONG_HEAD = f"the headers are longer than {MOST_HEAD} bytes"
+_LINE = "a line does not end with CR and LF, or has what no line may have"
+_END = b"\r\n\r\n"
 _FRAMED = "the chunks' lines and trailers are longer than what they carry"
 
 
@@ -41,10 +47,13 @@ class StrictConnection(h11.Connection):
         super().__init__(h11.SERVER, MOST_HEAD)
         self.refusal: RefusedError | None = None
         self._received = self._carried = self._chunks = 0  # of the body under way
+        self._is_chunked, self._last = False, b""  # what arrived last, and the bytes before it that may end the chunks
 
     def receive_data(self, data: bytes) -> None:
         """Take what arrived."""
         self._received += len(data)
+        if self._is_chunked or self.their_state is h11.IDLE:
+            self._last = self._last[1 - len(_END) :] + data
         super().receive_data(data)
 
     def next_event(self) -> Any:
@@ -63,7 +72,11 @@ class StrictConnection(h11.Connection):
                 if self._chunks > _FREE_CHUNKS + self._carried // _LEAST_CHUNK:
                     raise BadRequestError(f"the chunks carry less than {_LEAST_CHUNK} bytes each; send larger ones")
             elif isinstance(event, h11.EndOfMessage) or (event is h11.NEED_DATA and self.their_state is h11.SEND_BODY):
-                framing = self._received - self._carried - len(self.trailing_data[0])
+                left = len(self.trailing_data[0])
+                framing = self._received - self._carried - left
+                ends = isinstance(event, h11.EndOfMessage) and self._is_chunked
+                if ends and not self._last[: len(self._last) - left].endswith(_END):
+                    raise BadRequestError(_LINE)
                 if framing > MOST_FRAMING + self._carried:
                     raise BadRequestError(_FRAMED)
         except RefusedError as error:
@@ -79,6 +92,10 @@ class StrictConnection(h11.Connection):
         """Raise RefusedError where a head is not as it must be."""
         if request.http_version not in (b"1.0", b"1.1"):
             raise VersionError("the request is of another version of HTTP, wanted 1.1")
+        if not _LINES.fullmatch(head.lstrip(b"\r\n")):
+            raise BadRequestError(_LINE)
+        if _FOLDED.search(head):
+            raise BadRequestError("a header goes on in another line")
         fields = [(name.lower(), value) for name, value in _FIELD.findall(head)]
         if len(head) > MOST_HEAD:
             raise BadRequestError(_LONG_HEAD)
@@ -89,7 +106,8 @@ class StrictConnection(h11.Connection):
         if twice:
             raise BadRequestError(f"the header {twice.decode()} is there twice")
         found = dict(fields)
-        length, chunked = found.get(b"content-length"), b"transfer-encoding" in found
+        self._is_chunked = b"transfer-encoding" in found
+        length, chunked = found.get(b"content-length"), self._is_chunked
         if length is not None and not _LENGTH.fullmatch(length):
             said = shown(length.decode("latin-1"))
             raise BadRequestError(f"content-length is {said}, wanted a whole number without leading zeros")
@@ -98,9 +116,10 @@ class StrictConnection(h11.Connection):
             raise BadRequestError(f"transfer-encoding {beside}: where the request ends is not certain")
         if not _HOST.fullmatch(found.get(b"host", b"")):
             raise BadRequestError("the header host is no name of a host")
-        absolute = _ABSOLUTE.fullmatch(request.target)
+        target, absolute = request.target, _ABSOLUTE.fullmatch(request.target)
         if absolute and _HOST.fullmatch(absolute[1]):
-            path = absolute[2] or b"/"
-            object.__setattr__(request, "target", path if path.startswith(b"/") else b"/" + path)
-        elif not request.target.startswith(b"/"):
+            target = absolute[2] or b"/"
+            target = target if target.startswith(b"/") else b"/" + target
+        elif not target.startswith(b"/"):
             raise BadRequestError("the request's target is no path")
+        object.__setattr__(request, "target", _SLASH.sub(b"%25", target))

@@ -41,7 +41,7 @@ def guarded(run_server: Callable[..., Any], bundle_of: Callable[..., Path], tmp_
     """A server that wants a token."""
     folder = tmp_path_factory.mktemp("guarded")
     (folder / "token").write_text(TOKEN)
-    options = ("--token-file", folder / "token", "--access-log", "none", "--no-grpc")
+    options = ("--token-file", folder / "token", "--access-log", "none", "--max-body", 1)
     with run_server(bundle_of(folder / "b"), "--name", "b", *options) as server:
         assert server.http, server.lines
         yield server
@@ -67,6 +67,45 @@ def test_one_without_a_token(guarded: Any, head: bytes, piece: bytes) -> None:
             connection.sendall(piece)
             sent += len(piece)
     assert sent < 16 * MIB and memory(guarded) - before < 8
+    assert guarded.ask("POST", "/v2/models/b/infer", BODY, {"authorization": f"Bearer {TOKEN}"})[0] == 200
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    """One of HTTP/2."""
+    return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
+
+
+def call(method: bytes) -> bytes:
+    """A connection's begin, with the headers of a call."""
+    texts = (b":method", b"POST", b":scheme", b"http", b":path", method, b":authority", b"x", b"te", b"trailers")
+    texts += (b"content-type", b"application/grpc")
+    pairs = zip(texts[::2], texts[1::2], strict=True)
+    head = b"".join(b"\0%c%b%c%b" % (len(name), name, len(value), value) for name, value in pairs)
+    return b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0) + frame(1, 4, 1, head)
+
+
+def test_one_without_a_token_over_grpc(guarded: Any) -> None:
+    """Given a call without a token, and no message -> it is told so."""
+    host, _, port = guarded.grpc.rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=LONG_S) as connection:
+        connection.sendall(call(b"/inference.GRPCInferenceService/ModelInfer"))
+        with connection.makefile("rb") as received:
+            while (heading := received.read(9))[3:] != frame(1, 5, 1)[3:]:  # not the call's end
+                assert heading
+                received.read(int.from_bytes(heading[:3], "big"))
+
+
+def test_headers_without_end(guarded: Any) -> None:
+    """Given no token, and beside a call that needs none headers without end -> cut off, and the server goes on."""
+    host, _, port = guarded.grpc.rpartition(":")
+    before, sent = memory(guarded), 0
+    endless = frame(9, 0, 3, b"\0\1a\x7e" + b"x" * 126) * 1000
+    with socket.create_connection((host, int(port)), timeout=LONG_S) as connection, contextlib.suppress(OSError):
+        connection.sendall(call(b"/grpc.health.v1.Health/Watch") + frame(0, 1, 1, bytes(5)) + frame(1, 0, 3))
+        while sent < 400 * MIB:
+            connection.sendall(endless)
+            sent += len(endless)
+    assert sent < 400 * MIB and memory(guarded) - before < 64
     assert guarded.ask("POST", "/v2/models/b/infer", BODY, {"authorization": f"Bearer {TOKEN}"})[0] == 200
 
 

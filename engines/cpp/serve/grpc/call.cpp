@@ -3,6 +3,7 @@
 #include <array>
 #include <utility>
 
+#include "grpc/codec.hpp"
 #include "refusals.hpp"
 #include "text.hpp"
 
@@ -34,12 +35,6 @@ std::string_view name_of(grpc::StatusCode code) {
   return found == statuses.end() ? "UNKNOWN" : found->name;
 }
 
-/// "ipv4:127.0.0.1:50000" is 127.0.0.1.
-std::string address_of(std::string_view peer) {
-  const std::string name = rpc::name_of(peer);
-  return name.substr(0, name.rfind(':'));
-}
-
 /// What the metadata say for `key`, where it is there once.
 std::optional<std::string_view> said(const Context& context, const grpc::string_ref& key) {
   const auto& all = context.client_metadata();
@@ -51,6 +46,9 @@ std::optional<std::string_view> said(const Context& context, const grpc::string_
 }
 
 }  // namespace
+
+Front::Front(Shared& all)
+    : shared(all), guests(service().options().max_connections, most_message(service().options())) {}
 
 std::vector<std::shared_ptr<Call>> Front::now() {
   std::vector<std::shared_ptr<Call>> all;

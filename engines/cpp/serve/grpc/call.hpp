@@ -32,7 +32,7 @@ struct Front {
   bool is_gone = false;
   Guests guests;
 
-  explicit Front(Shared& all) : shared(all) {}
+  explicit Front(Shared& all);
 
   [[nodiscard]] Service& service() const noexcept { return shared.service; }
   /// The calls that there are now.
@@ -76,6 +76,8 @@ class Call : public grpc::ServerGenericBidiReactor, public std::enable_shared_fr
   void end(const Refused& refused, Facts facts = {}) { end(status_of(refused), nullptr, std::move(facts)); }
   /// Throws Refused where the message has not been there in time.
   void check_time(Clock::time_point now) const;
+  /// A message is there.
+  void moved() { front_.guests.moved(client_); }
 
   Front& front_;
   Context& context_;

@@ -15,9 +15,9 @@ using Socket = Doorway::Socket;
 
 constexpr std::size_t most_given_up = 256;
 constexpr std::size_t most_under_way = most_streams + most_given_up;  // beyond its streams: begun, given up, not ended
-constexpr std::uint64_t most_idle = 16 * mebibyte;                    // received without a call: more than begins some
-constexpr std::uint64_t much = 64 * 1024;  // the same, so that it may have left free memory behind
-constexpr Seconds settled(0.5);            // until gRPC has left what a connection had
+constexpr std::uint64_t most_idle = 16 * mebibyte;  // received beside messages: more than begins calls
+constexpr std::uint64_t much = 64 * 1024;           // the same, so that it may have left free memory behind
+constexpr Seconds settled(0.5);                     // until gRPC has left what a connection had
 
 /// "127.0.0.1:50000", "::1:50000"; "" of a Unix socket.
 std::string name_of(const Socket& socket) {
@@ -52,6 +52,13 @@ std::string name_of(std::string_view peer) {
   return name;
 }
 
+std::string address_of(std::string_view peer) {
+  const std::string name = name_of(peer);
+  return name.substr(0, name.rfind(':'));
+}
+
+Guests::Guests(std::size_t most, std::size_t most_message) : share_(most - most / kept), most_message_(most_message) {}
+
 void Guests::add(std::shared_ptr<Socket> second, Doorway::Place place) {
   std::string name = name_of(*second);
   Socket& socket = *second;
@@ -83,18 +90,32 @@ Guests::Guest* Guests::of(std::string_view peer) {
   return found == guests_.end() ? nullptr : &found->second;
 }
 
-void Guests::began(std::string_view peer) {
+bool Guests::began(std::string_view peer) {
+  const std::string address = address_of(peer);
   const std::scoped_lock lock(mutex_);
+  const std::size_t calls = ++calls_of_[address];
   if (Guest* guest = of(peer)) {
     guest->received = received_by(guest->second->native_handle());
     if (++guest->calls > most_under_way) {
       cut(*guest);
     }
   }
+  return address.empty() || calls <= share_;
+}
+
+void Guests::moved(std::string_view peer) {
+  const std::scoped_lock lock(mutex_);
+  if (Guest* guest = of(peer)) {
+    guest->received = received_by(guest->second->native_handle());
+  }
 }
 
 void Guests::ended(std::string_view peer, bool is_given_up) {
+  const std::string address = address_of(peer);
   const std::scoped_lock lock(mutex_);
+  if (--calls_of_[address] == 0) {
+    calls_of_.erase(address);
+  }
   if (Guest* guest = of(peer)) {
     guest->calls -= guest->calls == 0 ? 0 : 1;
     guest->received = received_by(guest->second->native_handle());
@@ -108,7 +129,7 @@ void Guests::ended(std::string_view peer, bool is_given_up) {
 void Guests::look(Clock::time_point now) {
   std::unique_lock lock(mutex_);
   for (auto& [name, guest] : guests_) {
-    if (guest.calls == 0 && received_by(guest.second->native_handle()) > guest.received + most_idle) {
+    if (received_by(guest.second->native_handle()) > guest.received + most_idle + guest.calls * most_message_) {
       cut(guest);
     }
   }

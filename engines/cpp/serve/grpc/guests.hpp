@@ -22,18 +22,26 @@ inline constexpr int most_streams = 128;  // of one connection at a time
 /// A peer as the system names it: "127.0.0.1:50000" of "ipv4:127.0.0.1:50000", "::1:50000" of "ipv6:%5B::1%5D:50000";
 /// "" of a Unix socket.
 [[nodiscard]] std::string name_of(std::string_view peer);
+/// The same without the port.
+[[nodiscard]] std::string address_of(std::string_view peer);
 
 /// From any thread. Connections of a Unix socket are all one, and not watched.
 class Guests {
  public:
+  /// So many calls there may be, three quarters of them of one address; a message has up to `most_message` bytes.
+  Guests(std::size_t most, std::size_t most_message);
+
   /// Watch a connection by a second handle of it, and keep its place, until it ends.
   void add(std::shared_ptr<Doorway::Socket> second, Doorway::Place place);
 
-  /// A call of `peer`, as gRPC names it, began; ended, given up by its sender or not.
-  void began(std::string_view peer);
+  /// A call of `peer`, as gRPC names it, began: whether its address may have it.
+  [[nodiscard]] bool began(std::string_view peer);
+  /// A message of one is there.
+  void moved(std::string_view peer);
+  /// One ended, given up by its sender or not.
   void ended(std::string_view peer, bool is_given_up);
 
-  /// Cut those that send much, and ask nothing; give the system back what those that have ended took.
+  /// Cut those that send much beside messages; give the system back what those that have ended took.
   void look(Clock::time_point now);
 
  private:
@@ -41,7 +49,7 @@ class Guests {
     Doorway::Socket* second;     // that the wait for its end holds
     std::size_t calls = 0;       // under way
     std::size_t given_up = 0;    // more than were answered
-    std::uint64_t received = 0;  // bytes, when the last call began or ended
+    std::uint64_t received = 0;  // bytes, when a call began, had a message or ended
   };
 
   Guest* of(std::string_view peer);
@@ -49,8 +57,11 @@ class Guests {
   void cut(Guest& guest);
 
   std::mutex mutex_;
-  std::optional<Clock::time_point> littered_;  // when one ended that had sent much for nothing
-  std::map<std::string, Guest> guests_;        // by address and port
+  std::optional<Clock::time_point> littered_;    // when one ended that had sent much for nothing
+  std::map<std::string, Guest> guests_;          // by address and port
+  std::map<std::string, std::size_t> calls_of_;  // by address
+  std::size_t share_;
+  std::size_t most_message_;
 };
 
 }  // namespace plainconv::serve::rpc

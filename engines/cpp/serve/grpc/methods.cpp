@@ -178,6 +178,7 @@ class Unary : public Call {
   void OnReadDone(bool ok) override {
     has_message_ = true;
     if (ok) {
+      moved();
       take(message_);
     } else {
       refuse(bad_request("the message is missing, or larger than this server takes"));

@@ -80,7 +80,11 @@ class Methods : public grpc::CallbackGenericService {
     if (!call) {
       return new Refusing({grpc::UNIMPLEMENTED, "there is no such method"});
     }
-    front_.guests.began(context->peer());
+    if (!front_.guests.began(context->peer())) {
+      front_.guests.ended(context->peer(), false);
+      return new Refusing(
+          rpc::status_of(too_many("the server has as many requests of this address as it takes; try again later")));
+    }
     if (front_.count() >= front_.service().options().max_connections) {
       front_.guests.ended(context->peer(), true);
       return new Refusing(rpc::status_of(too_many("the server has as many requests as it takes; try again later")));

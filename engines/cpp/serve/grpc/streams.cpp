@@ -84,6 +84,7 @@ class Stream : public Writing {
       go_on();
       return;
     }
+    moved();
     const auto request = std::make_shared<Inference>(front_, peer_, [this, self = shared_from_this()] { go_on(); });
     {
       const std::scoped_lock lock(mutex_);
@@ -206,6 +207,7 @@ class Watch : public Writing {
       if (!ok) {
         throw bad_request("the message is missing");
       }
+      moved();
       read(message_, mebibyte, request);
       {
         const std::scoped_lock lock(mutex_);

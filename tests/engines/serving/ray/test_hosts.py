@@ -105,6 +105,21 @@ def test_as_many_replicas_as_the_load_asks_for(hosts: Hosts, make: Any, tmp_path
     assert not one.refused and not many.refused
 
 
+def test_a_head_that_loses_its_power(hosts: Hosts, make: Any, tmp_path: Path) -> None:
+    """Given a head, apart from the front end, that dies -> answers until that is certain, then one line and the end."""
+    with hosts.serving(make(tmp_path / "sums"), host=1, code=1) as lines:
+        with Clients("127.0.0.1:8000", 2, hosts.all[1].enter) as clients:
+            more(clients, 100)
+            hosts.all[0].off()
+            assert until(lambda: any("was lost" in line for line in lines)), lines
+        assert not clients.wrong and clients.right > 100, clients.said()
+        assert all("ConnectionRefused" in each or "nothing but refusals" in each for each in clients.lost), (
+            clients.said()
+        )
+    [line] = [line for line in lines if "was lost" in line]
+    assert line.startswith("exporter: the head of the Ray cluster at ")
+
+
 def more(clients: Clients, count: int) -> None:
     """Wait for so many answers from now on."""
     wanted = clients.right + count
