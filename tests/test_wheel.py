@@ -50,6 +50,7 @@ def test_it_holds_what_the_readme_promises(wheel: Path) -> None:
     assert "plainconv/engines/kubernetes/inference-service.yaml" in names
 
 
+@pytest.mark.slow  # the same job as README.md's, which a test runs from the sources
 def test_the_main_job_runs_beside_foreign_packages(installed: Path, tmp_path: Path) -> None:
     """Given others' packages called models and engines -> ours is what runs, from the wheel, to a bundle that opens."""
     checkpoint = ASSETS / "vanillanet_digits.pth"

@@ -11,7 +11,7 @@ from plainconv.exporter.reparam import reparameterize
 from plainconv.models.checkpoints.published import load_checkpoint
 
 
-@pytest.mark.parametrize("form", ["training", "plain"])
+@pytest.mark.parametrize("form", [pytest.param("training", marks=pytest.mark.slow), "plain"])
 def test_gives_the_published_logits(vector_name: str, form: str, conformance: ModuleType, tmp_path: Path) -> None:
     vector = conformance.load(vector_name)
     path = tmp_path / "published.pth"

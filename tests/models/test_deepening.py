@@ -124,7 +124,9 @@ def test_network_that_is_deep_already_is_refused() -> None:
         deepen(create("vanillanet_digits"))
 
 
-@pytest.mark.parametrize("slope", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize(
+    "slope", [0.5, pytest.param(0.0, marks=pytest.mark.slow), pytest.param(1.0, marks=pytest.mark.slow)]
+)
 def test_checkpoint_keeps_its_slope(slope: float, tmp_path: Path) -> None:
     """No epoch beside the weights, as in a state dict that a user saved: the slope comes back all the same."""
     network = create("resnet_digits")

@@ -52,8 +52,7 @@ def stop_after(epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
     "name",
     [
         "vanillanet_digits",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("parnet_digits", "resnet_digits")),
-        "digits_detector",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("parnet_digits", "resnet_digits", "digits_detector")),
         "digits_segmenter",
     ],
 )

@@ -221,8 +221,15 @@ def test_an_op_of_chance_is_refused(act) -> None:
         reparameterize(Net().eval(), X)
 
 
-@pytest.mark.parametrize("weighted", [True, False])
-@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize(
+    ("first", "weighted"),
+    [
+        (True, False),
+        (False, True),
+        pytest.param(True, True, marks=pytest.mark.slow),
+        pytest.param(False, False, marks=pytest.mark.slow),
+    ],
+)
 def test_attention_in_eval_mode_is_traced(first: bool, weighted: bool) -> None:
     """Given attention over the positions → Result a plain network for any batch and size, one of each among them."""
 
@@ -300,9 +307,9 @@ def test_an_equality_that_makes_a_size_a_number_is_a_guard() -> None:
         (lambda x: x[:, -9:] + x[:, 0:4], True),
         (lambda x: torch.cat([x, x], 1)[:, :8].add_(1), True),
         (lambda x: x[:, :, :16], False),
-        (lambda x: x[..., None, :20].squeeze(3), False),
-        (lambda x: x[:, :, -16:], False),
-        (lambda x: x[:2], False),
+        pytest.param(lambda x: x[..., None, :20].squeeze(3), False, marks=pytest.mark.slow),
+        pytest.param(lambda x: x[:, :, -16:], False, marks=pytest.mark.slow),
+        pytest.param(lambda x: x[:2], False, marks=pytest.mark.slow),
     ],
 )
 def test_a_slice_of_all_there_is_is_seen_where_the_size_is_open(cut, quick: bool, monkeypatch) -> None:

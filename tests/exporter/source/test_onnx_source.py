@@ -116,8 +116,15 @@ def test_dynamic_batch(file, tmp_path, head):
 SIZES = ((4, 6), (8, 8), (16, 12))
 
 
-@pytest.mark.parametrize("head", [OPEN, FIXED], ids=["open", "opened"])
-@pytest.mark.parametrize("batch", [None, (1, 2, 4)])
+@pytest.mark.parametrize(
+    ("head", "batch"),
+    [
+        (OPEN, None),
+        (FIXED, (1, 2, 4)),
+        pytest.param(OPEN, (1, 2, 4), marks=pytest.mark.slow),
+        pytest.param(FIXED, None, marks=pytest.mark.slow),
+    ],
+)
 def test_dynamic_size(file, tmp_path, head, batch):
     """Given height and width that are open, or that no node holds to their size → checked at both ends of the range."""
     bundle = export(file(head + BODY), tmp_path / "b", dynamic_batch=batch, dynamic_size=SIZES)
@@ -194,7 +201,9 @@ def test_an_output_that_is_a_constant(file, tmp_path):
     assert [p["status"] for p in bundle.manifest.parities] == ["held", "held"]
 
 
-@pytest.mark.parametrize(("kind", "dtype"), [("int64", "int64"), ("uint8", "uint8"), ("bool", "bool")])
+@pytest.mark.parametrize(
+    ("kind", "dtype"), [("int64", "int64"), pytest.param("uint8", "uint8", marks=pytest.mark.slow), ("bool", "bool")]
+)
 def test_inputs_that_are_no_floats(file, tmp_path, kind, dtype):
     text = f"({kind}[1,3,8,8] i) => (float[] scores) {{ image = Cast<to=1>(i) {BODY.strip(' {')}"
     assert specs(export(file(text), tmp_path / "b"))[0] == f"i {dtype}[1, 3, 8, 8]"

@@ -15,7 +15,7 @@ from onnx import numpy_helper
 
 from plainconv.exporter.surgery import simplify
 
-EVERY = 12
+EVERY = 24
 """Of the models, how many the quick test leaves out for each that it takes."""
 
 
@@ -142,7 +142,7 @@ def survey(chosen: slice, folder: Path) -> tuple[Counter[str], list[str]]:
 def test_some_of_them(tmp_path: Path) -> None:
     counts, failures = survey(slice(0, None, EVERY), tmp_path)
     assert not failures
-    assert counts["same"] + counts["changed"] > 150
+    assert counts["same"] + counts["changed"] > 75
 
 
 @pytest.mark.slow

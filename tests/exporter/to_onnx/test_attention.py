@@ -40,14 +40,15 @@ def check(network: nn.Module, example: Tensor, other: Tensor, folder: Path, *, d
 
 @pytest.mark.parametrize(
     ("shape", "mask"),
-    [((6,), "none"), ((6,), "two axes"), ((6,), "three axes"), ((2, 3, 6), "none"), ((2, 3, 6), "two axes")],
+    [((6,), "none"), ((6,), "three axes"), ((2, 3, 6), "two axes")]
+    + [pytest.param(*each, marks=pytest.mark.slow) for each in (((6,), "two axes"), ((2, 3, 6), "none"))],
 )
 def test_of_another_rank(tmp_path: Path, shape: tuple[int, ...], mask: str) -> None:
     tokens = int(np.prod(shape))
     check(Attention(shape, MASKS[mask]), torch.randn(2, tokens, 8), torch.randn(2, tokens, 8), tmp_path)
 
 
-@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("causal", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_at_an_open_batch(tmp_path: Path, causal: bool) -> None:
     check(
         Attention((6,), None, causal=causal), torch.randn(2, 6, 8), torch.randn(5, 6, 8), tmp_path, dynamic_batch=True

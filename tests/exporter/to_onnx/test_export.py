@@ -251,7 +251,14 @@ class SamePadding(nn.Module):
         return self.conv(nn.functional.pad(x, pads))
 
 
-@pytest.mark.parametrize("up", [lambda n: -(-n // 2), lambda n: -(n // -2), lambda n: (n + 1) // 2])
+@pytest.mark.parametrize(
+    "up",
+    [
+        lambda n: -(-n // 2),
+        pytest.param(lambda n: -(n // -2), marks=pytest.mark.slow),
+        pytest.param(lambda n: (n + 1) // 2, marks=pytest.mark.slow),
+    ],
+)
 def test_padding_that_follows_an_open_size_is_right_at_every_size(tmp_path: Path, up) -> None:
     module = SamePadding(up).eval()
     path = onnx_from_module(module, EXAMPLE, tmp_path / "model.onnx", dynamic_size=True)

@@ -26,7 +26,16 @@ def test_overlap_is_a_share_of_all_keys() -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("name", ["vanillanet_9", "parnet_s", "parnet_s_96", "repvgg_b1g2", "vanillanet_digits"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "vanillanet_9",
+        "parnet_s",
+        pytest.param("parnet_s_96", marks=pytest.mark.slow),
+        "repvgg_b1g2",
+        "vanillanet_digits",
+    ],
+)
 def test_a_network_is_closest_to_itself(name: str, form: str) -> None:
     with torch.device("meta"):
         state = create(name, deploy=form == "deploy", num_classes=12).state_dict()
