@@ -251,8 +251,8 @@ class Reference:
 
     def _limits(self, tolerance: float | None) -> list[float]:
         """Of the RMS error of each output; none in float32."""
-        halved = tolerance is not None or self.dtype != "float32"
-        return [tolerance or self._own_limit(y) for y in self.outputs.values()] if halved else []
+        lower = tolerance is not None or self.dtype != "float32"
+        return [tolerance or self._own_limit(y) for y in self.outputs.values()] if lower else []
 
     def _own_limit(self, wanted: Wanted) -> float:
         """The RMS error allowed to a network that is itself in a lower precision."""
