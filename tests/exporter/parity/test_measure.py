@@ -71,6 +71,8 @@ def test_a_mask_of_floats_is_judged_as_one_of_bools(tolerance: float | None, tmp
     assert kept.compare("step", [turned.astype(np.float32)], tolerance)[0]
     for wrong in (1 - y, y / 2, np.roll(y, 1, axis=0), np.zeros_like(y), np.where(y > 0, np.nan, 0), y > 0):
         assert not kept.compare("step", [wrong], tolerance)[0]
+    turned[3, 2, 1, 5] = np.nan
+    assert not kept.compare("step", [turned], tolerance)[0]
     assert wanted(np.ones((13, 4))).is_float and not wanted(y).is_float
 
 
