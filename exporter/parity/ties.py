@@ -28,6 +28,9 @@ def sorted_stably(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> A
 class FirstOfEquals(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Within it, PyTorch takes the first of equals, as ONNX does."""
 
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
