@@ -169,6 +169,8 @@ def agreement(wanted: Wanted, y: np.ndarray, tolerance: float | None) -> Measure
     """
     values, count = wanted.values, wanted.values.size
     telling = (1 - OF_EACH) * (wanted.spread or 1.0)
+    if y.dtype.kind == "f" and not np.isfinite(y).all():
+        return Measured("agreement", math.inf, TIES)
     with np.errstate(all="ignore"):
         differ = y != values
     by_image = differ.reshape(len(y), -1).mean(axis=1)

@@ -175,8 +175,8 @@ class Reference:
         if of_list is None and y.shape != wanted.values.shape:
             found = f"{FAILED}: shape {list(y.shape[1:])}, want {list(wanted.values.shape[1:])}"
             return unmeasured(step, name, found)
-        if (y.dtype.kind == "f") != wanted.is_float:
-            kind = "floats" if wanted.is_float else "integers"
+        if (y.dtype.kind == "f") != (wanted.values.dtype.kind == "f"):
+            kind = "floats" if y.dtype.kind != "f" else "integers"
             return unmeasured(step, name, f"{FAILED}: it gives {y.dtype}, want {kind}")
         if of_list is not None:
             measured, why = of_list, self._why_not(name)
@@ -252,8 +252,8 @@ class Reference:
 
     def _limits(self, tolerance: float | None) -> list[float]:
         """Of the RMS error of each output; none in float32."""
-        halved = tolerance is not None or self.dtype != "float32"
-        return [tolerance or self._own_limit(y) for y in self.outputs.values()] if halved else []
+        lower = tolerance is not None or self.dtype != "float32"
+        return [tolerance or self._own_limit(y) for y in self.outputs.values()] if lower else []
 
     def _own_limit(self, wanted: Wanted) -> float:
         """The RMS error allowed to a network that is itself in a lower precision."""
@@ -322,9 +322,9 @@ class Reference:
             names = {key: tuple(str(n) for n in held[key]) for key in kept}
             outputs = {}
             for i, name in enumerate(names["outputs"]):
-                facts = {field.name: held[f"output_{i}.{field.name}"] for field in _SAVED if field.name != "moved"}
-                key = f"output_{i}.moved"
-                facts["moved"] = held[key] if key in held else np.zeros_like(facts["scales"])  # of older bundles
+                facts = {f.name: held[key] for f in _SAVED if (key := f"output_{i}.{f.name}") in held}
+                facts.setdefault("moved", np.zeros_like(facts["scales"]))  # of older bundles
+                facts["bits"] = bool(facts.get("bits", False))
                 slices = tuple(held[f"output_{i}.slices_{k}"] for k in range(_count(held, f"output_{i}.slices_")))
                 axis = int(held[f"output_{i}.axis"])
                 facts["own_rms"] = float(facts["own_rms"])

@@ -10,8 +10,6 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 aten = torch.ops.aten
-
-
 _ARGUMENTS = {aten.topk.default: ("k", "dim", "largest", "sorted"), aten.sort.default: ("dim", "descending")}
 
 
@@ -22,11 +20,16 @@ def sorted_stably(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> A
     given = dict(zip(_ARGUMENTS[func], args[1:], strict=False)) | kwargs
     dim, falls = given.get("dim", -1), given.get("largest", "k" in given)
     found = aten.sort.stable(args[0], stable=True, dim=dim, descending=given.get("descending", falls))
-    return tuple(y.narrow(dim, 0, given["k"]) for y in found) if "k" in given and args[0].dim() else found
+    if "k" not in given or not args[0].dim():
+        return found
+    return tuple(y.narrow(dim, 0, given["k"]).contiguous() for y in found)
 
 
 class FirstOfEquals(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Within it, PyTorch takes the first of equals, as ONNX does."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

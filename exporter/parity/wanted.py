@@ -38,7 +38,7 @@ class Wanted:
 
     `spreads` [K] and `scales` [images, K] are in the output's units, `own_errors` [images, K] the largest of the
     network itself in its own type, in units of the scale; of integers, [images, 1], the share that differs. The spread
-    of integers is the share that differs from one image to the next.
+    of integers is the share that differs from one image to the next. `bits` says that floats are 0 and 1 alone.
     `own_rms` is the root mean square of these errors. `moved` [images, K] are the largest errors, of flat images, where
     every value is rounded once more; else 0. `slices` gives for each further axis the spread at each index, in
     units of the parts' own.
@@ -52,11 +52,12 @@ class Wanted:
     own_rms: float
     moved: np.ndarray
     slices: tuple[np.ndarray, ...]
+    bits: bool = False
 
     @property
     def is_float(self) -> bool:
         """Whether it is judged by distance; else by agreement."""
-        return self.values.dtype.kind == "f"
+        return self.values.dtype.kind == "f" and not self.bits
 
     @property
     def spread(self) -> float:
@@ -129,6 +130,9 @@ def wanted_output(
     rows = spread_of if keeps_apart else np.arange(len(y))
     if y.dtype.kind != "f":
         return _of_integers(y, own, rows)
+    zeros, ones = np.count_nonzero(y == 0), np.count_nonzero(y == 1)
+    if zeros and ones and zeros + ones == y.size:
+        return dataclasses.replace(_of_integers(y, own, rows), bits=True)
     with np.errstate(all="ignore"):
         y = y.astype(np.float64, copy=False)
         variance = np.var(y[rows], axis=0, ddof=1) if len(rows) > 1 else np.zeros(y.shape[1:])

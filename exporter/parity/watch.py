@@ -40,7 +40,8 @@ def run_watched(module: nn.Module, inputs: tuple[Tensor, ...], watch: Watch, *, 
         with widened():
             return _run(module, wide, watch)
     except Exception:  # as in `float64_outputs`: a copy in float64 either works or says why not
-        return _run(copy.deepcopy(module).double(), wide, watch)
+        with FirstOfEquals():
+            return _run(copy.deepcopy(module).double(), wide, watch)
 
 
 def values_of_module(module: nn.Module, inputs: tuple[Tensor, ...], *, float64: bool = False) -> dict[str, np.ndarray]:

@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-from .ties import sorted_stably
+from .ties import FirstOfEquals, sorted_stably
 
 aten = torch.ops.aten
 _NARROW = (torch.float32, torch.float16, torch.bfloat16)
@@ -47,7 +47,8 @@ def float64_outputs(module: nn.Module, inputs: tuple[Tensor, ...], *, may_copy: 
     except Exception:  # whatever it is, a copy in float64 either works or says why not
         if not may_copy:
             raise
-        return copy.deepcopy(module).double()(*wide)
+        with FirstOfEquals():
+            return copy.deepcopy(module).double()(*wide)
 
 
 @contextmanager
@@ -102,9 +103,9 @@ class _WidenCalls(TorchFunctionMode):
 
 
 class _WidenDispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Widens the arguments of what C++ dispatches, takes the first of equals, as `FirstOfEquals` does.
+    """Widens the arguments of what C++ dispatches.
 
-    And the place of the slow kernel of a float64 depthwise conv.
+    It takes the first of equals, as `FirstOfEquals` does, and the place of the slow kernel of a float64 depthwise conv.
     """
 
     def __torch_dispatch__(

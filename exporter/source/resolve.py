@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from plainconv import models
 from plainconv.models.checkpoints import published as checkpoints
 
-from ..bundle import sha256_of_arrays
+from ..bundle import DTYPES, sha256_of_arrays
 from ..bundle.presets import Recipe
 from ..errors import PlainconvError, SourceError, first_line
 from ..reparam import unwrapped
@@ -304,7 +304,9 @@ def _checked_call(name: str, module: nn.Module, call: Call, takes: str) -> tuple
             found = f"{name} cannot take {call} ({why}); give what {spelled(signature_of(module))} does"
         raise SourceError(found) from error
     outputs = named_outputs(returned)
-    for output in outputs.values():
+    for key, output in outputs.items():
+        if str(output.dtype).removeprefix("torch.") not in DTYPES:
+            raise SourceError(f"{name} gives {key} in {output.dtype}; wanted one of {', '.join(DTYPES)}: cast it")
         if output.numel() == 0:
             advice = "a larger --input-shape" if only else "larger ones"
             raise SourceError(f"{name} gives an empty output for an input of {call}; give {advice}")

@@ -1,8 +1,11 @@
 """Agreement of classes and integers, and who competes for the largest."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from plainconv.exporter.parity import Reference
 from plainconv.exporter.parity.measure import (
     agreement,
     as_chaotic,
@@ -55,6 +58,22 @@ def test_a_frequent_integer_that_is_gone_is_said() -> None:
     assert (
         found.error == pytest.approx(0.04) and found.error <= found.tolerance and found.why.startswith("of 7 only 0%")
     )
+
+
+@pytest.mark.parametrize("tolerance", [None, 0.3])
+def test_a_mask_of_floats_is_judged_as_one_of_bools(tolerance: float | None, tmp_path: Path) -> None:
+    """Given zeros and ones -> a few at the threshold may turn over, which no distance allows; a fault is refused."""
+    y = (RNG.standard_normal((13, 4, 20, 20)) > 0.5).astype(np.float64)
+    Reference(1, {"x": np.zeros((13, 1))}, KINDS, {"mask": wanted(y)}).save(tmp_path / "r.npz")
+    kept = Reference.load(tmp_path / "r.npz")
+    turned = y.copy()
+    turned[3, 2, 1, 5:9] = 1 - turned[3, 2, 1, 5:9]
+    assert kept.compare("step", [turned.astype(np.float32)], tolerance)[0]
+    for wrong in (1 - y, y / 2, np.roll(y, 1, axis=0), np.zeros_like(y), np.where(y > 0, np.nan, 0), y > 0):
+        assert not kept.compare("step", [wrong], tolerance)[0]
+    turned[3, 2, 1, 5] = np.nan
+    assert not kept.compare("step", [turned], tolerance)[0]
+    assert wanted(np.ones((13, 4))).is_float and not wanted(y).is_float
 
 
 @pytest.mark.parametrize("tolerance", [None, 0.3])

@@ -23,6 +23,7 @@ LARGEST, LEAST = (np.argsort(sign * X.numpy(), axis=1, kind="stable") for sign i
         (lambda x: x.topk(40)[1], LARGEST[:, :40]),
         (lambda x: torch.topk(x, k=40, dim=1, sorted=False).indices, LARGEST[:, :40]),
         (lambda x: x.topk(500)[1], LARGEST),
+        (lambda x: x.topk(40)[1].view(120).view(3, 40), LARGEST[:, :40]),
         (lambda x: x.topk(40, 1, False)[1], LEAST[:, :40]),
         (lambda x: x.T.topk(40, largest=False, dim=0)[1].T, LEAST[:, :40]),
         (lambda x: x.T.topk(40, 0)[1].T, LARGEST[:, :40]),

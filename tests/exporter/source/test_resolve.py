@@ -52,6 +52,7 @@ def wrapped(change):
 def pair(): return wrapped(lambda y: (y, y))
 def mapping(): return wrapped(lambda y: {"y": y})
 def label(): return wrapped(lambda y: y.argmax(1))
+def short(): return wrapped(lambda y: y.argmax(1).short())
 def nothing(): return wrapped(lambda y: y[:, :0])
 def nan(): return wrapped(lambda y: torch.log(-y.abs() - 1))
 def infinite():
@@ -119,6 +120,7 @@ def test_callable_gives_a_network_in_eval_mode(user, name, shape, options):
         ("absent", "has no callable absent; it has Net, Config"),
         ("number_3", "has no callable number_3"),
         ("nothing", "gives an empty output"),
+        ("short", "gives logits in torch.int16; wanted one of bool, int8"),
         ("nan", "gives NaN or infinity for a normal input of shape 1,3,8,8"),
         ("infinite", "conv.weight has 27 NaN or infinite values"),
         ("double", "conv.weight is float64 on cpu; wanted float32 on cpu"),
