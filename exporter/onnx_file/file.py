@@ -133,7 +133,9 @@ def infer_shapes(graph: gs.Graph, *, within: bool = True) -> None:
         ExportError: types or shapes contradict one another.
 
     """
-    inferred = _inferred(skeleton(graph, large=SMALL)).graph
+    proto = skeleton(graph, large=SMALL)
+    stubs_to_inputs(proto)  # inference asks for the data of integers, which it follows through a graph
+    inferred = _inferred(proto).graph
     pairs = [(graph, inferred)]
     while pairs:
         graph, proto = pairs.pop()

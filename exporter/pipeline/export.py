@@ -216,7 +216,9 @@ def _write_graph(draft: Draft, job: Job, network: Network, data: Judges | None, 
 def _plain_network(job: Job, network: Network, cost: Cost, steps: Steps, clock: Clock) -> Traced:
     """Reparameterize the network, which is dropped, and check the plain one."""
     with clock.step("reparameterize"):
-        plain, report = reparameterize(network.module, network.examples, check=job.end_to_end)
+        plain, report = reparameterize(
+            network.module, network.examples, check=job.end_to_end, open_sizes=job.dynamic_size is not None
+        )
         del network.module  # and its weights with it
         gc.collect()
         steps.check(PLAIN, run_module(plain, _types(network)))

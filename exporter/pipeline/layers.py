@@ -170,7 +170,7 @@ def _made_again(bundle: Bundle, network: Network) -> tuple[nn.Module | None, onn
     dynamic_batch, sizes = said.get("dynamic_batch") is not None, said.get("dynamic_size")
     plain: nn.Module | None = None
     if network.given is None:
-        plain, _ = reparameterize(network.module, network.examples, check=False)
+        plain, _ = reparameterize(network.module, network.examples, check=False, open_sizes=sizes is not None)
         graph = graph_from_module(
             plain,
             network.examples,

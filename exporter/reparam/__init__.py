@@ -40,7 +40,12 @@ __all__ = [
 
 @torch.no_grad()
 def reparameterize(
-    module: nn.Module, example: Tensor | tuple[Tensor, ...], *, check: bool = True, tracer: Tracer = "auto"
+    module: nn.Module,
+    example: Tensor | tuple[Tensor, ...],
+    *,
+    check: bool = True,
+    tracer: Tracer = "auto",
+    open_sizes: bool = True,
 ) -> tuple[fx.GraphModule, Report]:
     """The same function with every mergeable chain and branch of affine ops as one convolution.
 
@@ -55,6 +60,8 @@ def reparameterize(
         check: compare the whole plain network with the whole module in float64 at several sizes; the regions are
             checked one by one in any case.
         tracer: "export" or "fx"; "auto" tries torch.export first.
+        open_sizes: leave spatial sizes open where the module reads them, which may take long; if not, the result of
+            such a module is for the example's spatial size alone.
 
     Raises:
         ReparamError: the module is in train mode or quantized, changes from call to call, does not run on the example,
@@ -66,7 +73,7 @@ def reparameterize(
     module = unwrapped(module)
     _refuse_arguments(module, examples, tracer)
     with leaves_replaced(module, examples) as affine:
-        traced = trace(affine, examples, tracer)
+        traced = trace(affine, examples, tracer, open_sizes=open_sizes)
     graph_module = traced.graph_module
     counts_before, ops_before = _counts(graph_module), _ops(graph_module)
     if traced.tracer == "torch.export":  # it keeps sizes as symbols, so that what is carried is so at all of them

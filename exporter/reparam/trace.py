@@ -43,10 +43,13 @@ class Traced:
     autocast: tuple[str, ...] = ()
 
 
-def trace(module: nn.Module, example: tuple[Tensor, ...], tracer: Tracer = "auto") -> Traced:
+def trace(
+    module: nn.Module, example: tuple[Tensor, ...], tracer: Tracer = "auto", *, open_sizes: bool = True
+) -> Traced:
     """The module's graph: functional (no in-place writes), batch and spatial sizes symbolic wherever the module allows.
 
-    The graph shares the module's parameters and buffers; neither module is changed. Raises ReparamError for a module in
+    Without `open_sizes` the spatial ones of a module that reads them are numbers, which is many times as quick. The
+    graph shares the module's parameters and buffers; neither module is changed. Raises ReparamError for a module in
     train mode, a quantized one, one whose forward changes its own state or draws random numbers, and for one that
     neither torch.export nor torch.fx can trace.
     """
@@ -54,7 +57,7 @@ def trace(module: nn.Module, example: tuple[Tensor, ...], tracer: Tracer = "auto
     failed: list[str] = []
     traced: Traced | None = None
     if tracer != "fx":
-        traced = _attempt(lambda: _by_export(module, example), "torch.export", failed)
+        traced = _attempt(lambda: _by_export(module, example, open_sizes), "torch.export", failed)
     if traced is None and tracer != "export":
         traced = _attempt(lambda: _by_fx(module, example), "torch.fx", failed)
     if traced is None:
@@ -143,12 +146,12 @@ def _attempt(make: Callable[[], Traced], name: str, failed: list[str]) -> Traced
         return None
 
 
-def _by_export(module: nn.Module, example: tuple[Tensor, ...]) -> Traced:
+def _by_export(module: nn.Module, example: tuple[Tensor, ...], open_sizes: bool) -> Traced:
     """At one size where that says what the network does at any, which is several times as quick; else with symbols."""
     try:
         return _at_one_size(module, example)
     except Exception:  # a size that is read, an op of which little is known, or whatever the network raises
-        return _by_symbols(module, example)
+        return _by_symbols(module, example, open_sizes)
 
 
 def _at_one_size(module: nn.Module, example: tuple[Tensor, ...]) -> Traced:
@@ -161,8 +164,8 @@ def _at_one_size(module: nn.Module, example: tuple[Tensor, ...]) -> Traced:
     return Traced(graph_module, "torch.export", axes, (), autocast)
 
 
-def _by_symbols(module: nn.Module, example: tuple[Tensor, ...]) -> Traced:
-    program = _export(module, example)
+def _by_symbols(module: nn.Module, example: tuple[Tensor, ...], open_sizes: bool) -> Traced:
+    program = _export(module, example, open_sizes)
     guards = _guards(program)
     graph_module, autocast = _functional(program, guards)
     inputs = [node.meta.get("val") for node in graph_module.graph.find_nodes(op="placeholder")]
@@ -208,14 +211,14 @@ def _by_fx(module: nn.Module, example: tuple[Tensor, ...]) -> Traced:
     return Traced(symbolic_graph(module, example), "torch.fx", axes)
 
 
-def _export(module: nn.Module, example: tuple[Tensor, ...]) -> ExportedProgram:
-    """torch.export with the batch and spatial axes left symbolic if the module takes it, else the batch, else none.
+def _export(module: nn.Module, example: tuple[Tensor, ...], open_sizes: bool) -> ExportedProgram:
+    """torch.export with the batch and `open_sizes` left symbolic if the module takes it, else the batch, else none.
 
     A size of 1 cannot be symbolic, so a batch of one is traced as two. An attempt that fails leaves marks on its
     inputs, so each gets tensors of its own.
     """
     several, may_be_open = _several(example), _may_be_open(example)
-    for inputs, axes in ((several, (0, 2, 3, 4)), (several, (0,)), (example, ())):
+    for inputs, axes in [(several, (0, 2, 3, 4))] * open_sizes + [(several, (0,)), (example, ())]:
         dynamic = tuple({d: Dim.AUTO for d in axes if any(free[d : d + 1])} for free in may_be_open)
         fresh = tuple(x.clone() for x in inputs)
         try:

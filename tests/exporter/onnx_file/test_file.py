@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from plainconv.exporter.errors import ExportError
-from plainconv.exporter.onnx_file.file import LARGE, check, read, skeleton, write
+from plainconv.exporter.onnx_file.file import LARGE, SMALL, check, graph_from_proto, infer_shapes, read, skeleton, write
 
 SIDE = 600  # a matrix of 600 × 600 float32 is past LARGE
 
@@ -150,3 +150,17 @@ def test_check_refuses_a_graph_whose_shapes_contradict_each_other(tmp_path: Path
     (tmp_path / "wrong.onnx").write_bytes(wrong.SerializeToString())
     with pytest.raises(ExportError, match=r"contradict|refuses"):
         check(tmp_path / "wrong.onnx")
+
+
+def test_the_shape_of_a_large_table_of_integers_is_inferred() -> None:
+    """Given an index past SMALL that an Unsqueeze changes, as of relative positions → Result no data are asked for."""
+    index = numpy_helper.from_array(np.zeros(SMALL, np.int64), "index")
+    axis = numpy_helper.from_array(np.array([0]), "axis")
+    nodes = [helper.make_node("Unsqueeze", ["index", "axis"], ["i"]), helper.make_node("Gather", ["x", "i"], ["y"])]
+    ends = [
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)] for name, shape in (("x", [4]), ("y", None))
+    ]
+    proto = helper.make_model(helper.make_graph(nodes, "g", *ends, [index, axis]), ir_version=10)
+    graph = graph_from_proto(proto, {})
+    infer_shapes(graph)
+    assert graph.tensors()["i"].shape == [1, SMALL]

@@ -114,6 +114,17 @@ def test_a_network_that_computes_with_sizes_is_traced_with_symbols(name: str, ta
     assert taken == ["_by_symbols"]
 
 
+@pytest.mark.parametrize("name", ["a view of sizes", "a branch", "a resize", "positions"])
+def test_sizes_that_are_read_and_not_asked_for_are_numbers(name: str) -> None:
+    """Given a network that computes with sizes, wanted at one → Result its batch alone is open, and it is right."""
+    net, x = network([BOUND[name]]), torch.randn(2, 4, 16, 16)
+    plain, report = reparameterize(net, x, open_sizes=False)
+    assert report.end_to_end is not None
+    assert {shape[2:] for shape in report.end_to_end.shapes} == {(16, 16)}
+    assert report.counts_after["norm"] == 0
+    assert torch.allclose(plain(x), net(x), atol=1e-4, rtol=1e-4)
+
+
 @hypothesis.settings(max_examples=examples(4), deadline=None)
 @hypothesis.given(st.lists(st.sampled_from([*FREE.values(), *BOUND.values()]), min_size=2, max_size=4))
 def test_whatever_a_network_does_it_stays_right(calls) -> None:
