@@ -7,7 +7,7 @@ On loopback alone, each try bounded in bytes and seconds. `--command` is another
 C++, with its arguments; it must say `serving … on http://HOST:PORT` as ours does, and perhaps `and grpc HOST:PORT`.
 After each try a sound request must be answered. Each is done twice: what the first takes, and the second does not take
 again, is room that the allocator keeps, once for each of its arenas. Ends with exit code 1 where a request is not
-answered, memory grew by over 64 MiB from the first time or 32 from the second (measured: 31 and 28), or a sender was let
+answered, memory grew by over 64 MiB from the first time or 32 from the second (measured: 31, 28), or a sender was let
 on for longer than it may be. One is cut, or held up: the server reads no more of it, and cuts it later.
 """
 
