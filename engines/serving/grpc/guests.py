@@ -10,6 +10,7 @@ import contextlib
 import os
 import socket
 import struct
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,7 +19,7 @@ from ..refusals import TooManyError
 from ..service import KEPT
 
 MOST_IDLE = 10 * 2**20  # received beside messages: more than begins as many calls as a connection may have at a time
-_LOOK_S = 0.2
+_LOOK_S, _REST = 0.2, 50  # so long, and so many times as long as a look takes, between two of them
 _FILES = "/proc/self/fd"
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: what has not arrived is not waited for
 _RECEIVED = (128, struct.Struct("=Q"))  # tcp_info's tcpi_bytes_received
@@ -59,11 +60,14 @@ class Guests:
         self._moved.add(peer)
 
     async def watch(self, port: int) -> None:
-        """Look on and on."""
+        """Look on and on; where that takes long, as of a thousand connections, seldom."""
+        took = 0.0
         while os.path.isdir(_FILES):
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(max(_LOOK_S, _REST * took))
+            start = time.monotonic()
             with contextlib.suppress(OSError):  # no file can be opened now
                 self.look(port)
+            took = time.monotonic() - start
 
     def look(self, port: int) -> None:
         """Cut those off that send much beside messages, and the latest of an address that has more than its share."""

@@ -7,7 +7,6 @@ beside the old one, and unloading deletes it. A batch travels as arrays in share
 what a replica answers is read where it lies.
 """
 
-import atexit
 import contextlib
 import logging
 import math
@@ -105,7 +104,7 @@ class RayCluster:
         """Leave the cluster; one that was begun here ends. Closing twice does nothing."""
         self.give_up()
         if self._is_lost:
-            atexit.unregister(self._ray.shutdown)  # it would wait for the head for a minute
+            head.leave(CheckFailedError.exit_code)
         elif self._is_ours:
             self._ray.shutdown()
         self._is_ours = False
