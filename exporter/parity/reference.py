@@ -149,14 +149,9 @@ class Reference:
             outputs, turned = excused(values, rows, self.turns)
         each = [self._compare(step, name, y, tolerance) for name, y in zip(self.names, outputs, strict=True)]
         by_chance = turned is not None and self.turns.sum() > MOST * detections(values, self.turns).sum()
+        instead = {HELD: f"{NOT_CERTIFIED}: {_OF_CHANCE}"} if by_chance else {}
         return tuple(
-            dataclasses.replace(
-                p,
-                turned=turned,
-                status=f"{NOT_CERTIFIED}: {_OF_CHANCE}" if by_chance and p.status == HELD else p.status,
-            )
-            if k in rows.members
-            else p
+            dataclasses.replace(p, turned=turned, status=instead.get(p.status, p.status)) if k in rows.members else p
             for k, p in enumerate(each)
         )
 
