@@ -28,9 +28,13 @@ _RECEIVED = (128, struct.Struct("=Q"))  # tcp_info's tcpi_bytes_received
 class Guests:
     """The connections of a port, by their peers as gRPC names them. On one event loop."""
 
-    def __init__(self, most: int, most_message: int) -> None:
-        """So many connections, and calls, there may be; three quarters of them of one address."""
+    def __init__(self, most: int, most_message: int, most_messages: int) -> None:
+        """So many connections, and calls, there may be, three quarters of them of one address.
+
+        A message has up to `most_message` bytes, all that are in the server `most_messages`.
+        """
         self._share, self._most_message = most - most // KEPT, most_message
+        self._most_messages = most_messages - most_messages // KEPT
         self._calls: collections.Counter[str] = collections.Counter()
         self._calls_of: collections.Counter[str] = collections.Counter()
         self._moved: set[str] = set()
@@ -38,20 +42,20 @@ class Guests:
         self._peers: dict[str, str] = {}  # by file; "" of one that is no connection of this port
 
     @contextmanager
-    def call(self, peer: str) -> Iterator[None]:
-        """Count a call. Raises TooManyError where its sender has too many already."""
+    def call(self, peer: str, *, large: bool = True) -> Iterator[None]:
+        """Count a call, whose messages may be large or not. Raises TooManyError where its sender has too many."""
         address = address_of(peer)
         if self._calls_of[address] >= self._share:
             raise TooManyError("the server has as many requests of this address as it takes; try again later")
-        self._calls[peer] += 1
+        self._calls[peer] += large
         self._calls_of[address] += 1
         self.moved(peer)
         try:
             yield
         finally:
             self.moved(peer)
-            for count, key in ((self._calls, peer), (self._calls_of, address)):
-                count[key] -= 1
+            for count, key, one in ((self._calls, peer, large), (self._calls_of, address, True)):
+                count[key] -= one
                 if not count[key]:
                     del count[key]
 
@@ -85,7 +89,7 @@ class Guests:
                 now = _bytes_received(connection)
                 received[peer] = now if peer in self._moved else self._received.get(peer, 0)
                 count[address_of(peer)] += 1
-                more = now - received[peer] - self._calls[peer] * self._most_message
+                more = now - received[peer] - min(self._calls[peer] * self._most_message, self._most_messages)
                 if more > MOST_IDLE or count[address_of(peer)] > self._share:
                     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
                     connection.shutdown(socket.SHUT_RDWR)  # gRPC closes it then

@@ -105,7 +105,7 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             sender, status, refused = Sender(context), "OK", None
             with facts() as known:
                 try:
-                    with self._guests.call(sender.peer):
+                    with self._guests.call(sender.peer, large=method not in OPEN_METHODS):
                         self._check(method, context)
                         return await self._called(method, call, await self._message(context, sender.peer), context)
                 except grpc.aio.AbortError:
@@ -129,7 +129,7 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]
             sender, status, refused = Sender(context), "OK", None
             with facts() as known:
                 try:
-                    with self._guests.call(sender.peer):
+                    with self._guests.call(sender.peer, large=method not in OPEN_METHODS):
                         self._check(method, context)
                         first = None if many else await self._message(context, sender.peer)
                         asked = _readable(first).message if first else self._from(given, sender.peer)
@@ -208,7 +208,7 @@ def server_of(
     servicer = kserve_parts.Servicer(plane, repository)
     own = Extensions(repository, servicer, service, health).methods()
     limit = min(options.max_body + _OVERHEAD, _MOST_MESSAGE)
-    guests = Guests(options.max_connections, limit)
+    guests = Guests(options.max_connections, limit, options.max_pending)
     server = grpc.aio.server(
         interceptors=(Guard(service, bearer, log, own, guests),),
         maximum_concurrent_rpcs=options.max_connections,

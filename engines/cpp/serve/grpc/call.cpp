@@ -48,7 +48,9 @@ std::optional<std::string_view> said(const Context& context, const grpc::string_
 }  // namespace
 
 Front::Front(Shared& all)
-    : shared(all), guests(service().options().max_connections, most_message(service().options())) {}
+    : shared(all),
+      guests(service().options().max_connections, most_message(service().options()),
+             service().options().max_pending - service().options().max_pending / kept) {}
 
 std::vector<std::shared_ptr<Call>> Front::now() {
   std::vector<std::shared_ptr<Call>> all;
@@ -129,7 +131,7 @@ void Call::end(const grpc::Status& status, const grpc::ByteBuffer* answer, Facts
 }
 
 void Call::OnDone() {
-  front_.guests.ended(client_, context_.IsCancelled());
+  front_.guests.ended(client_, is_large(), context_.IsCancelled());
   std::shared_ptr<Call> self;
   const std::scoped_lock lock(front_.mutex);
   const auto found = front_.calls.find(this);

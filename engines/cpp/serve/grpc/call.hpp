@@ -56,6 +56,8 @@ class Call : public grpc::ServerGenericBidiReactor, public std::enable_shared_fr
   Call& operator=(Call&&) = delete;
   ~Call() override = default;
 
+  /// Whether its messages may be large.
+  [[nodiscard]] bool is_large() const noexcept { return !is_open_; }
   /// Begin, or refuse, or hold it.
   void begin();
   /// Called every now and then: for what is late, or has changed.

@@ -57,7 +57,8 @@ std::string address_of(std::string_view peer) {
   return name.substr(0, name.rfind(':'));
 }
 
-Guests::Guests(std::size_t most, std::size_t most_message) : share_(most - most / kept), most_message_(most_message) {}
+Guests::Guests(std::size_t most, std::size_t most_message, std::size_t most_messages)
+    : share_(most - most / kept), most_message_(most_message), most_messages_(most_messages) {}
 
 void Guests::add(std::shared_ptr<Socket> second, Doorway::Place place) {
   std::string name = name_of(*second);
@@ -90,12 +91,13 @@ Guests::Guest* Guests::of(std::string_view peer) {
   return found == guests_.end() ? nullptr : &found->second;
 }
 
-bool Guests::began(std::string_view peer) {
+bool Guests::began(std::string_view peer, bool is_large) {
   const std::string address = address_of(peer);
   const std::scoped_lock lock(mutex_);
   const std::size_t calls = ++calls_of_[address];
   if (Guest* guest = of(peer)) {
     guest->received = received_by(guest->second->native_handle());
+    guest->large += is_large ? 1 : 0;
     if (++guest->calls > most_under_way) {
       cut(*guest);
     }
@@ -110,7 +112,7 @@ void Guests::moved(std::string_view peer) {
   }
 }
 
-void Guests::ended(std::string_view peer, bool is_given_up) {
+void Guests::ended(std::string_view peer, bool is_large, bool is_given_up) {
   const std::string address = address_of(peer);
   const std::scoped_lock lock(mutex_);
   if (--calls_of_[address] == 0) {
@@ -118,6 +120,7 @@ void Guests::ended(std::string_view peer, bool is_given_up) {
   }
   if (Guest* guest = of(peer)) {
     guest->calls -= guest->calls == 0 ? 0 : 1;
+    guest->large -= is_large && guest->large != 0 ? 1 : 0;
     guest->received = received_by(guest->second->native_handle());
     guest->given_up = is_given_up ? guest->given_up + 1 : guest->given_up - std::min<std::size_t>(guest->given_up, 1);
     if (guest->given_up > most_given_up) {
@@ -129,7 +132,8 @@ void Guests::ended(std::string_view peer, bool is_given_up) {
 void Guests::look(Clock::time_point now) {
   std::unique_lock lock(mutex_);
   for (auto& [name, guest] : guests_) {
-    if (received_by(guest.second->native_handle()) > guest.received + most_idle + guest.calls * most_message_) {
+    const std::size_t messages = std::min(guest.large * most_message_, most_messages_);
+    if (received_by(guest.second->native_handle()) > guest.received + most_idle + messages) {
       cut(guest);
     }
   }

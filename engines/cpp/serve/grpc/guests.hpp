@@ -28,18 +28,19 @@ inline constexpr int most_streams = 128;  // of one connection at a time
 /// From any thread. Connections of a Unix socket are all one, and not watched.
 class Guests {
  public:
-  /// So many calls there may be, three quarters of them of one address; a message has up to `most_message` bytes.
-  Guests(std::size_t most, std::size_t most_message);
+  /// So many calls there may be, three quarters of them of one address; a message has up to `most_message` bytes, all
+  /// of an address `most_messages`.
+  Guests(std::size_t most, std::size_t most_message, std::size_t most_messages);
 
   /// Watch a connection by a second handle of it, and keep its place, until it ends.
   void add(std::shared_ptr<Doorway::Socket> second, Doorway::Place place);
 
-  /// A call of `peer`, as gRPC names it, began: whether its address may have it.
-  [[nodiscard]] bool began(std::string_view peer);
+  /// A call of `peer`, as gRPC names it, began, whose messages may be large or not: whether its address may have it.
+  [[nodiscard]] bool began(std::string_view peer, bool is_large);
   /// A message of one is there.
   void moved(std::string_view peer);
   /// One ended, given up by its sender or not.
-  void ended(std::string_view peer, bool is_given_up);
+  void ended(std::string_view peer, bool is_large, bool is_given_up);
 
   /// Cut those that send much beside messages; give the system back what those that have ended took.
   void look(Clock::time_point now);
@@ -48,6 +49,7 @@ class Guests {
   struct Guest {
     Doorway::Socket* second;     // that the wait for its end holds
     std::size_t calls = 0;       // under way
+    std::size_t large = 0;       // of them
     std::size_t given_up = 0;    // more than were answered
     std::uint64_t received = 0;  // bytes, when a call began, had a message or ended
   };
@@ -62,6 +64,7 @@ class Guests {
   std::map<std::string, std::size_t> calls_of_;  // by address
   std::size_t share_;
   std::size_t most_message_;
+  std::size_t most_messages_;
 };
 
 }  // namespace plainconv::serve::rpc

@@ -80,13 +80,13 @@ class Methods : public grpc::CallbackGenericService {
     if (!call) {
       return new Refusing({grpc::UNIMPLEMENTED, "there is no such method"});
     }
-    if (!front_.guests.began(context->peer())) {
-      front_.guests.ended(context->peer(), false);
+    if (!front_.guests.began(context->peer(), call->is_large())) {
+      front_.guests.ended(context->peer(), call->is_large(), false);
       return new Refusing(
           rpc::status_of(too_many("the server has as many requests of this address as it takes; try again later")));
     }
     if (front_.count() >= front_.service().options().max_connections) {
-      front_.guests.ended(context->peer(), true);
+      front_.guests.ended(context->peer(), call->is_large(), true);
       return new Refusing(rpc::status_of(too_many("the server has as many requests as it takes; try again later")));
     }
     call->begin();

@@ -57,7 +57,7 @@ def is_cut(connection: socket.socket) -> bool:
 
 def test_one_that_sends_on_and_on(door: Door) -> None:
     """Given much beside messages -> cut off; beside calls as much more as their messages may have."""
-    guests = Guests(100, 2 * MIB)
+    guests = Guests(100, 2 * MIB, 64 * MIB)
     connection, peer = door.connect()
     with connection:
         door.send(connection, MOST_IDLE - MIB)
@@ -79,7 +79,7 @@ def test_one_that_sends_on_and_on(door: Door) -> None:
 
 def test_one_that_takes_all_places(door: Door) -> None:
     """Given more connections, and calls, of an address than its share -> those that were there first stay."""
-    guests = Guests(4, MIB)
+    guests = Guests(4, MIB, 64 * MIB)
     with contextlib.ExitStack() as held:
         many = [held.enter_context(door.connect()[0]) for _ in range(3)]
         guests.look(door.port)
