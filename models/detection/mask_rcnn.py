@@ -129,7 +129,7 @@ class MaskRCNN(nn.Module):
         scores = logits.softmax(-1)[..., :-1]
         counts = (scores > self.score_threshold) & (proposals["scores"] > 0)[..., None]
         scores = torch.where(counts, scores, torch.zeros_like(scores)).flatten(1)
-        most = min(self.candidates, scores.shape[1])
+        most = torch.sym_min(self.candidates, scores.shape[1])
         best_scores, index = top(scores, most)
         boxes = decode(rows(proposals["boxes"], index // classes), rows(deltas.flatten(1, 2), index), BOX_STDS)
         found = best(

@@ -109,7 +109,7 @@ class ParNetYolo(nn.Module):
         scores = objectness * classes
         counts = (objectness > self.score_threshold) & (scores > self.score_threshold)
         scores = torch.where(counts, scores, torch.zeros_like(scores)).flatten(1)
-        most = min(self.candidates, scores.shape[1])
+        most = torch.sym_min(self.candidates, scores.shape[1])
         best_scores, index = top(scores, most)
         box = rows(decoded[..., :4], index // classes.shape[2])
         centre, half = box[..., :2], box[..., 2:] * 0.5
