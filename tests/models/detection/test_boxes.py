@@ -74,7 +74,7 @@ def test_best_fills_up_to_the_number_asked_for() -> None:
 
 
 class Few(nn.Module):
-    """The detectors' steps around their heads: of each place of a map one anchor and two classes, at most 50 of them."""
+    """The detectors' steps around their heads: of each place of a map one anchor and two classes, at most 50."""
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         logits, deltas = images[:, :2, ::8, ::8], images.repeat(1, 2, 1, 1)[:, :4, ::8, ::8]
