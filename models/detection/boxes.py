@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .ops import nms, top
+from .ops import at_most, nms, top
 
 MULTIPLE = 32  # of heights and widths
 LARGEST_RATIO = abs(math.log(16 / 1000))  # between a box and its anchor, either way
@@ -65,7 +65,7 @@ def best_of_level(logits: Tensor, deltas: Tensor, anchors: Tensor, most: int) ->
     classes = 4 * logits.shape[1] // deltas.shape[1]
     flat = logits.permute(0, 2, 3, 1).reshape(batch, places * classes)
     flat_deltas = deltas.permute(0, 2, 3, 1).reshape(batch, places, 4)
-    best, index = top(flat, torch.sym_min(most, places * classes))
+    best, index = top(flat, at_most(most, places * classes))
     anchor = index // classes
     return Level(anchors[anchor], rows(flat_deltas, anchor), best, index % classes)
 
@@ -113,7 +113,7 @@ def best(
     boxes [B, most, 4] and scores [B, most], 0 behind the last, labels [B, most], −1 behind it, and their count [B].
     """
     keep = nms(boxes, scores, labels, iou_threshold, classes, form)
-    kept = torch.sym_min(most, scores.shape[1])
+    kept = at_most(most, scores.shape[1])
     best_scores, index = top(torch.where(keep, scores, torch.zeros_like(scores)), kept)
     found = best_scores > 0
     best_boxes = rows(boxes, index) * found[..., None].to(boxes.dtype)
