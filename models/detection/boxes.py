@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .ops import nms, top
+from .ops import at_most, nms, top
 
+MULTIPLE = 32  # of heights and widths
 LARGEST_RATIO = abs(math.log(16 / 1000))  # between a box and its anchor, either way
 
 
@@ -61,10 +62,10 @@ def best_of_level(logits: Tensor, deltas: Tensor, anchors: Tensor, most: int) ->
     Given logits [B, A·C, H, W] and deltas [B, A·4, H, W], anchors [H·W·A, 4] → K = min(most, H·W·A·C) candidates.
     """
     batch, places = logits.shape[0], anchors.shape[0]
-    classes = logits.shape[1] * logits.shape[2] * logits.shape[3] // places
+    classes = 4 * logits.shape[1] // deltas.shape[1]
     flat = logits.permute(0, 2, 3, 1).reshape(batch, places * classes)
     flat_deltas = deltas.permute(0, 2, 3, 1).reshape(batch, places, 4)
-    best, index = top(flat, min(most, places * classes))
+    best, index = top(flat, at_most(most, places * classes))
     anchor = index // classes
     return Level(anchors[anchor], rows(flat_deltas, anchor), best, index % classes)
 
@@ -91,10 +92,16 @@ def clipped(boxes: Tensor, sizes: Tensor) -> Tensor:
 
 
 def image_sizes(images: Tensor, sizes: Tensor | None) -> Tensor:
-    """`sizes` [B, 2] in the type of the images [B, C, H, W]; H and W for each where there are none."""
+    """`sizes` [B, 2] in the type of the images [B, C, H, W]; H and W for each where there are none.
+
+    Raises ValueError for images that are not padded as those of the training were.
+    """
+    height, width = images.shape[-2:]
+    if height % MULTIPLE or width % MULTIPLE:
+        raise ValueError(f"{height}×{width} are no multiples of {MULTIPLE}; pad the image, right and bottom")
     if sizes is not None:
         return sizes.to(images.dtype)
-    return images.new_tensor(images.shape[-2:]).expand(images.shape[0], 2)
+    return torch.stack([images.new_full(images.shape[:1], extent) for extent in images.shape[-2:]], dim=-1)
 
 
 def best(
@@ -105,8 +112,9 @@ def best(
     Given boxes [B, N, 4], scores [B, N], 0 for no candidate, labels [B, N] below `classes` →
     boxes [B, most, 4] and scores [B, most], 0 behind the last, labels [B, most], −1 behind it, and their count [B].
     """
-    keep = nms(boxes.float(), scores.float(), labels, iou_threshold, classes, form)
-    kept = min(most, scores.shape[1])
+    wide = torch.promote_types(boxes.dtype, torch.float32)  # ONNX suppresses in no half precision
+    keep = nms(boxes.to(wide), scores.to(wide), labels, iou_threshold, classes, form)
+    kept = at_most(most, scores.shape[1])
     best_scores, index = top(torch.where(keep, scores, torch.zeros_like(scores)), kept)
     found = best_scores > 0
     best_boxes = rows(boxes, index) * found[..., None].to(boxes.dtype)

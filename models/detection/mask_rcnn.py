@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..options import Option, detector_options, flag, whole
 from .backbone import FeaturePyramid, VanillaBackbone, named_conv
 from .boxes import Anchors, best, best_of_level, clipped, decode, image_sizes, rows
-from .ops import top
+from .ops import at_most, top
 from .regions import pasted, region_features
 from .retinanet import DIMS, STRIDES, series_order_in
 
@@ -129,7 +129,7 @@ class MaskRCNN(nn.Module):
         scores = logits.softmax(-1)[..., :-1]
         counts = (scores > self.score_threshold) & (proposals["scores"] > 0)[..., None]
         scores = torch.where(counts, scores, torch.zeros_like(scores)).flatten(1)
-        most = min(self.candidates, scores.shape[1])
+        most = at_most(self.candidates, scores.shape[1])
         best_scores, index = top(scores, most)
         boxes = decode(rows(proposals["boxes"], index // classes), rows(deltas.flatten(1, 2), index), BOX_STDS)
         found = best(

@@ -105,6 +105,11 @@ def _(features: Tensor, rois: Tensor, images: Tensor, size: int, scale: float, s
     return features.new_empty(rois.shape[0], features.shape[1], size, size)
 
 
+def at_most(count: int, there: int) -> int:
+    """The smaller of the two; a trace that leaves `there` open does too, where `min` would settle which it is."""
+    return torch.sym_min(count, there)  # type: ignore[no-untyped-call,no-any-return]
+
+
 def _greedy(boxes: Tensor, iou_threshold: float) -> Tensor:
     """Which of boxes [N, 4], the best first, are kept, one after the other."""
     x1, y1, x2, y2 = boxes.unbind(-1)

@@ -18,7 +18,7 @@ from ..parnet import ParNet
 from ..parnet_blocks import Branches
 from .boxes import best, rows
 from .csp import CSP, CSP2, SPPCSP, Conv, IDetect
-from .ops import top
+from .ops import at_most, top
 
 ANCHORS = ((12, 16, 19, 36, 40, 28), (36, 75, 76, 55, 72, 146), (142, 110, 192, 243, 459, 401))
 PLANES = (200, 400, 800, 3200)
@@ -109,7 +109,7 @@ class ParNetYolo(nn.Module):
         scores = objectness * classes
         counts = (objectness > self.score_threshold) & (scores > self.score_threshold)
         scores = torch.where(counts, scores, torch.zeros_like(scores)).flatten(1)
-        most = min(self.candidates, scores.shape[1])
+        most = at_most(self.candidates, scores.shape[1])
         best_scores, index = top(scores, most)
         box = rows(decoded[..., :4], index // classes.shape[2])
         centre, half = box[..., :2], box[..., 2:] * 0.5

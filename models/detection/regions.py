@@ -70,8 +70,10 @@ def _sampled(levels: Sequence[Tensor], strides: Sequence[int], rois: Tensor, siz
     """RoIAlign by one bilinear sampling of all levels, in one map, each region where its level is."""
     batch, count = rois.shape[:2]
     atlas, places = _atlas(levels)
-    table = rois.new_tensor([[1.0 / stride, *place] for stride, place in zip(strides, places, strict=True)])
-    scale, top, left, height, width = table[level_of(rois, len(levels)).long()].unbind(-1)
+    table = [(1.0 / stride, *place) for stride, place in zip(strides, places, strict=True)]
+    columns = [torch.stack([rois.new_full((), value) for value in column]) for column in zip(*table, strict=True)]
+    own = level_of(rois, len(levels)).long()
+    scale, top, left, height, width = (column[own] for column in columns)
     x1, y1, x2, y2 = (rois * scale[..., None] - 0.5).unbind(-1)
     n = size * sampling
     y, y_inside = _samples(y1, y2 - y1, n, height)
@@ -96,7 +98,10 @@ def _samples(low: Tensor, extent: Tensor, n: int, limit: Tensor) -> tuple[Tensor
 
 
 def _atlas(levels: Sequence[Tensor]) -> tuple[Tensor, list[tuple[int, int, int, int]]]:
-    """All levels in one map, the finest left, the others above each other on its right; top, left, height and width."""
+    """All levels in one map, the finest left, the others above each other on its right; top, left, height and width.
+
+    Each level is half of the one before, so that the others together are less tall than the finest.
+    """
     finest, *others = levels
     height, left = finest.shape[-2:]
     places = [(0, 0, height, left)]
@@ -105,6 +110,5 @@ def _atlas(levels: Sequence[Tensor]) -> tuple[Tensor, list[tuple[int, int, int, 
         column.append(functional.pad(level, (0, others[0].shape[-1] - level.shape[-1])))
         places.append((top, left, *level.shape[-2:]))
         top += level.shape[-2]
-    tall = max(height, top)
-    parts = [finest, torch.cat(column, 2)] if column else [finest]
-    return torch.cat([functional.pad(part, (0, 0, 0, tall - part.shape[-2])) for part in parts], 3), places
+    parts = [finest, functional.pad(torch.cat(column, 2), (0, 0, 0, height - top))] if column else [finest]
+    return torch.cat(parts, 3), places

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from plainconv.models.detection.boxes import Anchors, best, best_of_level, clipped, decode, image_sizes
 
@@ -70,3 +71,29 @@ def test_best_fills_up_to_the_number_asked_for() -> None:
     assert found["labels"].tolist() == [[1, 0, -1, -1, -1]]
     assert found["boxes"][0].tolist() == [[0, 0, 4, 5], [9, 9, 12, 12], [0] * 4, [0] * 4, [0] * 4]
     assert found["scores"][0].tolist() == pytest.approx([0.9, 0.5, 0, 0, 0])
+
+
+class Few(nn.Module):
+    """The detectors' steps around their heads: of each place of a map one anchor and two classes, at most 50."""
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        logits, deltas = images[:, :2, ::8, ::8], images.repeat(1, 2, 1, 1)[:, :4, ::8, ::8]
+        level = best_of_level(logits, deltas, Anchors((1.0,), (1.0,)).of_level(logits, 8), 50)
+        boxes = clipped(decode(level.boxes, level.deltas), image_sizes(images, None))
+        return best(boxes, level.logits.sigmoid(), level.labels, classes=2, iou_threshold=0.5, most=40, form="plain")
+
+
+def test_one_trace_holds_where_there_are_fewer_places_than_candidates_and_where_there_are_more() -> None:
+    few, draw = Few(), torch.Generator().manual_seed(0)
+    size = {2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}
+    traced = torch.export.export(few, (torch.rand(2, 3, 64, 96, generator=draw),), dynamic_shapes=(size,)).module()
+    for height, width in ((32, 32), (32, 64), (96, 64)):  # 32, 64 and 192 candidates
+        images = torch.rand(2, 3, height, width, generator=draw)
+        found, wanted = traced(images), few(images)
+        assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+        assert found["count"].min() > 0 and found["boxes"].shape == (2, 40, 4)
+
+
+def test_sizes_that_no_image_of_the_training_had_are_refused() -> None:
+    with pytest.raises(ValueError, match="100×160 are no multiples of 32; pad the image"):
+        image_sizes(torch.empty(1, 3, 100, 160), None)

@@ -1,4 +1,4 @@
-"""The detectors in ONNX, by `to_onnx`: ONNX Runtime finds what the eager network finds, at another batch too."""
+"""The detectors in ONNX, by `to_onnx`: ONNX Runtime finds what the eager network finds, at other sizes too."""
 
 from pathlib import Path
 from typing import Any

@@ -4,6 +4,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
 
 from plainconv.models.detection.ops import roi_align
@@ -43,6 +44,22 @@ def test_each_region_is_of_its_own_level_and_image(sampling: int) -> None:
                 levels[level], rois[b, r][None], torch.tensor([b]), 7, 1 / STRIDES[level], sampling, True
             )
             torch.testing.assert_close(found[b, r], wanted[0], rtol=0, atol=1e-12)
+
+
+class Sampled(nn.Module):
+    """Features [B, C, H, W] and every 4th, 8th … pixel of them as levels; two samples in a bin."""
+
+    def forward(self, pixels: torch.Tensor, rois: torch.Tensor) -> torch.Tensor:
+        return region_features([pixels[:, :, ::s, ::s] for s in STRIDES], STRIDES, rois, 3, 2)
+
+
+def test_plain_form_traced_at_one_size_holds_at_others() -> None:
+    draw, size = torch.Generator().manual_seed(0), {2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}
+    example = torch.randn(2, 3, 160, 224, generator=draw).double()
+    traced = torch.export.export(Sampled(), (example, _rois(2)), dynamic_shapes=(size, None)).module()
+    for height, width in ((96, 64), (224, 320)):
+        pixels = torch.randn(2, 3, height, width, generator=draw).double()
+        assert torch.equal(traced(pixels, _rois(2)), Sampled()(pixels, _rois(2)))
 
 
 def test_plain_form_is_torchvision_s_at_two_samples(conformance: ModuleType) -> None:
