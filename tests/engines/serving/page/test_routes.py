@@ -190,7 +190,7 @@ def test_images_are_requests_like_others(server: Any, digits: Any) -> None:
         (CLASSIFY, b"\0" * (2**20 + 1), 413, "the request's body is larger than the 1048576 bytes"),
         (CLASSIFY, png(np.zeros((8000, 8000), bool)), 413, "the image has more than 33554432 pixels"),
         ("/v2/models/none/infer", b"x", 404, "there is no model 'none'"),
-        ("/v2/models/..%2f..%2fdigits/infer", b"x", 404, "there is nothing at this path"),
+        ("/v2/models/..%2f..%2fdigits/infer", b"x", 404, "there is no model '..%2f..%2fdigits'"),
         ("/ui/nothing", b"x", 404, "there is nothing at this path"),
     ],
 )
