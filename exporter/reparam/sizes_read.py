@@ -100,6 +100,7 @@ def sizes_hidden(module: nn.Module) -> Iterator["Hidden"]:
     finally:
         for hook in hooks:
             hook.remove()
+        mode.end()
     if mode.reader is not None or not mode.entered:
         raise SizeReadError(mode.reader or "forward was not seen")
 
@@ -126,6 +127,12 @@ class Hidden(TorchFunctionMode):
         self.depth -= 1
         if self.depth == 0:
             self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+
+    def end(self) -> None:
+        """Watch no more where a forward raised: torch.export runs no hook then, and its own mode stays instead."""
+        if self.depth:
+            self.depth = 1
+            self.leave()
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import _get_current_function_mode_stack
 
 from plainconv.exporter.reparam.sizes_read import SizeReadError, sizes_hidden
 
@@ -110,3 +111,12 @@ def test_after_an_error_of_the_networks_own_nothing_is_watched() -> None:
     with pytest.raises(ValueError, match="of its own"), sizes_hidden(module):
         module(X)
     assert X.shape == (2, 4, 8, 8)
+
+
+@pytest.mark.parametrize("name", ["shape", "len"])
+def test_a_trace_that_ends_at_a_reader_leaves_no_mode_behind(name: str) -> None:
+    """All that the process calls on tensors from then on would run through it, once more for each such trace."""
+    module = Calling(READERS[name])
+    with pytest.raises(SizeReadError), sizes_hidden(module):
+        torch.export.export(module, (X,), strict=False)
+    assert _get_current_function_mode_stack() == []
