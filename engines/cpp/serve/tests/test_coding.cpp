@@ -21,7 +21,7 @@ std::string decoded(const std::string& bytes, std::string_view coding, std::size
 
 TEST_CASE("what was compressed is what it was") {
   std::string long_text;
-  for (int i = 0; i < 100'000; ++i) {
+  for (std::size_t i = 0; i < 100'000; ++i) {
     long_text += std::to_string(i * i);
   }
   for (const std::string_view coding : {"gzip", "deflate"}) {
