@@ -47,35 +47,32 @@ class StrictConnection(h11.Connection):
         super().__init__(h11.SERVER, MOST_HEAD)
         self.refusal: RefusedError | None = None
         self._received = self._carried = self._chunks = 0  # of the body under way
-        self._is_chunked, self._last = False, b""  # what arrived last, and the bytes before it that may end the chunks
+        self._is_chunked, self._last = False, b""  # the last bytes that were read of chunks
 
     def receive_data(self, data: bytes) -> None:
         """Take what arrived."""
         self._received += len(data)
-        if self._is_chunked or self.their_state is h11.IDLE:
-            self._last = self._last[1 - len(_END) :] + data
         super().receive_data(data)
 
     def next_event(self) -> Any:
         """h11's next event. Raises h11.RemoteProtocolError."""
         was_idle = self.their_state is h11.IDLE
-        head = self.trailing_data[0] if was_idle else b""
+        before = self.trailing_data[0] if was_idle or self._is_chunked else b""
         try:
             event = super().next_event()
+            read = before[: len(before) - len(self.trailing_data[0])] if before else b""
+            self._last = (self._last + read[-len(_END) :])[-len(_END) :]
             if isinstance(event, h11.Request):
-                left = len(self.trailing_data[0])
-                self._begin(event, head[: len(head) - left])
-                self._received, self._carried, self._chunks = left, 0, 0
+                self._begin(event, read)
+                self._received, self._carried, self._chunks = len(before) - len(read), 0, 0
             elif isinstance(event, h11.Data):
                 self._carried += len(event.data)
                 self._chunks += event.chunk_start
                 if self._chunks > _FREE_CHUNKS + self._carried // _LEAST_CHUNK:
                     raise BadRequestError(f"the chunks carry less than {_LEAST_CHUNK} bytes each; send larger ones")
             elif isinstance(event, h11.EndOfMessage) or (event is h11.NEED_DATA and self.their_state is h11.SEND_BODY):
-                left = len(self.trailing_data[0])
-                framing = self._received - self._carried - left
-                ends = isinstance(event, h11.EndOfMessage) and self._is_chunked
-                if ends and not self._last[: len(self._last) - left].endswith(_END):
+                framing = self._received - self._carried - len(self.trailing_data[0])
+                if isinstance(event, h11.EndOfMessage) and self._is_chunked and self._last != _END:
                     raise BadRequestError(_LINE)
                 if framing > MOST_FRAMING + self._carried:
                     raise BadRequestError(_FRAMED)
