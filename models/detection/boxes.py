@@ -91,14 +91,19 @@ def clipped(boxes: Tensor, sizes: Tensor) -> Tensor:
     return torch.minimum(boxes.clamp(min=0), limits)
 
 
-def image_sizes(images: Tensor, sizes: Tensor | None) -> Tensor:
-    """`sizes` [B, 2] in the type of the images [B, C, H, W]; H and W for each where there are none.
-
-    Raises ValueError for images that are not padded as those of the training were.
-    """
+def check_padded(images: Tensor) -> None:
+    """Raise ValueError for images [B, C, H, W] that are not padded as those of the training were."""
     height, width = images.shape[-2:]
     if height % MULTIPLE or width % MULTIPLE:
         raise ValueError(f"{height}×{width} are no multiples of {MULTIPLE}; pad the image, right and bottom")
+
+
+def image_sizes(images: Tensor, sizes: Tensor | None) -> Tensor:
+    """`sizes` [B, 2] in the type of the images [B, C, H, W]; H and W for each where there are none.
+
+    Raises ValueError as `check_padded` does.
+    """
+    check_padded(images)
     if sizes is not None:
         return sizes.to(images.dtype)
     return torch.stack([images.new_full(images.shape[:1], extent) for extent in images.shape[-2:]], dim=-1)

@@ -16,7 +16,7 @@ from torch.nn import functional
 from ..options import Option, detector_options, whole, wholes, word
 from ..parnet import ParNet
 from ..parnet_blocks import Branches
-from .boxes import best, rows
+from .boxes import best, check_padded, rows
 from .csp import CSP, CSP2, SPPCSP, Conv, IDetect
 from .ops import at_most, top
 
@@ -99,8 +99,9 @@ class ParNetYolo(nn.Module):
 
         Given images [B, 3, H, W], letterboxed with 114 and scaled to [0, 1] → boxes [B, D, 4] in pixels, x1 y1 x2 y2,
         scores [B, D], labels [B, D], −1 behind the last, their count [B], and whether no candidate that counts was
-        left out [B].
+        left out [B]. Raises ValueError for heights and widths that are no multiples of 32.
         """
+        check_padded(images)
         return self.best_of(self.detect(self.levels(images)))
 
     def best_of(self, decoded: Tensor) -> dict[str, Tensor]:

@@ -54,3 +54,10 @@ def test_csp_streams_work_on_half_of_their_channels() -> None:
     assert all(isinstance(stream, CSP) for stream in network.backbone.streams)
     assert [len(stream.m) for stream in network.backbone.streams] == [4, 5, 5]
     assert [stream.m[0].rbr_identity.num_features for stream in network.backbone.streams] == [100, 200, 400]
+
+
+@pytest.mark.parametrize("csp", [False, True])
+def test_sizes_that_no_image_of_the_training_had_are_refused(csp: bool) -> None:
+    network = ParNetYolo(planes=(8, 12, 16, 24), neck=16, num_classes=5, csp=csp)
+    with pytest.raises(ValueError, match="100×160 are no multiples of 32; pad the image"):
+        network(torch.empty(1, 3, 100, 160))
