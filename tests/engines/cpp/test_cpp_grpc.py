@@ -21,6 +21,7 @@ from grpc_checks import *  # noqa: F403 - the tests that the Python server passe
 from places import ROOT
 from serving_bundles import make_bundle
 from tritonclient.grpc import model_config_pb2, service_pb2
+from waiting import until
 
 SERVICE = "/inference.GRPCInferenceService"
 SOURCE = ROOT / "engines" / "cpp"
@@ -140,19 +141,23 @@ def test_a_unix_socket_and_the_log(start, store, tmp_path):
     path = tmp_path / "grpc"
     parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     with start(store, "--access-log", tmp_path / "log", "--grpc-unix-socket", path, "--max-body", 1) as server:
+
+        def counted(status, count):
+            line = f'plainconv_answers_total{{protocol="grpc",status="{status}"}} {count}'
+            return line in server.ask("GET", "/metrics")[2].decode()
+
         with grpc.insecure_channel(f"unix:{path}") as channel:
             message = service_pb2.ModelInferRequest(model_name="open", id="a")
             message.inputs.add(name="x", datatype="FP32", shape=[1, 4]).contents.fp32_contents.extend([1, 2, 3, 4])
             infer = channel.unary_unary(f"{SERVICE}/ModelInfer")
             with pytest.raises(grpc.RpcError, match="larger than max"):
                 infer(bytes(3 << 20), timeout=LONG_S)
+            assert until(lambda: counted("INVALID_ARGUMENT", 1))  # gRPC answers it, the server hears of it then
             infer(message.SerializeToString(), timeout=LONG_S, metadata=[("traceparent", parent)])
             for no_message in (b"\xff", b"\x0a\x01\xff"):
                 with pytest.raises(grpc.RpcError):
                     infer(no_message, timeout=LONG_S)
-        text = server.ask("GET", "/metrics")[2].decode()
-        assert 'plainconv_answers_total{protocol="grpc",status="OK"} 1' in text
-        assert 'plainconv_answers_total{protocol="grpc",status="INVALID_ARGUMENT"} 3' in text
+        assert counted("OK", 1) and counted("INVALID_ARGUMENT", 3)
         code, said = server.stop()
     assert code == 0 and not path.exists() and [line for line in said if not line.startswith("serving ")] == []
     lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]

@@ -176,8 +176,8 @@ class Unary : public Call {
     }
   }
   void OnReadDone(bool ok) override {
-    has_message_ = true;
     if (ok) {
+      has_message_ = true;
       moved();
       take(message_);
     } else {
@@ -186,13 +186,21 @@ class Unary : public Call {
   }
 
  protected:
-  void start() override { StartRead(&message_); }
+  void start() override {
+    is_read_ = true;
+    StartRead(&message_);
+  }
   virtual void take(grpc::ByteBuffer& message) = 0;
   virtual void refuse(const Refused& refused) { end(refused); }
-  void left() override { refuse(serve::left("the sender left before the answer was there")); }
+  void left() override {
+    if (has_message_ || !is_read_) {  // else the reading fails, which says so: of a message that is too large, too
+      refuse(serve::left("the sender left before the answer was there"));
+    }
+  }
   [[nodiscard]] bool has_message() const noexcept { return has_message_; }
 
  private:
+  std::atomic<bool> is_read_ = false;
   std::atomic<bool> has_message_ = false;
   grpc::ByteBuffer message_;
 };
