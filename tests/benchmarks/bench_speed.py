@@ -8,7 +8,7 @@
     growth          `simplify` in one process on twice as many RepVGG blocks ÷ on half of them; with and without ReLUs:
                     of the least user time of all rounds, as what else runs only ever adds to it
     reparameterize  `reparameterize` ÷ one warm static torch.export, and ÷ the float64 products of its kernels
-    run             `exporter run` ÷ a bare torch.onnx.export and OnnxSlim
+    run             `exporter run` ÷ a bare torch.onnx.export and OnnxSlim; by the clock, too, for a quiet machine
 
 Whole processes in turn (A B A B …), but where it says otherwise; the median of the pairwise ratios, the smallest and
 the largest. CPU seconds, user and system: work beside it on the machine shows little in them.
@@ -21,6 +21,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -105,30 +106,32 @@ def row(figure: str, values: Sequence[float], unit: str, middle: float | None = 
     return f"| {figure} | {middle:.2f} {unit} | {min(values):.2f} | {max(values):.2f} |"
 
 
-def cpu_seconds(command: Sequence[str]) -> float:
-    """User and system time of one process. Raises SystemExit where it fails."""
+def seconds(command: Sequence[str]) -> tuple[float, float]:
+    """Of one process: user and system time, and by the clock. Raises SystemExit where it fails."""
+    started = time.perf_counter()
     with open(os.devnull, "wb") as nowhere:
         process = subprocess.Popen(command, stdout=nowhere, stderr=nowhere)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     if status:
         raise SystemExit(f"{' '.join(command[:4])} … failed with {process.returncode}")
-    return usage.ru_utime + usage.ru_stime
+    return usage.ru_utime + usage.ru_stime, time.perf_counter() - started
 
 
-def in_turn(figure: str, ours: Sequence[str], other: Sequence[str], rounds: int) -> str:
-    """The row of two commands, run in turn."""
-    pairs = [(cpu_seconds(ours), cpu_seconds(other)) for _ in range(rounds)]
-    mine, theirs = (statistics.median(each) for each in zip(*pairs, strict=True))
-    return row(f"{figure} ({mine:.2f} s ÷ {theirs:.2f} s)", [a / b for a, b in pairs], "×")
+def in_turn(figure: str, ours: Sequence[str], other: Sequence[str], rounds: int) -> Iterator[str]:
+    """The rows of two commands, run in turn: CPU seconds, and by the clock."""
+    taken = np.array([(seconds(ours), seconds(other)) for _ in range(rounds)])  # [rounds, command, (CPU, clock)]
+    for what, pairs in zip(("CPU", "clock"), np.moveaxis(taken, 2, 0), strict=True):
+        mine, theirs = np.median(pairs, axis=0)
+        yield row(f"{figure}, {what} ({mine:.2f} s ÷ {theirs:.2f} s)", (pairs[:, 0] / pairs[:, 1]).tolist(), "×")
 
 
 def listing(rounds: int, folder: Path) -> Iterator[str]:
     """CPU seconds of each."""
     for words in LISTINGS:
         command = [str(BIN / "exporter"), *words]
-        cpu_seconds(command)
-        yield row(f"exporter {' '.join(words)}", [cpu_seconds(command) for _ in range(rounds)], "s")
+        seconds(command)
+        yield row(f"exporter {' '.join(words)}", [seconds(command)[0] for _ in range(rounds)], "s")
 
 
 def simplify(rounds: int, folder: Path) -> Iterator[str]:
@@ -136,7 +139,7 @@ def simplify(rounds: int, folder: Path) -> Iterator[str]:
     for form in ("plain", "training"):
         file, out = repvgg(folder / f"{form}.onnx", 20, training=form == "training"), str(folder / "out.onnx")
         ours = [str(BIN / "exporter"), "simplify", str(file), "-o", out, "--quiet"]
-        yield in_turn(f"simplify ÷ OnnxSlim, {form} form", ours, [str(BIN / "onnxslim"), str(file), out], rounds)
+        yield from in_turn(f"simplify ÷ OnnxSlim, {form} form", ours, [str(BIN / "onnxslim"), str(file), out], rounds)
 
 
 def growth(rounds: int, folder: Path) -> Iterator[str]:
@@ -182,7 +185,7 @@ def run(rounds: int, folder: Path) -> Iterator[str]:
             "--quiet",
         ]
         bare = [sys.executable, "-c", BARE, name, str(folder / "bare.onnx")]
-        yield in_turn(f"run ÷ (torch.onnx.export + OnnxSlim), {name}", ours, bare, rounds)
+        yield from in_turn(f"run ÷ (torch.onnx.export + OnnxSlim), {name}", ours, bare, rounds)
 
 
 def _lines(command: Sequence[str]) -> list[str]:
