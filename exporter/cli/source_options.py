@@ -143,7 +143,8 @@ def _shape(text: str, least: int = 2) -> tuple[int, ...]:
     except ValueError:
         shape = ()
     if len(shape) < least or not all(1 <= size <= MAX_SIZE for size in shape):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a shape; wanted positive integers like 1,3,224,224")
+        named = f"; an input by its name is given with --input {text}" if "=" in text else ""
+        raise argparse.ArgumentTypeError(f"{text!r} is not a shape; wanted positive integers like 1,3,224,224{named}")
     return shape
 
 

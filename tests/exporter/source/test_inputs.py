@@ -135,6 +135,7 @@ def test_example_beside_the_callable(tmp_path):
         (["--input", "rgb"], "'rgb' is no input; wanted NAME=SHAPE or NAME=SHAPE:TYPE"),
         (["--input", "rgb=1,3,8,8:float33"], "'float33' is no type of 'rgb=1,3,8,8:float33'; wanted one of bool"),
         (["--input", "rgb=1,-3"], "'1,-3' is not a shape"),
+        (["--input-shape", "rgb=1,3,8,8"], "an input by its name is given with --input rgb=1,3,8,8"),
         (["--name", "../up"], "'../up' is no name of a file"),
         (["--name", "a" * 65], "is no name of a file"),
     ],
