@@ -54,6 +54,7 @@ from .open_axes import (
     gaps,
     refuse_batch,
     refuse_guards,
+    refuse_one_batch,
     refuse_sizes,
     within,
 )
@@ -219,6 +220,8 @@ def _plain_network(job: Job, network: Network, cost: Cost, steps: Steps, clock: 
         plain, report = reparameterize(
             network.module, network.examples, check=job.end_to_end, open_sizes=job.dynamic_size is not None
         )
+        if job.dynamic_batch is not None:
+            refuse_one_batch(network, report.one_batch)
         del network.module  # and its weights with it
         gc.collect()
         steps.check(PLAIN, run_module(plain, _types(network)))

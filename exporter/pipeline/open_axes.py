@@ -58,6 +58,16 @@ def refuse_batch(network: Network) -> None:
     )
 
 
+def refuse_one_batch(network: Network, one_batch: bool) -> None:
+    """Raise SourceError for a network whose plain form is right for `one_batch`, the example's, alone."""
+    if one_batch:
+        batch = batch_of(x.shape for x in network.examples)
+        raise SourceError(
+            f"{network.name} does something else for a batch of {batch} than for others, as a branch on the batch or a "
+            "loop over its images does; leave --dynamic-batch out"
+        )
+
+
 def refuse_sizes(network: Network, size: Sizes) -> None:
     """Try the eager network at every size that is asked for.
 

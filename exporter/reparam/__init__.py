@@ -11,7 +11,7 @@ from ..errors import PlainconvWarning, ReparamError
 from .affine import AffineMap
 from .build import own_macs
 from .carry import carry_norms
-from .end_to_end import EndToEnd, check_end_to_end
+from .end_to_end import EndToEnd, OneImageError, check_end_to_end
 from .forms import Axis, Form, IllegalError
 from .graph import is_guard
 from .leaves import affine_leaf, leaves_replaced
@@ -51,8 +51,9 @@ def reparameterize(
 
     `module` must be in eval mode and is not changed; the plain network shares no tensor with it. `example` is an input
     (or a tuple of them) of the module's dtype, [N, C, *spatial]; the result takes other batch and spatial sizes
-    wherever the module does. Kernels are computed in float64 and rounded once to the module's dtype (VanillaNet
-    eq. 3 and 4; Non-deep Networks §3.1; and everything else that is affine).
+    wherever the module does, but for a module that does something else for the example's batch: then it refuses others.
+    Kernels are computed in float64 and rounded once to the module's dtype (VanillaNet eq. 3 and 4; Non-deep Networks
+    §3.1; and everything else that is affine).
 
     Args:
         module: the training-time network.
@@ -72,8 +73,17 @@ def reparameterize(
     examples = tuple(example) if isinstance(example, (tuple, list)) else (example,)
     module = unwrapped(module)
     _refuse_arguments(module, examples, tracer)
+    try:
+        return _reparameterized(module, examples, check, tracer, open_sizes, open_batch=True)
+    except OneImageError:  # it branches on its batch, which a trace of several images takes for a number above one
+        return _reparameterized(module, examples, check, tracer, open_sizes, open_batch=False)
+
+
+def _reparameterized(
+    module: nn.Module, examples: tuple[Tensor, ...], check: bool, tracer: Tracer, open_sizes: bool, open_batch: bool
+) -> tuple[fx.GraphModule, Report]:
     with leaves_replaced(module, examples) as affine:
-        traced = trace(affine, examples, tracer, open_sizes=open_sizes)
+        traced = trace(affine, examples, tracer, open_sizes=open_sizes, open_batch=open_batch)
     graph_module = traced.graph_module
     counts_before, ops_before = _counts(graph_module), _ops(graph_module)
     if traced.tracer == "torch.export":  # it keeps sizes as symbols, so that what is carried is so at all of them
@@ -81,6 +91,7 @@ def reparameterize(
     plan = planned(graph_module)
     report, ops = plan.report, plan.planner.ops
     report.tracer, report.guards, report.counts_before = traced.tracer, traced.guards, counts_before
+    report.one_batch = traced.one_batch
     report.ops_before = ops_before
     report.macs_before = sum(own_macs(node, op) for node, op in ops.items())
     rewritten = rewrite(graph_module, plan)
@@ -90,17 +101,17 @@ def reparameterize(
     report.macs_after += sum(own_macs(node, op) for node, op in ops.items() if node.name in kept)
     report.counts_after = _counts(rewritten.module)
     report.refusals += norms_left(plan, kept, report.refusals)
+    if check:
+        guarded = bool(report.guards) or any(region.least_size for region in report.regions)
+        report.end_to_end = check_end_to_end(
+            module, rewritten.module, examples, traced.open_axes, macs=report.macs_before, guarded=guarded
+        )
     if traced.autocast:
         warnings.warn(
             f"forward switches autocast on ({', '.join(traced.autocast)}): the plain network computes that in the "
             "dtype of its weights; choose a lower precision when an engine is built",
             PlainconvWarning,
-            stacklevel=2,
-        )
-    if check:
-        guarded = bool(report.guards) or any(region.least_size for region in report.regions)
-        report.end_to_end = check_end_to_end(
-            module, rewritten.module, examples, traced.open_axes, macs=report.macs_before, guarded=guarded
+            stacklevel=3,
         )
     return rewritten.module, report
 

@@ -2,7 +2,8 @@
 
 Each region is checked by itself when it is built, at its own borders; what goes wrong between regions (aliasing, a
 value read twice, a size that was taken for a constant) only shows here. It shows at any size, so the sizes are the
-smallest that networks take which halve the map five times: one odd, one even, height and width different.
+smallest that networks take which halve the map five times: one odd, one even, height and width different; one of them
+with a batch of two, the other with the example's, as a network may do something else for one image.
 """
 
 from collections.abc import Iterator
@@ -43,6 +44,10 @@ class EndToEnd:
         return f"end to end: error {self.error:.1e}, at most {self.tolerance:.1e}, at {shapes}"
 
 
+class OneImageError(CheckFailedError):
+    """The plain network is the module for several images and not for one."""
+
+
 @torch.no_grad()
 def check_end_to_end(
     module: nn.Module,
@@ -53,19 +58,22 @@ def check_end_to_end(
     macs: int,
     guarded: bool = False,
 ) -> EndToEnd:
-    """Compare at two small sizes, the first odd where it can be, with a batch of two.
+    """Compare at two small sizes, the first odd where it can be, with a batch of two; then with one of the example's.
 
     At the example's size where the module takes no other. `macs` is what one forward of the example takes; `guarded`
     says that the plain network refuses some sizes by itself. Raises CheckFailedError where the two differ by more than
-    the module's own rounding explains, and ReparamError where the module itself gives two answers for one input.
+    the module's own rounding explains, OneImageError where they do for an example of one image and the batch is open,
+    and ReparamError where the module itself gives two answers for one input.
     """
     found: list[EndToEnd] = []
+    of_one = [x.dim() > 0 and x.shape[0] == 1 and axes[0] for x, axes in zip(example, open_axes, strict=True)]
     tried = sorted(_inputs(example, open_axes), key=lambda each: max(each[1] * macs, BUDGET))
-    for inputs, work in tried:
+    for given, work in tried:
+        inputs = tuple(x[:1] if found and one else x for x, one in zip(given, of_one, strict=True))
         as_given = all(a.shape == b.shape for a, b in zip(inputs, example, strict=True))
         if len(found) == WANTED or (found and work * macs > BUDGET):
             break
-        if found and as_given:
+        if found and as_given and not any(of_one):
             continue
         try:
             with quiet("torch"), FirstOfEquals(), _Empty() as empty:
@@ -81,7 +89,12 @@ def check_end_to_end(
             raise CheckFailedError(f"the network gives NaN or infinity for {_words(inputs)}; look at its weights")
         if not found and _may_change(module):
             _refuse_change(want, _numbers(float64_outputs(module, inputs)))
-        compared = _compare(plain, inputs, eager, want, may_fail=guarded and not as_given)
+        try:
+            compared = _compare(plain, inputs, eager, want, may_fail=guarded and not as_given)
+        except CheckFailedError as error:
+            if any(one and len(x) == 1 for x, one in zip(inputs, of_one, strict=True)):
+                raise OneImageError(str(error)) from error
+            raise
         found += [compared] if compared else []
     worst = max(found, key=lambda one: one.error / one.tolerance)
     return EndToEnd(tuple(shape for one in found for shape in one.shapes), worst.error, worst.tolerance)

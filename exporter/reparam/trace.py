@@ -3,7 +3,7 @@
 import ast
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -33,7 +33,8 @@ class Traced:
     """The graph, by which tracer, for each input which of its axes the graph leaves open, and on what conditions.
 
     A graph with conditions checks them itself: the call of torch.export's guard stays in it. `autocast` names the
-    dtypes that forward switches autocast on for; the graph computes in the dtype of the weights instead.
+    dtypes that forward switches autocast on for; the graph computes in the dtype of the weights instead. `one_batch`
+    says that the module does something else for the example's batch than for others.
     """
 
     graph_module: fx.GraphModule
@@ -41,23 +42,30 @@ class Traced:
     open_axes: tuple[tuple[bool, ...], ...]
     guards: tuple[str, ...] = ()
     autocast: tuple[str, ...] = ()
+    one_batch: bool = False
 
 
 def trace(
-    module: nn.Module, example: tuple[Tensor, ...], tracer: Tracer = "auto", *, open_sizes: bool = True
+    module: nn.Module,
+    example: tuple[Tensor, ...],
+    tracer: Tracer = "auto",
+    *,
+    open_sizes: bool = True,
+    open_batch: bool = True,
 ) -> Traced:
     """The module's graph: functional (no in-place writes), batch and spatial sizes symbolic wherever the module allows.
 
-    Without `open_sizes` the spatial ones of a module that reads them are numbers, which is many times as quick. The
-    graph shares the module's parameters and buffers; neither module is changed. Raises ReparamError for a module in
-    train mode, a quantized one, one whose forward changes its own state or draws random numbers, and for one that
-    neither torch.export nor torch.fx can trace.
+    Without `open_sizes` the spatial ones of a module that reads them are numbers, which is many times as quick; without
+    `open_batch` so is its batch. The graph always takes the example: where the module branches on its batch, or loops
+    over its images, the graph is of the example's batch alone. It shares the module's parameters and buffers; neither
+    module is changed. Raises ReparamError for a module in train mode, a quantized one, one whose forward changes its
+    own state or draws random numbers, and for one that neither torch.export nor torch.fx can trace.
     """
     _refuse(module)
     failed: list[str] = []
     traced: Traced | None = None
     if tracer != "fx":
-        traced = _attempt(lambda: _by_export(module, example, open_sizes), "torch.export", failed)
+        traced = _attempt(lambda: _by_export(module, example, open_sizes, open_batch), "torch.export", failed)
     if traced is None and tracer != "export":
         traced = _attempt(lambda: _by_fx(module, example), "torch.fx", failed)
     if traced is None:
@@ -97,6 +105,22 @@ class SizeGuard(nn.Module):
             raise ReparamError(
                 f"the plain network holds for sizes with {held}; found {found}; reparameterize on an example like it"
             ) from error
+
+
+class BatchGuard(nn.Module):
+    """A guard, and that each input has as many images as these; the words are torch.export's."""
+
+    def __init__(self, check: nn.Module | None, batches: Mapping[str, int | None]) -> None:
+        super().__init__()
+        self.check, self.batches = check, batches
+
+    def forward(self, *inputs: Tensor) -> None:
+        """Raises AssertionError where one has not, or the guard does."""
+        for x, (name, n) in zip(inputs, self.batches.items(), strict=True):
+            if n is not None and len(x) != n:
+                raise AssertionError(f"Guard failed: {name}.size()[0] == {n}")
+        if self.check is not None:
+            self.check(*inputs)
 
 
 def _refuse(module: nn.Module) -> None:
@@ -146,12 +170,12 @@ def _attempt(make: Callable[[], Traced], name: str, failed: list[str]) -> Traced
         return None
 
 
-def _by_export(module: nn.Module, example: tuple[Tensor, ...], open_sizes: bool) -> Traced:
+def _by_export(module: nn.Module, example: tuple[Tensor, ...], open_sizes: bool, open_batch: bool) -> Traced:
     """At one size where that says what the network does at any, which is several times as quick; else with symbols."""
     try:
         return _at_one_size(module, example)
     except Exception:  # a size that is read, an op of which little is known, or whatever the network raises
-        return _by_symbols(module, example, open_sizes)
+        return _by_symbols(module, example, open_sizes, open_batch)
 
 
 def _at_one_size(module: nn.Module, example: tuple[Tensor, ...]) -> Traced:
@@ -164,13 +188,57 @@ def _at_one_size(module: nn.Module, example: tuple[Tensor, ...]) -> Traced:
     return Traced(graph_module, "torch.export", axes, (), autocast)
 
 
-def _by_symbols(module: nn.Module, example: tuple[Tensor, ...], open_sizes: bool) -> Traced:
-    program = _export(module, example, open_sizes)
-    guards = _guards(program)
-    graph_module, autocast = _functional(program, guards)
+def _by_symbols(module: nn.Module, example: tuple[Tensor, ...], open_sizes: bool, open_batch: bool) -> Traced:
+    """With the batch and `open_sizes` left symbolic if the module takes it, else the batch, else the sizes, else none.
+
+    A size of 1 cannot be symbolic, so a batch of one is traced as two; what then refuses the example is no trace of it.
+    An attempt that fails leaves marks on its inputs, so each gets tensors of its own.
+    """
+    several, may_be_open, one_batch = _several(example), _may_be_open(example), not open_batch
+    with_batch = [(several, (0, 2, 3, 4))] * open_sizes + [(several, (0,))]
+    for inputs, axes in with_batch * open_batch + [(example, (2, 3, 4))] * open_sizes + [(example, ())]:
+        dynamic = tuple({d: Dim.AUTO for d in axes if any(free[d : d + 1])} for free in may_be_open)
+        fresh = tuple(x.clone() for x in inputs)
+        try:
+            program = torch.export.export(module, fresh, dynamic_shapes=dynamic, strict=False)
+        except Exception:
+            if not axes:
+                raise
+            continue
+        guards = _guards(program)
+        graph_module, autocast = _functional(program, guards)
+        if not axes or not guards or _takes(graph_module, example):
+            guards += _hold_batch(graph_module, example) if one_batch else ()
+            return Traced(graph_module, "torch.export", _open_axes(graph_module), guards, autocast, one_batch)
+        one_batch = True
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _takes(graph_module: fx.GraphModule, example: tuple[Tensor, ...]) -> bool:
+    """Whether the guard of a trace lets the example pass."""
+    try:
+        graph_module.get_submodule(GUARD)(*example)
+    except AssertionError:
+        return False
+    return True
+
+
+def _hold_batch(graph_module: fx.GraphModule, example: tuple[Tensor, ...]) -> tuple[str, ...]:
+    """Add to the guard that the batch is the example's; what it says of each input that has one."""
+    inputs = graph_module.graph.find_nodes(op="placeholder")
+    has_batch = [any(free[:1]) for free in _may_be_open(example)]
+    batches = {node.name: len(x) if own else None for node, x, own in zip(inputs, example, has_batch, strict=True)}
+    check = graph_module.get_submodule(GUARD) if any(map(is_guard, graph_module.graph.nodes)) else None
+    graph_module.add_module(GUARD, BatchGuard(check, batches))
+    if check is None:
+        with graph_module.graph.inserting_after(inputs[-1]):
+            graph_module.graph.call_module(GUARD, tuple(inputs))
+    return tuple(f"{name}.size()[0] == {n}" for name, n in batches.items() if n is not None)
+
+
+def _open_axes(graph_module: fx.GraphModule) -> tuple[tuple[bool, ...], ...]:
     inputs = [node.meta.get("val") for node in graph_module.graph.find_nodes(op="placeholder")]
-    axes = tuple(tuple(not isinstance(n, int) for n in v.shape) if isinstance(v, Tensor) else () for v in inputs)
-    return Traced(graph_module, "torch.export", axes, guards, autocast)
+    return tuple(tuple(not isinstance(n, int) for n in v.shape) if isinstance(v, Tensor) else () for v in inputs)
 
 
 def _functional(
@@ -209,24 +277,6 @@ def _drop_counters(graph_module: fx.GraphModule, changed: tuple[str, ...]) -> No
 def _by_fx(module: nn.Module, example: tuple[Tensor, ...]) -> Traced:
     axes = tuple(tuple(d != 1 for d in range(x.dim())) for x in example)
     return Traced(symbolic_graph(module, example), "torch.fx", axes)
-
-
-def _export(module: nn.Module, example: tuple[Tensor, ...], open_sizes: bool) -> ExportedProgram:
-    """torch.export with the batch and `open_sizes` left symbolic if the module takes it, else the batch, else none.
-
-    A size of 1 cannot be symbolic, so a batch of one is traced as two. An attempt that fails leaves marks on its
-    inputs, so each gets tensors of its own.
-    """
-    several, may_be_open = _several(example), _may_be_open(example)
-    for inputs, axes in [(several, (0, 2, 3, 4))] * open_sizes + [(several, (0,)), (example, ())]:
-        dynamic = tuple({d: Dim.AUTO for d in axes if any(free[d : d + 1])} for free in may_be_open)
-        fresh = tuple(x.clone() for x in inputs)
-        try:
-            return torch.export.export(module, fresh, dynamic_shapes=dynamic, strict=False)
-        except Exception:
-            if not axes:
-                raise
-    raise AssertionError("the last attempt returns or raises")
 
 
 def _may_be_open(example: tuple[Tensor, ...]) -> tuple[tuple[bool, ...], ...]:

@@ -101,6 +101,15 @@ def test_open_height_and_width(export, forward, output):
     assert bundle.manifest.counts["onnx"]["macs"] == bundle.manifest.counts["plain"]["macs"]
 
 
+def test_a_loop_over_images_takes_no_open_batch(export):
+    def looped(net, y):
+        return torch.stack([net.head(each.mean((1, 2))) for each in y])
+
+    with pytest.raises(SourceError, match=r"for a batch of 1 than for others.* leave --dynamic-batch out"):
+        export(looped, size=None, dynamic_batch=(1, 2, 4))
+    assert steps(export(looped, size=None)) == dict.fromkeys(("plain network", "ONNX (ONNX Runtime)"), "held")
+
+
 @pytest.mark.slow
 def test_channel_shuffle_of_an_open_map_costs_no_more_nodes_than_of_a_fixed_one(export, tmp_path):
     open_sizes = export(shuffled).manifest.counts["onnx"]["ops"]

@@ -41,9 +41,10 @@ def test_a_size_that_only_the_module_takes_fails() -> None:
         check_end_to_end(Scaled(1.0), Fixed(), (X,), OPEN, macs=0)
 
 
-def test_sizes_are_odd_and_even_with_a_batch_of_two() -> None:
-    found = check_end_to_end(Scaled(1.0), Scaled(1.0), (torch.randn(1, 4, 224, 224),), OPEN, macs=0)
-    assert found.shapes == ((2, 4, 37, 39), (2, 4, 32, 64))
+@pytest.mark.parametrize(("batch", "second"), [(1, 1), (3, 2)])
+def test_sizes_are_odd_and_even_with_a_batch_of_two_and_of_one_image(batch, second) -> None:
+    found = check_end_to_end(Scaled(1.0), Scaled(1.0), (torch.randn(batch, 4, 224, 224),), OPEN, macs=0)
+    assert found.shapes == ((2, 4, 37, 39), (second, 4, 32, 64))
 
 
 class Whole(nn.Module):

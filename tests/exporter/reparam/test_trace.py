@@ -152,6 +152,40 @@ def test_a_branch_on_the_size_becomes_a_guard() -> None:
         plain(torch.randn(1, 4, 20, 20))
 
 
+def doubled_if_few(y: Tensor) -> Tensor:
+    return y * 2.0 if len(y) < 3 else y
+
+
+def moved_if_alone(y: Tensor) -> Tensor:
+    return y + 1.0 if y.shape[0] == 1 else y
+
+
+def image_by_image(y: Tensor) -> Tensor:
+    return torch.stack([each.amax((1, 2)) for each in y])
+
+
+@pytest.mark.parametrize("tail", [doubled_if_few, moved_if_alone, image_by_image])
+@pytest.mark.parametrize("open_sizes", [True, False])
+def test_a_network_that_reads_its_batch_is_traced_at_that_of_the_example(tail, open_sizes) -> None:
+    """Given a branch on the batch, or a loop over images -> the network for one image where the example is one."""
+
+    class Reading(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = chain()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return tail(self.net(x))
+
+    module = Reading().eval()
+    plain, report = reparameterize(module, X, open_sizes=open_sizes)
+    assert report.one_batch and report.counts_after["conv"] == 1
+    assert torch.allclose(plain(X), module(X), atol=1e-5)
+    three = torch.cat([X, X, X])
+    plain, _ = reparameterize(module, three, open_sizes=open_sizes)
+    assert torch.allclose(plain(three), module(three), atol=1e-5)
+
+
 def test_ordinary_networks_have_no_guard() -> None:
     _, report = reparameterize(nn.Sequential(chain(), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval(), X)
     assert report.guards == ()
