@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from .errors import ReparamError, first_line
+from .kept import as_it_was
 
 aten = torch.ops.aten
 _PRODUCTS = {aten.mm, aten.addmm, aten.bmm, aten.baddbmm}
@@ -41,7 +42,7 @@ def count_module(module: nn.Module, example: Tensor | tuple[Tensor, ...]) -> Cos
     examples = example if isinstance(example, tuple) else (example,)
     parameters = sum(p.numel() for p in module.parameters())
     fake = None if getattr(module, "needs_values", False) else FakeTensorMode(allow_non_fake_inputs=True)
-    with fake or contextlib.nullcontext(), torch.no_grad():
+    with as_it_was(module), fake or contextlib.nullcontext(), torch.no_grad():
         inputs = examples if fake is None else tuple(fake.from_tensor(t) for t in examples)
         with FlopCounterMode(display=False) as counter, _LongestSum() as sums:
             try:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
+from ..kept import as_it_was
 from .inputs import Scale
 
 aten = torch.ops.aten
@@ -34,7 +35,7 @@ def own_scales(module: nn.Module, examples: dict[str, Tensor]) -> dict[str, Scal
         inputs = [torch.full_like(x, value) if x.is_floating_point() else x for x in examples.values()]
         watch = _Watch({i: x for i, x in enumerate(inputs) if x.is_floating_point()})
         try:
-            with watch:
+            with as_it_was(module), watch:
                 module(*inputs)
         except Exception:  # ours, which the network may have put into its own, or whatever it makes of such an image
             if watch.waiting:

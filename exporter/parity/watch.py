@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from ..kept import as_it_was
 from ..onnx_module import OnnxModule
 from .ties import FirstOfEquals
 from .widen import widened
@@ -37,7 +38,7 @@ def run_watched(module: nn.Module, inputs: tuple[Tensor, ...], watch: Watch, *, 
             return _run(module, tuple(x.to(dtype) if x.is_floating_point() else x for x in inputs), watch)
     wide = tuple(x.double() if x.is_floating_point() else x for x in inputs)
     try:
-        with widened():
+        with as_it_was(module), widened():
             return _run(module, wide, watch)
     except Exception:  # as in `float64_outputs`: a copy in float64 either works or says why not
         with FirstOfEquals():

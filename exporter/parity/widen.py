@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
+from ..kept import as_it_was
 from .ties import FirstOfEquals, sorted_stably
 
 aten = torch.ops.aten
@@ -42,7 +43,7 @@ def float64_outputs(module: nn.Module, inputs: tuple[Tensor, ...], *, may_copy: 
     """
     wide = tuple(_wide(t) for t in inputs)
     try:
-        with widened():
+        with as_it_was(module), widened():
             return module(*wide)
     except Exception:  # whatever it is, a copy in float64 either works or says why not
         if not may_copy:

@@ -13,6 +13,7 @@ from torch.export import Dim, ExportedProgram
 from torch.nn.parameter import is_lazy
 
 from ..errors import ReparamError, first_line
+from ..kept import as_it_was
 from ..quiet import quiet
 from .graph import GUARD, attribute_of, draws_random_numbers, drop_dead_code, is_guard
 from .in_place import write_out_of_place
@@ -65,9 +66,9 @@ def trace(
     failed: list[str] = []
     traced: Traced | None = None
     if tracer != "fx":
-        traced = _attempt(lambda: _by_export(module, example, open_sizes, open_batch), "torch.export", failed)
+        traced = _attempt(module, lambda: _by_export(module, example, open_sizes, open_batch), "torch.export", failed)
     if traced is None and tracer != "export":
-        traced = _attempt(lambda: _by_fx(module, example), "torch.fx", failed)
+        traced = _attempt(module, lambda: _by_fx(module, example), "torch.fx", failed)
     if traced is None:
         _refuse_misfit(module, example)
         raise ReparamError(
@@ -159,9 +160,9 @@ def _refuse_misfit(module: nn.Module, example: tuple[Tensor, ...]) -> None:
         raise misfit(module, example, error) from error
 
 
-def _attempt(make: Callable[[], Traced], name: str, failed: list[str]) -> Traced | None:
+def _attempt(module: nn.Module, make: Callable[[], Traced], name: str, failed: list[str]) -> Traced | None:
     try:
-        with quiet("torch"), torch.no_grad():
+        with quiet("torch"), torch.no_grad(), as_it_was(module):
             return make()
     except ReparamError:
         raise
