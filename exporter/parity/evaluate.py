@@ -13,13 +13,13 @@ from torch.utils._pytree import tree_flatten
 from ..onnx_module import OnnxModule
 from .batches import Run, in_batches
 from .detections import own_of_lists
-from .inputs import DATA, EDGES, HOT, NORMAL, ZEROS, Inputs, Scale, batch_of, is_costly, test_inputs
-from .measure import MULTIPLE, with_own_rms
+from .inputs import DATA, EDGES, MAC_BUDGET, NORMAL, Inputs, Scale, batch_of, is_costly, test_inputs
+from .measure import AGREEMENT, MULTIPLE, are_near, own_share, with_own_rms
 from .order import matched
 from .own_scale import own_scales
 from .places import places_of
 from .reference import Reference
-from .shake import shaken, turned_rows
+from .shake import Choices, shaken, turned_rows
 from .ties import FirstOfEquals
 from .turns import among_equals, excused
 from .uncast import without_autocast
@@ -28,8 +28,10 @@ from .widen import float64_outputs
 
 CHUNK = 8
 """Images evaluated at a time, where the network takes them together: each weight is widened once for all of them."""
-ROUNDINGS = 3
-"""How often a network that chooses is evaluated with coarser roundings; once where that takes long."""
+ROUNDINGS, FEW_ROUNDINGS = 6, 3
+"""How often a network that chooses is evaluated with coarser roundings; less often where that takes long, or memory."""
+LARGE = 1 << 27
+"""Bytes of all outputs in float64."""
 APART = 1e-9
 """How far, of the largest output, an image among others may be from the image by itself, in float64."""
 Examples = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
@@ -103,7 +105,9 @@ def reference_from_module(
         else:
             wide, narrow = [y[rows] for y in wide], [[y[rows] for y in each] for each in narrow]
     kinds = inputs.kinds
-    moved, turns = _shaken(module, inputs, wide, narrow, batch, together=together, mixes=mixes)
+    is_large = 5 * (macs or 0) > MAC_BUDGET or sum(y.nbytes for y in wide) > LARGE
+    draws = FEW_ROUNDINGS if is_large else ROUNDINGS
+    moved, turns = _shaken(module, inputs, wide, narrow, batch, draws=draws, together=together, mixes=mixes)
     dtype = _dtype(module)
     of_lists = {} if dtype == "float32" else own_of_lists(wide, narrow)
     narrow, moved = ([_but_for_turns(wide, y) for y in each] for each in (narrow, moved))
@@ -113,7 +117,11 @@ def reference_from_module(
     places = places_of(wide, [x.shape[1:] for name, x in inputs.arrays.items() if name not in inputs.whole])
     for i, (name, y) in enumerate(zip(names, wide, strict=True)):
         own_outputs, others = ([each[i] for each in runs if each[i].shape == y.shape] for runs in (narrow, moved))
-        found = wanted_output(y, own_outputs, kinds, spread_of, moved=others, places=places[i])
+        coarse: dict[str, Any] = {"moved": others, "coarser": MULTIPLE}
+        found = wanted_output(y, own_outputs, kinds, spread_of, places=places[i], **coarse)
+        if y.dtype.kind in "iu" and own_share(found) > 1 - AGREEMENT:
+            by_distance = wanted_output(y.astype(np.float64), own_outputs, kinds, spread_of, **coarse)
+            found = replace(by_distance, values=y, counts=True) if are_near(by_distance, spread_of) else found
         found = with_own_rms(found, own_outputs)
         outputs[name] = replace(found, own_rms=of_lists.get(i, found.own_rms))
     held = Reference(batch, inputs.arrays, kinds, outputs, longest_sum, dtype, inputs.whole, mixes, left_out, turns)
@@ -196,40 +204,30 @@ def _shaken(
     narrow: list[list[np.ndarray]],
     batch: int,
     *,
+    draws: int,
     together: bool,
     mixes: bool,
 ) -> tuple[list[list[np.ndarray]], np.ndarray]:
     """What the roundings of a float32 network may come to where one evaluation does not show it.
 
-    Result: outputs with the flat images' as one more rounding of every value leaves them, none where that cannot be
-    told; and which rows of a sorted list the network chooses otherwise, or might, [images, D]. Of one in half precision
-    neither: its lists are judged by what is detected.
+    Result: outputs with every value rounded `MULTIPLE` times as coarsely, `draws` of them where the network chooses,
+    else one, none where that cannot be told; and which rows of a sorted list it chooses otherwise, or might,
+    [images, D]. Of one in half precision neither: its lists are judged by what is detected.
     """
-    count = len(inputs.kinds)
     if _dtype(module) != "float32":
         return [], np.zeros((0, 0), bool)
     turns = turned_rows(wide, narrow) | among_equals(wide)
-    apart = all(len(y) == count for y in wide) and not (mixes and batch > 1)
+    apart = all(len(y) == len(inputs.kinds) for y in wide) and not (mixes and batch > 1)
     if not apart or _loops(module):
         return [], turns
-    flat = np.flatnonzero(np.isin(inputs.kinds, (ZEROS, HOT)))
-    moved = []
+    moved: list[list[np.ndarray]] = []
     with contextlib.suppress(Exception):  # whatever a network raises whose values are replaced on their way
-        if len(flat):
-            rows = replace(
-                inputs,
-                arrays={name: x[flat] for name, x in inputs.arrays.items()},
-                kinds=tuple(inputs.kinds[i] for i in flat),
-            )
-            found, _ = _evaluate(shaken(module, 1.0, 0), rows, batch, together=together)
-            moved = [y.copy() for y in wide]
-            for y, each in zip(moved, found, strict=True):
-                y[flat] = each
-        if len(turns):
-            runs = (shaken(module, MULTIPLE, k) for k in range(ROUNDINGS))
-            others = (_evaluate(run, inputs, batch, together=together)[0] for run in runs)
-            turns |= turned_rows(wide, others)
-    return [moved] if moved else [], turns
+        with Choices() as choices:
+            moved.append(_evaluate(shaken(module, MULTIPLE, 0), inputs, batch, together=together)[0])
+        if choices.seen or (isinstance(module, OnnxModule) and module.by_reference):
+            runs = (shaken(module, MULTIPLE, k) for k in range(1, draws))
+            moved.extend(_evaluate(run, inputs, batch, together=together)[0] for run in runs)
+    return moved, turns | turned_rows(wide, moved)
 
 
 def _loops(module: nn.Module) -> bool:

@@ -2,13 +2,14 @@
 
 float32: the largest error of any element, in units of its part's scale. It may be at most `MULTIPLE` times what the
 network's own float32 is off by on the same images, and no less than `MULTIPLE` times the rounding of a perfect result,
-u·|y64|, u = 2⁻²⁴, or u for probabilities: where eager happens to be exact, a step need not be. Own errors are taken
-from all images but the chaotic ones, on which they are `CHAOTIC` times the usual; there they count for that image
-alone. A part is allowed what any other part is off by, in its own spread, up to where that would certify nothing. The
-images of zeros and of hot pixels have feature maps of equal values, and in a sum of n equal terms all roundings go the
-same way: added one after another they are off by up to n·u of the sum, where eager PyTorch, which adds in pairs, shows
-nothing of it. On these images n·u·max |y64| is allowed, n being the longest sum in the network, and `MULTIPLE` times
-what one more rounding of every value comes to: where a network normalizes, that of a constant map is all that is left.
+u·|y64|, u = 2⁻²⁴, or u for probabilities: where eager happens to be exact, a step need not be. One evaluation is one
+draw of what roundings come to; what the network is off by where each value is rounded `MULTIPLE` times as coarsely is
+further ones. Own errors are taken from all images but the outliers, on which they are `CHAOTIC` times the usual; there
+they count for that image, and for as many others that are no farther off, see `with_outliers`. A part is allowed what
+any other part is off by, in its own spread, up to where that would certify nothing. The images of zeros and of hot
+pixels have feature maps of equal values, and in a sum of n equal terms all roundings go the same way: added one after
+another they are off by up to n·u of the sum, where eager PyTorch, which adds in pairs, shows nothing of it. On these
+images n·u·max |y64| is allowed, n being the longest sum in the network.
 
 Lower precisions, and float32 where single elements are chaotic: the root mean square of these errors: of all elements,
 of each image, and at each index of each axis over the spread there. A slice of n elements is allowed 1 + 3/√n times the
@@ -16,6 +17,8 @@ tolerance, as its own is a matter of chance. At most `MOST_FAR` of the elements 
 Where there are classes, the largest is the same wherever it leads by more than two tolerances.
 
 Integers and bools: the share of elements that differ, of all, and in lower precisions of each frequent value too.
+Counts, of which float32 itself gives others too often for that, but near ones, are measured as floats are; and to be
+off by the same in most images is no rounding.
 """
 
 import math
@@ -40,6 +43,10 @@ AGREEMENT, ENOUGH = 0.95, 20
 """Of that many positions, this share must have the same largest score, or the same integer, in a lower precision."""
 OF_EACH = 0.75
 """The share of a frequent integer's positions that both have in common, and of what tells two images apart."""
+NEAR = 0.25
+"""Of the spread, how far from the right one a count may be in the network's own float32."""
+FEW = 6
+"""Images too few to tell an offset from choices that happen to go the same way."""
 TIES = 1e-3
 """The share of integers that rounding decides in float32: where two scores tie."""
 
@@ -65,10 +72,10 @@ class Measured:
 
 def float32_tolerances(wanted: Wanted, flat: np.ndarray, longest_sum: int) -> np.ndarray:
     """What each image and part may be off by in float32, in units of its scale: [images, K]."""
-    own = wanted.own_errors
+    own = _own(wanted)
     each = own.max(axis=1, initial=0.0)
-    usual = each <= CHAOTIC * np.median(each)
-    own = np.where(usual[:, None], own, each[:, None])  # where one part is chaotic, any other may be
+    usual = ~_outliers(each)
+    own = np.where(usual[:, None], own, each[:, None])  # where one part is off, any other may be
     typical = own[usual].max(axis=0, initial=0.0)
     pooled = np.minimum(np.maximum(each, typical.max(initial=0.0)), MAX_TOLERANCE / MULTIPLE)  # few samples a part
     own = np.maximum(own, pooled[:, None])
@@ -77,27 +84,53 @@ def float32_tolerances(wanted: Wanted, flat: np.ndarray, longest_sum: int) -> np
         bias = longest_sum * peaks.max(axis=0, initial=0.0) / wanted.scales[flat]
         rounding = np.where(wanted.are_shares(), UNIT_ROUNDOFF["float32"], peaks) / wanted.scales
     allowed: np.ndarray = MULTIPLE * np.maximum(own, np.maximum(typical, rounding.max(axis=0, initial=0.0)))
-    allowed[flat] = np.fmax(allowed[flat], np.fmax(bias, MULTIPLE * wanted.moved[flat]))
+    allowed[flat] = np.fmax(allowed[flat], bias)
     return allowed
 
 
-def as_chaotic(wanted: Wanted, y: np.ndarray, allowed: np.ndarray) -> np.ndarray:
-    """`allowed` [images, K], more of it on as many further images as the network's own float32 is chaotic on.
+def with_outliers(wanted: Wanted, y: np.ndarray, allowed: np.ndarray, flat: np.ndarray) -> np.ndarray:
+    """`allowed` [images, K], more of it on as many further images as the network's own float32 is an outlier on.
 
     Chance says on which images a sum that is rounded otherwise turns a decision over: the order of two detections, a
-    gate far out. A step may do so on others than eager does, but on no more of them and no farther, and not on most;
-    what is off by less than such a jump is no chance.
+    gate far out. A step may be off on others than eager is, but on no more of them, the n-th no farther than `MULTIPLE`
+    times eager's n-th, and not on most. What is off by less than `MAX_TOLERANCE` is no such jump as one beyond it is.
+    Nothing is told by `flat` images, whose roundings go the same way.
     """
-    chaotic = allowed.max(axis=1, initial=0.0) > MAX_TOLERANCE
-    if not chaotic.any() or len(y) != len(allowed):
+    each = _own(wanted).max(axis=1, initial=0.0)
+    outliers = _outliers(each) & ~flat
+    if not outliers.any() or len(y) != len(allowed):
         return allowed
     with np.errstate(all="ignore"):
         found = wanted.by_part(np.abs(y.astype(np.float64) - wanted.values), np.max) / wanted.scales
-        off = ~(found <= allowed).all(axis=1) & ~chaotic
-        worst, farthest = found.max(axis=1), MULTIPLE * wanted.own_errors[chaotic].max()
-        jumps = bool(((worst > MAX_TOLERANCE) & (worst <= farthest))[off].all())
-        few = off.sum() <= chaotic.sum() and 2 * (off | chaotic).sum() <= len(y)
-    return np.where(off[:, None], farthest, allowed) if jumps and few else allowed
+    off, worst = ~(found <= allowed).all(axis=1), found.max(axis=1)
+    if 2 * (off | outliers).sum() > len(y) or not np.isfinite(worst[off]).all():
+        return allowed
+    more = allowed.copy()
+    for jumps in (True, False):
+        limits = np.sort(MULTIPLE * each[outliers & ((MULTIPLE * each > MAX_TOLERANCE) == jumps)])[::-1]
+        images = np.flatnonzero(off & ((worst > MAX_TOLERANCE) == jumps))
+        images = images[np.argsort(-worst[images])]
+        if len(images) > len(limits) or (worst[images] > limits[: len(images)]).any():
+            return allowed
+        more[images] = np.maximum(more[images], limits[: len(images), None])
+    return more
+
+
+def _own(wanted: Wanted) -> np.ndarray:
+    """What the network's own float32 is off by in any draw, [images, K].
+
+    The coarser draws take no image its certificate, but for one on which they turn a decision over.
+    """
+    own = np.fmax(wanted.own_errors, wanted.moved)
+    chaotic = _outliers(own.max(axis=1, initial=0.0))
+    usual = np.fmax(wanted.own_errors, np.fmin(wanted.moved, MAX_TOLERANCE / MULTIPLE))
+    return np.where(chaotic[:, None], own, usual)
+
+
+def _outliers(each: np.ndarray) -> np.ndarray:
+    """Of the own errors of images: those far beyond the usual."""
+    far: np.ndarray = each > CHAOTIC * np.median(each)
+    return far
 
 
 def largest_error(wanted: Wanted, y: np.ndarray, allowed: np.ndarray) -> Measured:
@@ -105,6 +138,8 @@ def largest_error(wanted: Wanted, y: np.ndarray, allowed: np.ndarray) -> Measure
     found = Measured("max", 0.0, float(np.max(allowed, initial=0.0)))
     most = -1.0
     for i in range(len(y)):
+        if not y[i].size:
+            continue
         with np.errstate(all="ignore"):
             errors = np.abs(y[i].astype(np.float64) - wanted.values[i]) / wanted.scale_of(i)
             shares = errors / wanted.along(allowed[i])
@@ -115,12 +150,14 @@ def largest_error(wanted: Wanted, y: np.ndarray, allowed: np.ndarray) -> Measure
             part = 0 if wanted.axis is None else worst[wanted.axis]
             index = None if wanted.axis is None else part
             found = Measured("max", float(errors[at]), float(allowed[i, part]), worst, wanted.axis, index)
-    return found
+    return replace(found, why="most images are off by the same") if is_offset(wanted.values, y) else found
 
 
 def rms_error(wanted: Wanted, y: np.ndarray, tolerance: float) -> Measured:
     """The slice whose root mean square error uses up most of the tolerance."""
     count, size = len(y), wanted.values[0].size if len(y) else 0
+    if not size:
+        return Measured("rms", 0.0, tolerance)
     along = [np.zeros(n) for n in wanted.values.shape[1:]]
     of_images, far, peak = np.zeros(count), 0, -1.0
     worst: tuple[int, ...] = ()
@@ -178,8 +215,7 @@ def agreement(wanted: Wanted, y: np.ndarray, tolerance: float | None) -> Measure
     i = int(np.argmax(by_image))
     worst = (i, *(int(k) for k in np.unravel_index(int(np.argmax(differ[i])), differ[i].shape))) if wrong else ()
     if tolerance is None:
-        own = float(wanted.own_errors.mean())
-        return Measured("agreement", wrong, max(MULTIPLE * own, min(TIES, telling)), worst)
+        return Measured("agreement", wrong, max(own_share(wanted), min(TIES, telling)), worst)
     allowed = max(min(1 - AGREEMENT, telling), 1 / max(count, 1))
     why = ""
     if count >= ENOUGH * len(y) and by_image[i] > 1 - OF_EACH:
@@ -194,6 +230,27 @@ def agreement(wanted: Wanted, y: np.ndarray, tolerance: float | None) -> Measure
     return Measured("agreement", wrong, allowed, worst, why=why)
 
 
+def own_share(wanted: Wanted) -> float:
+    """Of integers, the share that may differ in float32 as they do there anyway."""
+    return MULTIPLE * float(np.fmax(wanted.own_errors, wanted.moved).mean())
+
+
+def are_near(wanted: Wanted, rows: np.ndarray) -> bool:
+    """Whether float32 itself gives on these images numbers near the right ones, as of counts; labels are far apart."""
+    own = np.fmax(wanted.own_errors, wanted.moved)
+    return wanted.is_float and bool((own[rows] if rows.max(initial=-1) < len(own) else own).max(initial=0.0) < NEAR)
+
+
+def is_offset(wanted: np.ndarray, y: np.ndarray) -> bool:
+    """Whether whole numbers of most images are off by the same; rounding goes either way, where a choice is near it."""
+    if len(y) < FEW or not all((w == np.rint(w)).all() for w in wanted):
+        return False
+    with np.errstate(all="ignore"):
+        off = np.rint(y.astype(np.float64)) - wanted
+    usual = np.median(off, axis=0)
+    return bool(((usual != 0) & ((off == usual).mean(axis=0) >= OF_EACH)).any())
+
+
 def class_axis(wanted: Wanted) -> tuple[int, np.ndarray] | None:
     """The axis along which the largest is a class, and the indices that compete; None where there is none.
 
@@ -201,7 +258,7 @@ def class_axis(wanted: Wanted) -> tuple[int, np.ndarray] | None:
     than most, as boxes beside scores, do not compete.
     """
     rank = wanted.values.ndim
-    if not wanted.is_float or rank < 2:
+    if not wanted.is_float or wanted.counts or rank < 2:
         return None
     axis = wanted.axis if wanted.axis in (1, rank - 1) else (1 if rank != 3 else 2)
     indices = np.arange(wanted.values.shape[axis])

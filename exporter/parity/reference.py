@@ -20,11 +20,11 @@ from .measure import (
     UNIT_ROUNDOFF,
     Measured,
     agreement,
-    as_chaotic,
     float32_tolerances,
     largest_error,
     rms_error,
     same_largest,
+    with_outliers,
 )
 from .order import matched
 from .record import FAILED, HELD, NOT_CERTIFIED, Parity, unmeasured
@@ -106,7 +106,7 @@ class Reference:
         moved = [y.moved for y in self.outputs.values() if y.is_float]  # infinite where there is no spread: constants
         found = [np.max(each, axis=1, initial=0.0, where=np.isfinite(each)) for each in moved]
         off = np.max(found, axis=0, initial=0.0) if found else np.zeros(len(self.kinds))
-        gone = np.flatnonzero(MULTIPLE * off > MAX_TOLERANCE) if len(off) == len(self.kinds) else np.zeros(0, np.int64)
+        gone = np.flatnonzero(self._flat(len(off)) & (MULTIPLE * off > MAX_TOLERANCE))
         said = (
             f"the image of {self.kinds[i]} is left out: one rounding of each value comes to {off[i]:.1e} of the spread"
             for i in gone
@@ -158,9 +158,11 @@ class Reference:
     def tolerances(self, name: str) -> np.ndarray:
         """What a float32 step may differ by on each image and part of an output, in units of its scale."""
         wanted = self.outputs[name]
-        apart = len(self.kinds) == len(wanted.values)
-        flat = np.isin(self.kinds, (ZEROS, HOT)) if apart else np.zeros(len(wanted.values), bool)
-        return float32_tolerances(wanted, flat, self.longest_sum)
+        return float32_tolerances(wanted, self._flat(len(wanted.values)), self.longest_sum)
+
+    def _flat(self, count: int) -> np.ndarray:
+        """Which images have pixels that are nearly all equal; none where an output of `count` rows has no row each."""
+        return np.isin(self.kinds, (ZEROS, HOT)) if count == len(self.kinds) else np.zeros(count, bool)
 
     def _compare(
         self, step: str, name: str, y: np.ndarray, tolerance: float | None, of_list: Measured | None = None
@@ -224,7 +226,7 @@ class Reference:
         some places of most, to the other places and to its RMS error.
         """
         wanted = self.outputs[name]
-        allowed = as_chaotic(wanted, y, self.tolerances(name))
+        allowed = with_outliers(wanted, y, self.tolerances(name), self._flat(len(y)))
         measured, why = largest_error(wanted, y, allowed), self._why_not(name, allowed)
         if why and not why.startswith(CHAOTIC):
             return measured, why
@@ -253,7 +255,7 @@ class Reference:
     def _own_limit(self, wanted: Wanted) -> float:
         """The RMS error allowed to a network that is itself in a lower precision."""
         with np.errstate(all="ignore"):
-            sizes = np.sqrt(np.mean(wanted.by_part(wanted.values**2, np.mean) / wanted.scales**2))
+            sizes = np.sqrt(np.mean(wanted.by_part(wanted.values.astype(np.float64) ** 2, np.mean) / wanted.scales**2))
         return MULTIPLE * max(wanted.own_rms, UNIT_ROUNDOFF[self.dtype] * float(sizes))
 
     def _with_classes(self, wanted: Wanted, y: np.ndarray, measured: Measured) -> Measured:
@@ -319,7 +321,7 @@ class Reference:
             for i, name in enumerate(names["outputs"]):
                 facts = {f.name: held[key] for f in _SAVED if (key := f"output_{i}.{f.name}") in held}
                 facts.setdefault("moved", np.zeros_like(facts["scales"]))  # of older bundles
-                facts["bits"] = bool(facts.get("bits", False))
+                facts |= {flag: bool(facts.get(flag, False)) for flag in ("bits", "counts")}
                 slices = tuple(held[f"output_{i}.slices_{k}"] for k in range(_count(held, f"output_{i}.slices_")))
                 axis = int(held[f"output_{i}.axis"])
                 facts["own_rms"] = float(facts["own_rms"])

@@ -28,6 +28,8 @@ ENOUGH_SAMPLES = 12
 CONSTANT, NOTHING = 1e-3, 1e-7
 """Of its own size, and of the largest part's: a part that moves by less is measured as if it moved by that."""
 LEAST_SHARE = 2.0**-14
+JUMP = 4.0
+"""How many times as far off as in the median draw of roundings an output is where a decision is turned over."""
 MOST_SLICES = 512
 """Indices along an axis up to which each of them is looked at, besides those of the parts."""
 
@@ -38,10 +40,10 @@ class Wanted:
 
     `spreads` [K] and `scales` [images, K] are in the output's units, `own_errors` [images, K] the largest of the
     network itself in its own type, in units of the scale; of integers, [images, 1], the share that differs. The spread
-    of integers is the share that differs from one image to the next. `bits` says that floats are 0 and 1 alone.
-    `own_rms` is the root mean square of these errors. `moved` [images, K] are the largest errors, of flat images, where
-    every value is rounded once more; else 0. `slices` gives for each further axis the spread at each index, in
-    units of the parts' own.
+    of integers is the share that differs from one image to the next. `bits` says that floats are 0 and 1 alone,
+    `counts` that integers are judged by distance, too. `own_rms` is the root mean square of these errors. `moved`
+    [images, K] are what they come to by further draws of the roundings; 0 where there are none. `slices` gives for each
+    further axis the spread at each index, in units of the parts' own.
     """
 
     values: np.ndarray
@@ -53,11 +55,12 @@ class Wanted:
     moved: np.ndarray
     slices: tuple[np.ndarray, ...]
     bits: bool = False
+    counts: bool = False
 
     @property
     def is_float(self) -> bool:
         """Whether it is judged by distance; else by agreement."""
-        return self.values.dtype.kind == "f" and not self.bits
+        return self.counts or (self.values.dtype.kind == "f" and not self.bits)
 
     @property
     def spread(self) -> float:
@@ -92,6 +95,8 @@ class Wanted:
         """`reduce` (np.max, np.mean) of an array like `values` over all but images and parts: [images, K]."""
         moved = y if self.axis is None else np.moveaxis(y, self.axis, 1)
         parts = 1 if self.axis is None else y.shape[self.axis]
+        if not y.size:
+            return np.zeros((len(y), parts))
         result: np.ndarray = reduce(moved.reshape(len(y), parts, -1), axis=2)  # type: ignore[operator]
         return result
 
@@ -113,6 +118,7 @@ def wanted_output(
     spread_of: np.ndarray,
     *,
     moved: Sequence[np.ndarray] = (),
+    coarser: float = 1.0,
     places: Collection[int] = (),
 ) -> Wanted:
     """The facts of one output.
@@ -122,17 +128,18 @@ def wanted_output(
         own: the same by the network in its own type; where there are several, by each of the runtimes that count.
         kinds: of the images; of other length where the output does not keep the images apart.
         spread_of: the images that set the spread.
-        moved: as `own`, by the network with every value rounded once more on flat images.
+        moved: as `own`, by the network with every value rounded `coarser` times as coarsely, a draw each.
+        coarser: by which errors of `moved` are divided; not where few draws have them: a decision that is turned over.
         places: axes, that of the images being 0, along which there are no parts.
 
     """
     keeps_apart = len(y) == len(kinds)
     rows = spread_of if keeps_apart else np.arange(len(y))
-    if y.dtype.kind != "f":
-        return _of_integers(y, own, rows)
+    if y.dtype.kind != "f" or not y.size:
+        return _of_integers(y, own, rows, moved, coarser)
     zeros, ones = np.count_nonzero(y == 0), np.count_nonzero(y == 1)
     if zeros and ones and zeros + ones == y.size:
-        return dataclasses.replace(_of_integers(y, own, rows), bits=True)
+        return dataclasses.replace(_of_integers(y, own, rows, moved, coarser), bits=True)
     with np.errstate(all="ignore"):
         y = y.astype(np.float64, copy=False)
         variance = np.var(y[rows], axis=0, ddof=1) if len(rows) > 1 else np.zeros(y.shape[1:])
@@ -154,8 +161,10 @@ def wanted_output(
         scales[edges] = np.maximum(scales[edges], away)
         one = dataclasses.replace(one, spreads=spreads, scales=scales)
         errors, shaken, squares = none, none, 0.0
-        for each in moved:
-            shaken = np.fmax(shaken, _largest(one, each))
+        if moved:
+            draws = np.array([_largest(one, each) for each in moved])
+            shaken = draws.max(axis=0)
+            shaken = np.where(shaken > JUMP * np.median(draws, axis=0), shaken, shaken / coarser)
         for each in own:
             off = np.abs(each.astype(np.float64) - y)
             errors = np.fmax(errors, _largest(one, each))
@@ -178,13 +187,19 @@ def _largest(wanted: Wanted, y: np.ndarray) -> np.ndarray:
     return found
 
 
-def _of_integers(y: np.ndarray, own: list[np.ndarray], rows: np.ndarray) -> Wanted:
+def _of_integers(
+    y: np.ndarray, own: list[np.ndarray], rows: np.ndarray, moved: Sequence[np.ndarray], coarser: float
+) -> Wanted:
     differs = float(np.mean(y[rows] != y[np.roll(rows, 1)])) if len(rows) > 1 and y.size else 0.0
-    differ = [(each != y).reshape(len(y), -1).mean(axis=1) for each in own if each.shape == y.shape and y.size]
-    errors = np.max(differ, axis=0)[:, None] if differ else np.zeros((len(y), 1))
-    return Wanted(
-        y, None, np.array([differs]), np.ones((len(y), 1)), errors, float(errors.mean()), np.zeros((len(y), 1)), ()
-    )
+    errors, shaken = _shares_that_differ(y, own), _shares_that_differ(y, moved) / coarser
+    return Wanted(y, None, np.array([differs]), np.ones((len(y), 1)), errors, float(errors.mean()), shaken, ())
+
+
+def _shares_that_differ(y: np.ndarray, each: Sequence[np.ndarray]) -> np.ndarray:
+    """The most in any of `each`: [images, 1]."""
+    found = [(other != y).reshape(len(y), -1).mean(axis=1) for other in each if other.shape == y.shape and y.size]
+    most: np.ndarray = np.max([np.zeros(len(y)), *found], axis=0)[:, None]
+    return most
 
 
 def _parts_axis(variance: np.ndarray, images: int, places: Collection[int]) -> int | None:

@@ -72,7 +72,7 @@ def test_the_tolerance_is_a_multiple_of_eagers_own_error_and_never_below_that_of
     wanted = exact.outputs["logits"]
     rounding = (np.abs(wanted.values).max(axis=1) / wanted.scales[:, 0]).max()
     assert not wanted.own_errors.any()
-    assert exact.tolerances("logits")[0] == pytest.approx(MULTIPLE * U * rounding)
+    assert 1 <= exact.tolerances("logits")[0] / (MULTIPLE * U * rounding) < 5  # of a normal number's largest draw
 
 
 def test_one_chaotic_image_leaves_the_others_their_tolerance() -> None:
