@@ -76,7 +76,7 @@ def float32_tolerances(wanted: Wanted, flat: np.ndarray, longest_sum: int) -> np
     each = own.max(axis=1, initial=0.0)
     usual = ~_outliers(each)
     own = np.where(usual[:, None], own, each[:, None])  # where one part is off, any other may be
-    typical = own[usual].max(axis=0, initial=0.0)
+    typical = np.where(flat[:, None], wanted.own_errors, own)[usual].max(axis=0, initial=0.0)
     pooled = np.minimum(np.maximum(each, typical.max(initial=0.0)), MAX_TOLERANCE / MULTIPLE)  # few samples a part
     own = np.maximum(own, pooled[:, None])
     with np.errstate(all="ignore"):
@@ -124,7 +124,8 @@ def _own(wanted: Wanted) -> np.ndarray:
     own = np.fmax(wanted.own_errors, wanted.moved)
     chaotic = _outliers(own.max(axis=1, initial=0.0))
     usual = np.fmax(wanted.own_errors, np.fmin(wanted.moved, MAX_TOLERANCE / MULTIPLE))
-    return np.where(chaotic[:, None], own, usual)
+    found: np.ndarray = np.where(chaotic[:, None], own, usual)
+    return found
 
 
 def _outliers(each: np.ndarray) -> np.ndarray:

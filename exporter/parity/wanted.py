@@ -118,7 +118,7 @@ def wanted_output(
     spread_of: np.ndarray,
     *,
     moved: Sequence[np.ndarray] = (),
-    coarser: float = 1.0,
+    coarser: float | np.ndarray = 1.0,
     places: Collection[int] = (),
 ) -> Wanted:
     """The facts of one output.
@@ -129,7 +129,8 @@ def wanted_output(
         kinds: of the images; of other length where the output does not keep the images apart.
         spread_of: the images that set the spread.
         moved: as `own`, by the network with every value rounded `coarser` times as coarsely, a draw each.
-        coarser: by which errors of `moved` are divided; not where few draws have them: a decision that is turned over.
+        coarser: by which errors of `moved` are divided, [images, 1] or one number for all; not where few draws have
+            them: a decision that is turned over.
         places: axes, that of the images being 0, along which there are no parts.
 
     """
@@ -188,10 +189,11 @@ def _largest(wanted: Wanted, y: np.ndarray) -> np.ndarray:
 
 
 def _of_integers(
-    y: np.ndarray, own: list[np.ndarray], rows: np.ndarray, moved: Sequence[np.ndarray], coarser: float
+    y: np.ndarray, own: list[np.ndarray], rows: np.ndarray, moved: Sequence[np.ndarray], coarser: float | np.ndarray
 ) -> Wanted:
     differs = float(np.mean(y[rows] != y[np.roll(rows, 1)])) if len(rows) > 1 and y.size else 0.0
-    errors, shaken = _shares_that_differ(y, own), _shares_that_differ(y, moved) / coarser
+    errors = _shares_that_differ(y, own)
+    shaken = _shares_that_differ(y, moved) / coarser if moved else np.zeros_like(errors)
     return Wanted(y, None, np.array([differs]), np.ones((len(y), 1)), errors, float(errors.mean()), shaken, ())
 
 

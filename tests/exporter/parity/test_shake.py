@@ -156,6 +156,13 @@ def test_a_network_that_decides_is_seen_to(function: Callable[[Tensor], Tensor],
     assert choices.seen is decides
 
 
+def test_a_smooth_network_is_not_seen_to_decide_where_it_is_shaken() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1), nn.Sigmoid())
+    with Choices() as choices:
+        shaken(net, 1.0, 0)(np.ones((1, 3, 8, 8), np.float32))
+    assert not choices.seen
+
+
 class Sums(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.flatten(2).cumsum(2)
