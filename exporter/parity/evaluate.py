@@ -13,19 +13,7 @@ from torch.utils._pytree import tree_flatten
 from ..onnx_module import OnnxModule
 from .batches import Run, in_batches
 from .detections import own_of_lists
-from .inputs import (
-    DATA,
-    EDGES,
-    HOT,
-    MAC_BUDGET,
-    NORMAL,
-    ZEROS,
-    Inputs,
-    Scale,
-    batch_of,
-    is_costly,
-    test_inputs,
-)
+from .inputs import DATA, EDGES, MAC_BUDGET, NORMAL, Inputs, Scale, batch_of, is_costly, test_inputs
 from .measure import AGREEMENT, MULTIPLE, are_near, own_share, with_own_rms
 from .order import matched
 from .own_scale import own_scales
@@ -42,8 +30,6 @@ CHUNK = 8
 """Images evaluated at a time, where the network takes them together: each weight is widened once for all of them."""
 ROUNDINGS, FEW_ROUNDINGS = 6, 3
 """How often a network that chooses is evaluated with coarser roundings; less often where that takes long, or memory."""
-NORMAL_TO_EVEN = 3**0.5
-"""A rounding is even in ±u, of a standard deviation of u/√3; a normal draw of it has u. Those of flat images add up."""
 LARGE = 1 << 27
 """Bytes of all outputs in float64."""
 APART = 1e-9
@@ -127,13 +113,11 @@ def reference_from_module(
     narrow, moved = ([_but_for_turns(wide, y) for y in each] for each in (narrow, moved))
     spread_of = np.flatnonzero(np.array(kinds) == (DATA if kinds.count(DATA) > 1 else NORMAL))
     names = (*output_names, *(f"output_{i}" for i in range(len(output_names), len(wide))))[: len(wide)]
-    flat = np.isin(kinds, (ZEROS, HOT))[:, None]
-    coarser = MULTIPLE * np.where(flat, 1.0, NORMAL_TO_EVEN)
     outputs = {}
     places = places_of(wide, [x.shape[1:] for name, x in inputs.arrays.items() if name not in inputs.whole])
     for i, (name, y) in enumerate(zip(names, wide, strict=True)):
         own_outputs, others = ([each[i] for each in runs if each[i].shape == y.shape] for runs in (narrow, moved))
-        coarse: dict[str, Any] = {"moved": others, "coarser": coarser}
+        coarse: dict[str, Any] = {"moved": others, "coarser": MULTIPLE}
         found = wanted_output(y, own_outputs, kinds, spread_of, places=places[i], **coarse)
         if y.dtype.kind in "iu" and own_share(found) > 1 - AGREEMENT:
             by_distance = wanted_output(y.astype(np.float64), own_outputs, kinds, spread_of, **coarse)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .inputs import EDGES
+from .inputs import EDGES, HOT, ZEROS
 
 DIFFER = 4.0
 """How far the spreads along an axis are apart before its indices are parts of the output."""
@@ -28,6 +28,8 @@ ENOUGH_SAMPLES = 12
 CONSTANT, NOTHING = 1e-3, 1e-7
 """Of its own size, and of the largest part's: a part that moves by less is measured as if it moved by that."""
 LEAST_SHARE = 2.0**-14
+NORMAL_TO_EVEN = 3**0.5
+"""A rounding is even in ±u, of a standard deviation of u/√3; a normal draw has u. Those of flat images add up."""
 JUMP = 4.0
 """How many times as far off as in the median draw of roundings an output is where a decision is turned over."""
 MOST_SLICES = 512
@@ -118,7 +120,7 @@ def wanted_output(
     spread_of: np.ndarray,
     *,
     moved: Sequence[np.ndarray] = (),
-    coarser: float | np.ndarray = 1.0,
+    coarser: float = 1.0,
     places: Collection[int] = (),
 ) -> Wanted:
     """The facts of one output.
@@ -129,18 +131,18 @@ def wanted_output(
         kinds: of the images; of other length where the output does not keep the images apart.
         spread_of: the images that set the spread.
         moved: as `own`, by the network with every value rounded `coarser` times as coarsely, a draw each.
-        coarser: by which errors of `moved` are divided, [images, 1] or one number for all; not where few draws have
-            them: a decision that is turned over.
+        coarser: by which errors of `moved` are divided; not where few draws have them: a decision that is turned over.
         places: axes, that of the images being 0, along which there are no parts.
 
     """
     keeps_apart = len(y) == len(kinds)
+    flat = np.isin(kinds, (ZEROS, HOT)) if keeps_apart else np.zeros(len(y), bool)
     rows = spread_of if keeps_apart else np.arange(len(y))
-    if y.dtype.kind != "f" or not y.size:
-        return _of_integers(y, own, rows, moved, coarser)
-    zeros, ones = np.count_nonzero(y == 0), np.count_nonzero(y == 1)
-    if zeros and ones and zeros + ones == y.size:
-        return dataclasses.replace(_of_integers(y, own, rows, moved, coarser), bits=True)
+    zeros, ones = (np.count_nonzero(y == number) for number in (0, 1))
+    bits = y.dtype.kind == "f" and zeros > 0 and ones > 0 and zeros + ones == y.size
+    if bits or y.dtype.kind != "f" or not y.size:
+        coarse = _shares_that_differ(y, moved) * ~flat[:, None] / coarser  # of equals on a flat image any is chosen
+        return dataclasses.replace(_of_integers(y, own, rows), moved=coarse, bits=bits)
     with np.errstate(all="ignore"):
         y = y.astype(np.float64, copy=False)
         variance = np.var(y[rows], axis=0, ddof=1) if len(rows) > 1 else np.zeros(y.shape[1:])
@@ -149,7 +151,7 @@ def wanted_output(
         none = np.zeros((len(y), parts))
         one = Wanted(y, axis, np.zeros(parts), none, none, 0.0, none, ())
         spreads = np.sqrt(one.by_part(variance[None], np.mean)[0])
-        floors = np.sqrt(one.by_part(y**2, np.mean).max(axis=0)) if y.size else np.zeros_like(spreads)
+        floors = np.sqrt(one.by_part(y**2, np.mean).max(axis=0))
         still = CONSTANT * floors
         if 0 < float(np.mean(spreads**2)) < float(np.mean(still**2)):  # the output as a whole: nothing hides that
             still = np.zeros_like(still)
@@ -165,7 +167,8 @@ def wanted_output(
         if moved:
             draws = np.array([_largest(one, each) for each in moved])
             shaken = draws.max(axis=0)
-            shaken = np.where(shaken > JUMP * np.median(draws, axis=0), shaken, shaken / coarser)
+            smooth = shaken / coarser / np.where(flat, 1.0, NORMAL_TO_EVEN)[:, None]
+            shaken = np.where(shaken > JUMP * np.median(draws, axis=0), shaken, smooth)
         for each in own:
             off = np.abs(each.astype(np.float64) - y)
             errors = np.fmax(errors, _largest(one, each))
@@ -188,13 +191,10 @@ def _largest(wanted: Wanted, y: np.ndarray) -> np.ndarray:
     return found
 
 
-def _of_integers(
-    y: np.ndarray, own: list[np.ndarray], rows: np.ndarray, moved: Sequence[np.ndarray], coarser: float | np.ndarray
-) -> Wanted:
+def _of_integers(y: np.ndarray, own: list[np.ndarray], rows: np.ndarray) -> Wanted:
     differs = float(np.mean(y[rows] != y[np.roll(rows, 1)])) if len(rows) > 1 and y.size else 0.0
-    errors = _shares_that_differ(y, own)
-    shaken = _shares_that_differ(y, moved) / coarser if moved else np.zeros_like(errors)
-    return Wanted(y, None, np.array([differs]), np.ones((len(y), 1)), errors, float(errors.mean()), shaken, ())
+    errors, ones = _shares_that_differ(y, own), np.ones((len(y), 1))
+    return Wanted(y, None, np.array([differs]), ones, errors, float(errors.mean()), 0 * ones, ())
 
 
 def _shares_that_differ(y: np.ndarray, each: Sequence[np.ndarray]) -> np.ndarray:
