@@ -72,7 +72,7 @@ class Measured:
 
 def float32_tolerances(wanted: Wanted, flat: np.ndarray, longest_sum: int) -> np.ndarray:
     """What each image and part may be off by in float32, in units of its scale: [images, K]."""
-    own = _own(wanted)
+    own = np.fmax(wanted.own_errors, np.fmin(wanted.moved, MAX_TOLERANCE / MULTIPLE))  # a coarse draw spoils no image
     each = own.max(axis=1, initial=0.0)
     usual = ~_outliers(each)
     own = np.where(usual[:, None], own, each[:, None])  # where one part is off, any other may be
@@ -84,7 +84,7 @@ def float32_tolerances(wanted: Wanted, flat: np.ndarray, longest_sum: int) -> np
         bias = longest_sum * peaks.max(axis=0, initial=0.0) / wanted.scales[flat]
         rounding = np.where(wanted.are_shares(), UNIT_ROUNDOFF["float32"], peaks) / wanted.scales
     allowed: np.ndarray = MULTIPLE * np.maximum(own, np.maximum(typical, rounding.max(axis=0, initial=0.0)))
-    allowed[flat] = np.fmax(allowed[flat], bias)
+    allowed[flat] = np.fmax(allowed[flat], np.fmax(bias, MULTIPLE * wanted.jumps[flat, None]))
     return allowed
 
 
@@ -96,9 +96,10 @@ def with_outliers(wanted: Wanted, y: np.ndarray, allowed: np.ndarray, flat: np.n
     times eager's n-th, and not on most. What is off by less than `MAX_TOLERANCE` is no such jump as one beyond it is.
     Nothing is told by `flat` images, whose roundings go the same way.
     """
-    each = _own(wanted).max(axis=1, initial=0.0)
-    outliers = _outliers(each) & ~flat
-    if not outliers.any() or len(y) != len(allowed):
+    own = wanted.own_errors.max(axis=1, initial=0.0)
+    outliers = _outliers(own)
+    each = MULTIPLE * np.fmax(wanted.jumps, np.where(outliers, own, 0.0))[~flat]
+    if not each.any() or len(y) != len(allowed):
         return allowed
     with np.errstate(all="ignore"):
         found = wanted.by_part(np.abs(y.astype(np.float64) - wanted.values), np.max) / wanted.scales
@@ -107,25 +108,13 @@ def with_outliers(wanted: Wanted, y: np.ndarray, allowed: np.ndarray, flat: np.n
         return allowed
     more = allowed.copy()
     for jumps in (True, False):
-        limits = np.sort(MULTIPLE * each[outliers & ((MULTIPLE * each > MAX_TOLERANCE) == jumps)])[::-1]
+        limits = np.sort(each[(each > MAX_TOLERANCE) == jumps])[::-1]
         images = np.flatnonzero(off & ((worst > MAX_TOLERANCE) == jumps))
         images = images[np.argsort(-worst[images])]
         if len(images) > len(limits) or (worst[images] > limits[: len(images)]).any():
             return allowed
         more[images] = np.maximum(more[images], limits[: len(images), None])
     return more
-
-
-def _own(wanted: Wanted) -> np.ndarray:
-    """What the network's own float32 is off by in any draw, [images, K].
-
-    The coarser draws take no image its certificate, but for one on which they turn a decision over.
-    """
-    own = np.fmax(wanted.own_errors, wanted.moved)
-    chaotic = _outliers(own.max(axis=1, initial=0.0))
-    usual = np.fmax(wanted.own_errors, np.fmin(wanted.moved, MAX_TOLERANCE / MULTIPLE))
-    found: np.ndarray = np.where(chaotic[:, None], own, usual)
-    return found
 
 
 def _outliers(each: np.ndarray) -> np.ndarray:
@@ -238,7 +227,7 @@ def own_share(wanted: Wanted) -> float:
 
 def are_near(wanted: Wanted, rows: np.ndarray) -> bool:
     """Whether float32 itself gives on these images numbers near the right ones, as of counts; labels are far apart."""
-    own = np.fmax(wanted.own_errors, wanted.moved)
+    own = np.fmax(wanted.own_errors.max(axis=1, initial=0.0), wanted.jumps)
     return wanted.is_float and bool((own[rows] if rows.max(initial=-1) < len(own) else own).max(initial=0.0) < NEAR)
 
 

@@ -44,8 +44,9 @@ class Wanted:
     network itself in its own type, in units of the scale; of integers, [images, 1], the share that differs. The spread
     of integers is the share that differs from one image to the next. `bits` says that floats are 0 and 1 alone,
     `counts` that integers are judged by distance, too. `own_rms` is the root mean square of these errors. `moved`
-    [images, K] are what they come to by further draws of the roundings; 0 where there are none. `slices` gives for each
-    further axis the spread at each index, in units of the parts' own.
+    [images, K] are what they come to by further draws of the roundings, `jumps` [images] those that few of these draws
+    have; 0 where there are none. `slices` gives for each further axis the spread at each index, in units of the parts'
+    own.
     """
 
     values: np.ndarray
@@ -55,6 +56,7 @@ class Wanted:
     own_errors: np.ndarray
     own_rms: float
     moved: np.ndarray
+    jumps: np.ndarray
     slices: tuple[np.ndarray, ...]
     bits: bool = False
     counts: bool = False
@@ -110,6 +112,7 @@ class Wanted:
             scales=self.scales[rows],
             own_errors=self.own_errors[rows],
             moved=self.moved[rows],
+            jumps=self.jumps[rows],
         )
 
 
@@ -139,7 +142,7 @@ def wanted_output(
     flat = np.isin(kinds, (ZEROS, HOT)) if keeps_apart else np.zeros(len(y), bool)
     rows = spread_of if keeps_apart else np.arange(len(y))
     zeros, ones = (np.count_nonzero(y == number) for number in (0, 1))
-    bits = y.dtype.kind == "f" and zeros > 0 and ones > 0 and zeros + ones == y.size
+    bits = y.dtype.kind == "f" and bool(zeros and ones and zeros + ones == y.size)
     if bits or y.dtype.kind != "f" or not y.size:
         coarse = _shares_that_differ(y, moved) * ~flat[:, None] / coarser  # of equals on a flat image any is chosen
         return dataclasses.replace(_of_integers(y, own, rows), moved=coarse, bits=bits)
@@ -149,7 +152,7 @@ def wanted_output(
         axis = _parts_axis(variance, len(rows), places)
         parts = 1 if axis is None else y.shape[axis]
         none = np.zeros((len(y), parts))
-        one = Wanted(y, axis, np.zeros(parts), none, none, 0.0, none, ())
+        one = Wanted(y, axis, np.zeros(parts), none, none, 0.0, none, none[:, 0], ())
         spreads = np.sqrt(one.by_part(variance[None], np.mean)[0])
         floors = np.sqrt(one.by_part(y**2, np.mean).max(axis=0))
         still = CONSTANT * floors
@@ -163,12 +166,13 @@ def wanted_output(
         away = np.sqrt(one.by_part((y[edges] - mean) ** 2, np.mean)) if edges.any() else scales[:0]
         scales[edges] = np.maximum(scales[edges], away)
         one = dataclasses.replace(one, spreads=spreads, scales=scales)
-        errors, shaken, squares = none, none, 0.0
+        errors, squares = none, 0.0
         if moved:
             draws = np.array([_largest(one, each) for each in moved])
-            shaken = draws.max(axis=0)
-            smooth = shaken / coarser / np.where(flat, 1.0, NORMAL_TO_EVEN)[:, None]
-            shaken = np.where(shaken > JUMP * np.median(draws, axis=0), shaken, smooth)
+            most, usual = draws.max(axis=0), np.median(draws, axis=0)
+            jumps, coarser = most > JUMP * usual, coarser * np.where(flat, 1.0, NORMAL_TO_EVEN)[:, None]
+            shaken = np.where(jumps, usual, most) / coarser
+            one = dataclasses.replace(one, moved=shaken, jumps=np.where(jumps, most, 0.0).max(axis=1))
         for each in own:
             off = np.abs(each.astype(np.float64) - y)
             errors = np.fmax(errors, _largest(one, each))
@@ -179,9 +183,7 @@ def wanted_output(
         others = tuple(i for i in range(relative.ndim) if i != k)
         found = np.sqrt(relative.mean(axis=others))
         slices.append(found if len(found) <= MOST_SLICES or k + 1 == axis else found[:0])
-    return dataclasses.replace(
-        one, own_errors=errors, own_rms=float(np.sqrt(squares)), moved=shaken, slices=tuple(slices)
-    )
+    return dataclasses.replace(one, own_errors=errors, own_rms=float(np.sqrt(squares)), slices=tuple(slices))
 
 
 def _largest(wanted: Wanted, y: np.ndarray) -> np.ndarray:
@@ -194,7 +196,7 @@ def _largest(wanted: Wanted, y: np.ndarray) -> np.ndarray:
 def _of_integers(y: np.ndarray, own: list[np.ndarray], rows: np.ndarray) -> Wanted:
     differs = float(np.mean(y[rows] != y[np.roll(rows, 1)])) if len(rows) > 1 and y.size else 0.0
     errors, ones = _shares_that_differ(y, own), np.ones((len(y), 1))
-    return Wanted(y, None, np.array([differs]), ones, errors, float(errors.mean()), 0 * ones, ())
+    return Wanted(y, None, np.array([differs]), ones, errors, float(errors.mean()), 0 * ones, 0 * ones[:, 0], ())
 
 
 def _shares_that_differ(y: np.ndarray, each: Sequence[np.ndarray]) -> np.ndarray:
