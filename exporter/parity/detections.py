@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .measure import AGREEMENT, OF_EACH, Measured
+from .measure import Measured
+from .names import AGREEMENT, OF_EACH
 from .order import WIDEST, columns_of, list_of, stack_of
 
 APART = 0.5

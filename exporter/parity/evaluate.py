@@ -16,9 +16,11 @@ from .detections import own_of_lists
 from .inputs import DATA, EDGES, HOT, NORMAL, ZEROS, Inputs, Scale, batch_of, is_costly, test_inputs
 from .measure import MULTIPLE, with_own_rms
 from .order import matched
+from .origin import are_numbers
 from .own_scale import own_scales
 from .places import places_of
 from .reference import Reference
+from .rounded import is_whole
 from .shake import shaken, turned_rows
 from .ties import FirstOfEquals
 from .turns import among_equals, excused
@@ -111,9 +113,10 @@ def reference_from_module(
     names = (*output_names, *(f"output_{i}" for i in range(len(output_names), len(wide))))[: len(wide)]
     outputs = {}
     places = places_of(wide, [x.shape[1:] for name, x in inputs.arrays.items() if name not in inputs.whole])
+    numbers = _numbers(module, types, inputs, wide, batch)
     for i, (name, y) in enumerate(zip(names, wide, strict=True)):
         own_outputs, others = ([each[i] for each in runs if each[i].shape == y.shape] for runs in (narrow, moved))
-        found = wanted_output(y, own_outputs, kinds, spread_of, moved=others, places=places[i])
+        found = wanted_output(y, own_outputs, kinds, spread_of, moved=others, places=places[i], numbers=numbers[i])
         found = with_own_rms(found, own_outputs)
         outputs[name] = replace(found, own_rms=of_lists.get(i, found.own_rms))
     held = Reference(batch, inputs.arrays, kinds, outputs, longest_sum, dtype, inputs.whole, mixes, left_out, turns)
@@ -230,6 +233,20 @@ def _shaken(
             others = (_evaluate(run, inputs, batch, together=together)[0] for run in runs)
             turns |= turned_rows(wide, others)
     return [moved] if moved else [], turns
+
+
+def _numbers(
+    module: nn.Module, types: Sequence[torch.dtype], inputs: Inputs, wide: list[np.ndarray], batch: int
+) -> list[bool]:
+    """Whether each output is of numbers, not of names; floats are where that cannot be told."""
+    found = [y.dtype.kind == "f" for y in wide]
+    if all(y.dtype.kind == "b" or (y.dtype.kind == "f" and not is_whole(y)) for y in wide):
+        return found
+    first = [x[0] if name in inputs.whole else x[np.arange(batch) % len(x)] for name, x in inputs.arrays.items()]
+    with contextlib.suppress(Exception):  # whatever a network raises that is watched
+        seen = are_numbers(lambda *x: _own_outputs(module, x, types), first)
+        found = seen if len(seen) == len(wide) else found
+    return found
 
 
 def _loops(module: nn.Module) -> bool:

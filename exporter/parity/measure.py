@@ -24,7 +24,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .wanted import DIFFER, Wanted
+from ..bundle.tensor import slice_words
+from .names import AGREEMENT, OF_EACH, TIES, lost_names
+from .rounded import TOLD, room_of
+from .wanted import Wanted
 
 MULTIPLE = 4.0
 """How many times as far from float64 as the network's own float32 a step may be."""
@@ -36,12 +39,6 @@ UNIT_ROUNDOFF = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 FAR, MOST_FAR = 4.0, 0.01
 SLICE_FLOOR = 0.25
 """Of the part's spread: a slice that moves by less is measured as if it moved by that."""
-AGREEMENT, ENOUGH = 0.95, 20
-"""Of that many positions, this share must have the same largest score, or the same integer, in a lower precision."""
-OF_EACH = 0.75
-"""The share of a frequent integer's positions that both have in common, and of what tells two images apart."""
-TIES = 1e-3
-"""The share of integers that rounding decides in float32: where two scores tie."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +89,7 @@ def as_chaotic(wanted: Wanted, y: np.ndarray, allowed: np.ndarray) -> np.ndarray
     if not chaotic.any() or len(y) != len(allowed):
         return allowed
     with np.errstate(all="ignore"):
-        found = wanted.by_part(np.abs(y.astype(np.float64) - wanted.values), np.max) / wanted.scales
+        found = wanted.by_part(wanted.off(y), np.max) / wanted.scales
         off = ~(found <= allowed).all(axis=1) & ~chaotic
         worst, farthest = found.max(axis=1), MULTIPLE * wanted.own_errors[chaotic].max()
         jumps = bool(((worst > MAX_TOLERANCE) & (worst <= farthest))[off].all())
@@ -106,7 +103,7 @@ def largest_error(wanted: Wanted, y: np.ndarray, allowed: np.ndarray) -> Measure
     most = -1.0
     for i in range(len(y)):
         with np.errstate(all="ignore"):
-            errors = np.abs(y[i].astype(np.float64) - wanted.values[i]) / wanted.scale_of(i)
+            errors = wanted.off(y[i], i) / wanted.scale_of(i)
             shares = errors / wanted.along(allowed[i])
         shares = np.where(np.isnan(errors), np.inf, np.where(np.isnan(shares), 0.0, shares))  # 0 of 0 allowed
         at = np.unravel_index(int(np.argmax(shares)), shares.shape)
@@ -126,11 +123,13 @@ def rms_error(wanted: Wanted, y: np.ndarray, tolerance: float) -> Measured:
     worst: tuple[int, ...] = ()
     for i in range(count):
         with np.errstate(all="ignore"):
-            errors = np.abs(y[i].astype(np.float64) - wanted.values[i]) / wanted.scale_of(i)
+            scale = wanted.scale_of(i)
+            far += int((~(wanted.off(y[i], i) / scale <= FAR * tolerance)).sum())
+            scale = scale * room_of(tolerance, wanted.step, scale)
+            errors = np.abs(y[i].astype(np.float64) - wanted.values[i]) / scale
         errors = np.where(np.isnan(errors), np.inf, errors)
         squares = errors**2
         of_images[i] = squares.mean()
-        far += int((errors > FAR * tolerance).sum())
         where = np.unravel_index(int(np.argmax(errors)), errors.shape)
         if errors[where] > peak:
             peak, worst = float(errors[where]), (i, *(int(k) for k in where))
@@ -139,20 +138,23 @@ def rms_error(wanted: Wanted, y: np.ndarray, tolerance: float) -> Measured:
     slices = [(0, of_images, np.ones(count), size)]
     for k, (sums, spreads) in enumerate(zip(along, wanted.slices, strict=True), start=1):
         if len(spreads) and len(spreads) > 1:
-            floor = np.ones(len(sums)) if k == wanted.axis else np.clip(spreads, SLICE_FLOOR, 1.0)
+            most = math.inf if k in wanted.places else 1.0
+            floor = np.ones(len(sums)) if k == wanted.axis else np.clip(spreads, SLICE_FLOOR, most)
             slices.append((k, sums / count, floor, count * size // len(sums)))
     error = math.sqrt(of_images.mean())
     axis: int | None = None
     index: int | None = None
+    share, why = far / max(count * size, 1), ""
+    if far > max(1, MOST_FAR * count * size):
+        why = f"{share:.1%} of the elements are off by over {FAR * tolerance:.2g} spreads, at most {MOST_FAR:.0%} may"
     for k, mean_squares, floor, elements in slices:
         found = np.sqrt(mean_squares) / floor / (1 + 3 / math.sqrt(max(elements, 1)))
         at = int(np.argmax(found))
-        if found[at] > error:
+        if k in wanted.places:
+            if found[at] > max(tolerance, TOLD):
+                why = why or f"{slice_words(k, at)} is off by {found[at]:.2g} of its spread, at most {TOLD:g} may it be"
+        elif found[at] > error:
             error, axis, index = float(found[at]), k, at
-    share = far / max(count * size, 1)
-    why = ""
-    if far > max(1, MOST_FAR * count * size):
-        why = f"{share:.1%} of the elements are off by over {FAR * tolerance:.2g} spreads, at most {MOST_FAR:.0%} may"
     return Measured("rms", error, tolerance, worst, axis, index, share, None, why)
 
 
@@ -163,7 +165,7 @@ def with_own_rms(wanted: Wanted, own: Sequence[np.ndarray]) -> Wanted:
 
 
 def agreement(wanted: Wanted, y: np.ndarray, tolerance: float | None) -> Measured:
-    """The share of integers that differ; `tolerance` is None in float32, which may differ where it does itself.
+    """The share of names that differ; `tolerance` is None in float32, which may differ where it does itself.
 
     Beyond that at most a quarter of what another image gives otherwise: a mask may be the same nearly everywhere.
     """
@@ -180,61 +182,20 @@ def agreement(wanted: Wanted, y: np.ndarray, tolerance: float | None) -> Measure
     if tolerance is None:
         own = float(wanted.own_errors.mean())
         return Measured("agreement", wrong, max(MULTIPLE * own, min(TIES, telling)), worst)
-    allowed = max(min(1 - AGREEMENT, telling), 1 / max(count, 1))
-    why = ""
-    if count >= ENOUGH * len(y) and by_image[i] > 1 - OF_EACH:
-        why = f"of image {i} {by_image[i]:.0%} of the numbers differ, at most {1 - OF_EACH:.0%} may"
-    for value, times in zip(*np.unique(values, return_counts=True), strict=True):
-        if times < ENOUGH or times < 2 * TIES * count or why:
-            continue
-        here, there = values == value, y == value
-        common = float((here & there).sum() / (here | there).sum())
-        if common < OF_EACH:
-            why = f"of {int(value)} only {common:.0%} are where they were, wanted {OF_EACH:.0%}"
-    return Measured("agreement", wrong, allowed, worst, why=why)
+    one = 1 / max(count, 1) if telling * count >= OF_EACH else 0.0  # where the rarer names are as few, none is spare
+    return Measured("agreement", wrong, max(min(1 - AGREEMENT, telling), one), worst, why=lost_names(values, y))
 
 
-def class_axis(wanted: Wanted) -> tuple[int, np.ndarray] | None:
-    """The axis along which the largest is a class, and the indices that compete; None where there is none.
+def rounded_otherwise(wanted: Wanted, y: np.ndarray) -> str:
+    """What is too many of the numbers that are rounded another way than in float64; "" where it is not, in float32.
 
-    That of the parts where it is the first or last; else the last of three, the first of more. Parts on another scale
-    than most, as boxes beside scores, do not compete.
+    By the mean square of the steps that they are apart: of those one step apart it is their share.
     """
-    rank = wanted.values.ndim
-    if not wanted.is_float or rank < 2:
-        return None
-    axis = wanted.axis if wanted.axis in (1, rank - 1) else (1 if rank != 3 else 2)
-    indices = np.arange(wanted.values.shape[axis])
-    if axis == wanted.axis:
-        usual = np.median(wanted.scales.min(axis=0))
-        apart = wanted.scales.min(axis=0) / usual if usual > 0 else np.ones(len(indices))
-        indices = indices[(apart < DIFFER**2) & (apart > DIFFER**-2)]
-    return (axis, indices) if len(indices) > 1 else None
-
-
-def same_largest(wanted: Wanted, y: np.ndarray, margin: float) -> tuple[float, float, int] | None:
-    """The share of positions with the same largest class: of all, and of those where it leads by `margin` scales.
-
-    And how many these are. None where there are no classes.
-    """
-    found = class_axis(wanted)
-    if found is None:
-        return None
-    axis, indices = found
-    same = same_led = led = positions = 0
-    for i in range(len(y)):
-        w = np.moveaxis(wanted.values[i], axis - 1, 0)[indices]
-        v = np.moveaxis(y[i], axis - 1, 0)[indices]
-        best = w.argmax(axis=0)[None]
-        equal = v.argmax(axis=0) == best[0]
-        scale = wanted.scales[i]
-        unit = float(np.median(scale[indices] if axis == wanted.axis else scale))
-        first = np.take_along_axis(w, best, 0)[0]
-        rest = w.copy()
-        np.put_along_axis(rest, best, -np.inf, 0)
-        leads = first - rest.max(axis=0) > margin * unit
-        positions += equal.size
-        same += int(equal.sum())
-        led += int(leads.sum())
-        same_led += int((equal & leads).sum())
-    return same / max(positions, 1), same_led / max(led, 1), led
+    with np.errstate(all="ignore"):
+        squares = wanted.by_part(np.square(y.astype(np.float64) - wanted.values), np.mean) / wanted.scales**2
+        unit = float(np.mean(np.square(wanted.step / wanted.scales)))
+    share = float(squares.mean()) / unit
+    allowed = max(MULTIPLE * wanted.own_rms**2 / unit, min(TIES, (1 - OF_EACH) / unit), 2 / max(y.size, 1))
+    if share <= allowed:
+        return ""
+    return f"{share:.2%} of the numbers are rounded otherwise, at most {allowed:.2%} may"

@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 
 from plainconv.exporter.parity import Reference
+from plainconv.exporter.parity.classes import class_axis, same_largest
 from plainconv.exporter.parity.measure import (
     agreement,
     as_chaotic,
-    class_axis,
     float32_tolerances,
     largest_error,
     rms_error,
-    same_largest,
 )
 from plainconv.exporter.parity.wanted import Wanted, wanted_output
 
@@ -40,13 +39,13 @@ def test_boxes_do_not_compete_with_scores() -> None:
     assert axis == 1 and indices.tolist() == [4, 5, 6, 7, 8]
     boxes_moved = y.copy()
     boxes_moved[:, :4] += 1000
-    assert same_largest(wanted(y), boxes_moved, 0.0) == (1.0, 1.0, 13 * 30)
+    assert same_largest(wanted(y), boxes_moved, 0.0) == (1.0, 1.0, 13 * 30, "")
 
 
 def test_ties_count_where_the_largest_leads_alone() -> None:
     """Given noise of a tenth of the spread → some classes change, none where the largest led by a whole spread."""
     y = RNG.standard_normal((13, 5, 20, 20))
-    share, leading, count = same_largest(wanted(y), y + 0.1 * RNG.standard_normal(y.shape), 1.0) or (0, 0, 0)
+    share, leading, count, _ = same_largest(wanted(y), y + 0.1 * RNG.standard_normal(y.shape), 1.0) or (0, 0, 0, "")
     assert 0.8 < share < 0.99 and leading == 1.0 and 100 < count < 13 * 400
 
 
