@@ -5,11 +5,8 @@ from dataclasses import replace
 import numpy as np
 
 from .measure import Measured
-from .names import AGREEMENT, ENOUGH, OF_EACH, OF_RARE, TIES
+from .names import AGREEMENT, ENOUGH, FEW, OF_EACH, OF_RARE, TIES
 from .wanted import DIFFER, Wanted
-
-FEW = 4
-"""Images whose class is not the most frequent: fewer tell nothing."""
 
 
 def with_classes(wanted: Wanted, y: np.ndarray, measured: Measured, *, users: bool) -> Measured:
