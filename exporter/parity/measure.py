@@ -11,11 +11,15 @@ nothing of it. On these images n·u·max |y64| is allowed, n being the longest s
 what one more rounding of every value comes to: where a network normalizes, that of a constant map is all that is left.
 
 Lower precisions, and float32 where single elements are chaotic: the root mean square of these errors: of all elements,
-of each image, and at each index of each axis over the spread there. A slice of n elements is allowed 1 + 3/√n times the
-tolerance, as its own is a matter of chance. At most `MOST_FAR` of the elements are off by more than `FAR` tolerances.
-Where there are classes, the largest is the same wherever it leads by more than two tolerances.
+and at each index of each axis over the spread there. A slice of n elements is allowed 1 + 3/√n times the tolerance, as
+its own is a matter of chance. Images, rows and columns are no parts: what is off in one is off in a few places. An
+image, over how far it is from the mean where that is more than the spread, may be off by `OF_ONE` tolerances; like a
+row or column by no more than `TOLD` of what it tells. At most `MOST_FAR` of the elements are off by more than `FAR`
+tolerances. Where there are classes, the largest is the same wherever it leads by more than two tolerances, of each.
 
-Integers and bools: the share of elements that differ, of all, and in lower precisions of each frequent value too.
+Integers that are rounded numbers are measured as these: in float32 beyond one step, which some of them may be off by as
+they are in the network's own. Names, bools among them: the share of elements that differ, of all, and in lower
+precisions of each that is there.
 """
 
 import math
@@ -37,6 +41,8 @@ CHAOTIC = 30.0
 UNIT_ROUNDOFF = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 """The relative error of a number rounded to the type."""
 FAR, MOST_FAR = 4.0, 0.01
+OF_ONE = 2.0
+"""How many times as far as all images together one may be: some move what is next to a threshold, most do not."""
 SLICE_FLOOR = 0.25
 """Of the part's spread: a slice that moves by less is measured as if it moved by that."""
 
@@ -119,12 +125,14 @@ def rms_error(wanted: Wanted, y: np.ndarray, tolerance: float) -> Measured:
     """The slice whose root mean square error uses up most of the tolerance."""
     count, size = len(y), wanted.values[0].size if len(y) else 0
     along = [np.zeros(n) for n in wanted.values.shape[1:]]
-    of_images, far, peak = np.zeros(count), 0, -1.0
+    of_images, away, far, peak = np.zeros(count), np.zeros(count), 0, -1.0
+    mean = wanted.values.mean(axis=0)
     worst: tuple[int, ...] = ()
     for i in range(count):
         with np.errstate(all="ignore"):
             scale = wanted.scale_of(i)
             far += int((~(wanted.off(y[i], i) / scale <= FAR * tolerance)).sum())
+            away[i] = np.sqrt(np.square((wanted.values[i] - mean) / scale).mean())
             scale = scale * room_of(tolerance, wanted.step, scale)
             errors = np.abs(y[i].astype(np.float64) - wanted.values[i]) / scale
         errors = np.where(np.isnan(errors), np.inf, errors)
@@ -135,7 +143,7 @@ def rms_error(wanted: Wanted, y: np.ndarray, tolerance: float) -> Measured:
             peak, worst = float(errors[where]), (i, *(int(k) for k in where))
         for k, sums in enumerate(along):
             sums += squares.mean(axis=tuple(n for n in range(squares.ndim) if n != k))
-    slices = [(0, of_images, np.ones(count), size)]
+    slices = [(0, of_images, np.fmax(away, 1.0), size)]
     for k, (sums, spreads) in enumerate(zip(along, wanted.slices, strict=True), start=1):
         if len(spreads) and len(spreads) > 1:
             most = math.inf if k in wanted.places else 1.0
@@ -147,12 +155,16 @@ def rms_error(wanted: Wanted, y: np.ndarray, tolerance: float) -> Measured:
     share, why = far / max(count * size, 1), ""
     if far > max(1, MOST_FAR * count * size):
         why = f"{share:.1%} of the elements are off by over {FAR * tolerance:.2g} spreads, at most {MOST_FAR:.0%} may"
+    limits = {0: min(OF_ONE * tolerance, max(tolerance, TOLD))} | dict.fromkeys(wanted.places, max(tolerance, TOLD))
     for k, mean_squares, floor, elements in slices:
         found = np.sqrt(mean_squares) / floor / (1 + 3 / math.sqrt(max(elements, 1)))
         at = int(np.argmax(found))
-        if k in wanted.places:
-            if found[at] > max(tolerance, TOLD):
-                why = why or f"{slice_words(k, at)} is off by {found[at]:.2g} of its spread, at most {TOLD:g} may it be"
+        if k in limits and tolerance < math.inf:
+            if found[at] > limits[k]:
+                why = (
+                    why
+                    or f"{slice_words(k, at)} is off by {found[at]:.2g} of its spread, at most {limits[k]:.2g} may it"
+                )
         elif found[at] > error:
             error, axis, index = float(found[at]), k, at
     return Measured("rms", error, tolerance, worst, axis, index, share, None, why)

@@ -10,7 +10,7 @@ from .wanted import from_image_to_image
 
 AGREEMENT, ENOUGH = 0.95, 20
 """Of that many positions, this share must have the same largest score, or the same name, in a lower precision."""
-OF_EACH, OF_RARE, OF_FEW = 0.75, 0.6, 0.25
+OF_EACH, OF_RARE, OF_FEW = 0.75, 0.65, 0.25
 """The share of a frequent name's positions, of a rarer one's, and of one that is there a few times, that both have in
 common; the first, too, of what tells two images apart. The rarer it is, the more of them are borders, which a lower
 precision moves, or noise; of a name that is lost none are left."""

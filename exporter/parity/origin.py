@@ -30,6 +30,8 @@ _SUMS = {
     aten.sum, aten.cumsum, aten.mean, aten.count_nonzero, aten.bincount, aten.histc, aten.convolution, aten.mm,
     aten.bmm, aten.addmm, aten.matmul, aten.linear, aten.embedding,
 }  # fmt: skip
+_PICKS = {aten.gather, aten.index, aten.index_select, aten.take}
+_PUTS = {aten.scatter, aten.scatter_, aten.index_put, aten.index_put_}
 _DIVISIONS = {aten.div, aten.floor_divide, aten.remainder, aten.fmod}
 
 
@@ -60,15 +62,27 @@ class _Origins(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         given = [x for x in tree_flatten((args, kwargs or {}))[0] if isinstance(x, Tensor)]
         before = {_memory(x) for x in given}
-        read = {self.of_tensor(x) for x in given if _memory(x) in self.of}
-        result = func(*args, **(kwargs or {}))
         op = func.overloadpacket
+        read = self._known(_sources(op, given)) or self._known(given)
+        result = func(*args, **(kwargs or {}))
         for k, y in enumerate(y for y in tree_flatten(result)[0] if isinstance(y, Tensor)):
             if read:
                 self.of[_memory(y)] = NAME if k and op in _RANKS else _made(op, read)
             elif _memory(y) not in before:  # a constant, where something else may have been
                 self.of.pop(_memory(y), None)
         return result
+
+    def _known(self, some: Sequence[Tensor]) -> set[str]:
+        return {self.of_tensor(x) for x in some if _memory(x) in self.of}
+
+
+def _sources(op: Any, given: Sequence[Tensor]) -> Sequence[Tensor]:
+    """What the result consists of: not the places that it is taken from, or put in."""
+    if op in _PICKS:
+        return given[:1]
+    if op in _PUTS:
+        return (given[0], *(given[-1:] if len(given) > 2 else ()))
+    return given
 
 
 def _made(op: Any, read: set[str]) -> str:

@@ -44,6 +44,10 @@ def painted(x: Tensor) -> Tensor:
         (lambda x: torch.where(x.sigmoid() > 0.5, x.argmax(1, keepdim=True), 255), False),
         (painted, False),
         (lambda x: x.argsort(1), False),
+        (lambda x: x.argmax(1).flatten(1).gather(1, (x[:, 0] * 9).long().clamp(0, 63).flatten(1)), False),
+        (lambda x: torch.arange(9)[(x * 9).long().clamp(0, 8)], True),
+        (lambda x: torch.zeros(2, 9, 8, 8).scatter(1, x.argmax(1, keepdim=True), 1.0), False),
+        (lambda x: torch.zeros_like(x).scatter(1, x.argmax(1, keepdim=True), x).byte(), True),
     ],
 )
 def test_what_is_chosen_is_a_name_and_what_is_rounded_a_number(
