@@ -1,6 +1,7 @@
 """The reference of a network: the module itself, evaluated in float64 and in its own type."""
 
 import contextlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,11 +15,13 @@ from ..onnx_module import OnnxModule
 from .batches import Run, in_batches
 from .detections import own_of_lists
 from .inputs import DATA, EDGES, MAC_BUDGET, NORMAL, Inputs, Scale, batch_of, is_costly, test_inputs
-from .measure import AGREEMENT, MULTIPLE, are_near, own_share, with_own_rms
+from .measure import MULTIPLE, rms_error, with_own_rms
 from .order import matched
+from .origin import are_numbers
 from .own_scale import own_scales
 from .places import places_of
 from .reference import Reference
+from .rounded import is_whole
 from .shake import Choices, shaken, turned_rows
 from .ties import FirstOfEquals
 from .turns import among_equals, excused
@@ -115,14 +118,15 @@ def reference_from_module(
     names = (*output_names, *(f"output_{i}" for i in range(len(output_names), len(wide))))[: len(wide)]
     outputs = {}
     places = places_of(wide, [x.shape[1:] for name, x in inputs.arrays.items() if name not in inputs.whole])
+    numbers = _numbers(module, types, inputs, wide, batch)
     for i, (name, y) in enumerate(zip(names, wide, strict=True)):
         own_outputs, others = ([each[i] for each in runs if each[i].shape == y.shape] for runs in (narrow, moved))
         coarse: dict[str, Any] = {"moved": others, "coarser": MULTIPLE}
-        found = wanted_output(y, own_outputs, kinds, spread_of, places=places[i], **coarse)
-        if y.dtype.kind in "iu" and own_share(found) > 1 - AGREEMENT:
-            by_distance = wanted_output(y.astype(np.float64), own_outputs, kinds, spread_of, **coarse)
-            found = replace(by_distance, values=y, counts=True) if are_near(by_distance, spread_of) else found
+        found = wanted_output(y, own_outputs, kinds, spread_of, places=places[i], numbers=numbers[i], **coarse)
         found = with_own_rms(found, own_outputs)
+        if found.step:  # how often it is rounded otherwise
+            often = max((rms_error(found, each, math.inf).error for each in others), default=0.0) / MULTIPLE**0.5
+            found = replace(found, own_rms=max(found.own_rms, often))
         outputs[name] = replace(found, own_rms=of_lists.get(i, found.own_rms))
     held = Reference(batch, inputs.arrays, kinds, outputs, longest_sum, dtype, inputs.whole, mixes, left_out, turns)
     return held.but_for_amplified() if len(moved) else held
@@ -228,6 +232,20 @@ def _shaken(
             runs = (shaken(module, MULTIPLE, k) for k in range(1, draws))
             moved.extend(_evaluate(run, inputs, batch, together=together)[0] for run in runs)
     return moved, turns | turned_rows(wide, moved)
+
+
+def _numbers(
+    module: nn.Module, types: Sequence[torch.dtype], inputs: Inputs, wide: list[np.ndarray], batch: int
+) -> list[bool]:
+    """Whether each output is of numbers, not of names; floats are where that cannot be told."""
+    found = [y.dtype.kind == "f" for y in wide]
+    if all(y.dtype.kind == "b" or (y.dtype.kind == "f" and not is_whole(y)) for y in wide):
+        return found
+    first = [x[0] if name in inputs.whole else x[np.arange(batch) % len(x)] for name, x in inputs.arrays.items()]
+    with contextlib.suppress(Exception):  # whatever a network raises that is watched
+        seen = are_numbers(lambda *x: _own_outputs(module, x, types), first)
+        found = seen if len(seen) == len(wide) else found
+    return found
 
 
 def _loops(module: nn.Module) -> bool:

@@ -12,13 +12,15 @@ another they are off by up to n·u of the sum, where eager PyTorch, which adds i
 images n·u·max |y64| is allowed, n being the longest sum in the network.
 
 Lower precisions, and float32 where single elements are chaotic: the root mean square of these errors: of all elements,
-of each image, and at each index of each axis over the spread there. A slice of n elements is allowed 1 + 3/√n times the
-tolerance, as its own is a matter of chance. At most `MOST_FAR` of the elements are off by more than `FAR` tolerances.
-Where there are classes, the largest is the same wherever it leads by more than two tolerances.
+and at each index of each axis over the spread there. A slice of n elements is allowed 1 + 3/√n times the tolerance, as
+its own is a matter of chance. Images, rows and columns are no parts: what is off in one is off in a few places. An
+image, over how far it is from the mean where that is more than the spread, may be off by `OF_ONE` tolerances; like a
+row or column by no more than `TOLD` of what it tells. At most `MOST_FAR` of the elements are off by more than `FAR`
+tolerances. Where there are classes, the largest is the same wherever it leads by more than two tolerances, of each.
 
-Integers and bools: the share of elements that differ, of all, and in lower precisions of each frequent value too.
-Counts, of which float32 itself gives others too often for that, but near ones, are measured as floats are; and to be
-off by the same in most images is no rounding.
+Integers that are rounded numbers are measured as these: in float32 beyond one step, which some of them may be off by as
+they are in the network's own. Names, bools among them: the share of elements that differ, of all, and in lower
+precisions of each that is there. To be off by the same in most images is no rounding.
 """
 
 import math
@@ -27,7 +29,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .wanted import DIFFER, Wanted
+from ..bundle.tensor import slice_words
+from .names import AGREEMENT, OF_EACH, TIES, lost_names
+from .rounded import TOLD, room_of
+from .wanted import Wanted
 
 MULTIPLE = 4.0
 """How many times as far from float64 as the network's own float32 a step may be."""
@@ -37,18 +42,12 @@ CHAOTIC = 30.0
 UNIT_ROUNDOFF = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 """The relative error of a number rounded to the type."""
 FAR, MOST_FAR = 4.0, 0.01
+OF_ONE = 2.0
+"""How many times as far as all images together one may be: some move what is next to a threshold, most do not."""
 SLICE_FLOOR = 0.25
 """Of the part's spread: a slice that moves by less is measured as if it moved by that."""
-AGREEMENT, ENOUGH = 0.95, 20
-"""Of that many positions, this share must have the same largest score, or the same integer, in a lower precision."""
-OF_EACH = 0.75
-"""The share of a frequent integer's positions that both have in common, and of what tells two images apart."""
-NEAR = 0.25
-"""Of the spread, how far from the right one a count may be in the network's own float32."""
 FEW = 6
 """Images too few to tell an offset from choices that happen to go the same way."""
-TIES = 1e-3
-"""The share of integers that rounding decides in float32: where two scores tie."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ def with_outliers(wanted: Wanted, y: np.ndarray, allowed: np.ndarray, flat: np.n
     if not each.any() or len(y) != len(allowed):
         return allowed
     with np.errstate(all="ignore"):
-        found = wanted.by_part(np.abs(y.astype(np.float64) - wanted.values), np.max) / wanted.scales
+        found = wanted.by_part(wanted.off(y), np.max) / wanted.scales
     off, worst = ~(found <= allowed).all(axis=1), found.max(axis=1)
     if 2 * (off | outliers).sum() > len(y) or not np.isfinite(worst[off]).all():
         return allowed
@@ -131,7 +130,7 @@ def largest_error(wanted: Wanted, y: np.ndarray, allowed: np.ndarray) -> Measure
         if not y[i].size:
             continue
         with np.errstate(all="ignore"):
-            errors = np.abs(y[i].astype(np.float64) - wanted.values[i]) / wanted.scale_of(i)
+            errors = wanted.off(y[i], i) / wanted.scale_of(i)
             shares = errors / wanted.along(allowed[i])
         shares = np.where(np.isnan(errors), np.inf, np.where(np.isnan(shares), 0.0, shares))  # 0 of 0 allowed
         at = np.unravel_index(int(np.argmax(shares)), shares.shape)
@@ -149,37 +148,48 @@ def rms_error(wanted: Wanted, y: np.ndarray, tolerance: float) -> Measured:
     if not size:
         return Measured("rms", 0.0, tolerance)
     along = [np.zeros(n) for n in wanted.values.shape[1:]]
-    of_images, far, peak = np.zeros(count), 0, -1.0
+    of_images, away, far, peak = np.zeros(count), np.zeros(count), 0, -1.0
+    mean = wanted.values.mean(axis=0)
     worst: tuple[int, ...] = ()
     for i in range(count):
         with np.errstate(all="ignore"):
-            errors = np.abs(y[i].astype(np.float64) - wanted.values[i]) / wanted.scale_of(i)
+            scale = wanted.scale_of(i)
+            far += int((~(wanted.off(y[i], i) / scale <= FAR * tolerance)).sum())
+            away[i] = np.sqrt(np.square((wanted.values[i] - mean) / scale).mean())
+            scale = scale * room_of(tolerance, wanted.step, scale)
+            errors = np.abs(y[i].astype(np.float64) - wanted.values[i]) / scale
         errors = np.where(np.isnan(errors), np.inf, errors)
         squares = errors**2
         of_images[i] = squares.mean()
-        far += int((errors > FAR * tolerance).sum())
         where = np.unravel_index(int(np.argmax(errors)), errors.shape)
         if errors[where] > peak:
             peak, worst = float(errors[where]), (i, *(int(k) for k in where))
         for k, sums in enumerate(along):
             sums += squares.mean(axis=tuple(n for n in range(squares.ndim) if n != k))
-    slices = [(0, of_images, np.ones(count), size)]
+    slices = [(0, of_images, np.fmax(away, 1.0), size)]
     for k, (sums, spreads) in enumerate(zip(along, wanted.slices, strict=True), start=1):
         if len(spreads) and len(spreads) > 1:
-            floor = np.ones(len(sums)) if k == wanted.axis else np.clip(spreads, SLICE_FLOOR, 1.0)
+            most = math.inf if k in wanted.places else 1.0
+            floor = np.ones(len(sums)) if k == wanted.axis else np.clip(spreads, SLICE_FLOOR, most)
             slices.append((k, sums / count, floor, count * size // len(sums)))
     error = math.sqrt(of_images.mean())
     axis: int | None = None
     index: int | None = None
+    share, why = far / max(count * size, 1), ""
+    if far > max(1, MOST_FAR * count * size):
+        why = f"{share:.1%} of the elements are off by over {FAR * tolerance:.2g} spreads, at most {MOST_FAR:.0%} may"
+    limits = {0: min(OF_ONE * tolerance, max(tolerance, TOLD))} | dict.fromkeys(wanted.places, max(tolerance, TOLD))
     for k, mean_squares, floor, elements in slices:
         found = np.sqrt(mean_squares) / floor / (1 + 3 / math.sqrt(max(elements, 1)))
         at = int(np.argmax(found))
-        if found[at] > error:
+        if k in limits and tolerance < math.inf:
+            if found[at] > limits[k]:
+                why = (
+                    why
+                    or f"{slice_words(k, at)} is off by {found[at]:.2g} of its spread, at most {limits[k]:.2g} may it"
+                )
+        elif found[at] > error:
             error, axis, index = float(found[at]), k, at
-    share = far / max(count * size, 1)
-    why = ""
-    if far > max(1, MOST_FAR * count * size):
-        why = f"{share:.1%} of the elements are off by over {FAR * tolerance:.2g} spreads, at most {MOST_FAR:.0%} may"
     return Measured("rms", error, tolerance, worst, axis, index, share, None, why)
 
 
@@ -190,7 +200,7 @@ def with_own_rms(wanted: Wanted, own: Sequence[np.ndarray]) -> Wanted:
 
 
 def agreement(wanted: Wanted, y: np.ndarray, tolerance: float | None) -> Measured:
-    """The share of integers that differ; `tolerance` is None in float32, which may differ where it does itself.
+    """The share of names that differ; `tolerance` is None in float32, which may differ where it does itself.
 
     Beyond that at most a quarter of what another image gives otherwise: a mask may be the same nearly everywhere.
     """
@@ -206,29 +216,13 @@ def agreement(wanted: Wanted, y: np.ndarray, tolerance: float | None) -> Measure
     worst = (i, *(int(k) for k in np.unravel_index(int(np.argmax(differ[i])), differ[i].shape))) if wrong else ()
     if tolerance is None:
         return Measured("agreement", wrong, max(own_share(wanted), min(TIES, telling)), worst)
-    allowed = max(min(1 - AGREEMENT, telling), 1 / max(count, 1))
-    why = ""
-    if count >= ENOUGH * len(y) and by_image[i] > 1 - OF_EACH:
-        why = f"of image {i} {by_image[i]:.0%} of the numbers differ, at most {1 - OF_EACH:.0%} may"
-    for value, times in zip(*np.unique(values, return_counts=True), strict=True):
-        if times < ENOUGH or times < 2 * TIES * count or why:
-            continue
-        here, there = values == value, y == value
-        common = float((here & there).sum() / (here | there).sum())
-        if common < OF_EACH:
-            why = f"of {int(value)} only {common:.0%} are where they were, wanted {OF_EACH:.0%}"
-    return Measured("agreement", wrong, allowed, worst, why=why)
+    one = 1 / max(count, 1) if telling * count >= OF_EACH else 0.0  # where the rarer names are as few, none is spare
+    return Measured("agreement", wrong, max(min(1 - AGREEMENT, telling), one), worst, why=lost_names(values, y))
 
 
 def own_share(wanted: Wanted) -> float:
     """Of integers, the share that may differ in float32 as they do there anyway."""
     return MULTIPLE * float(np.fmax(wanted.own_errors, wanted.moved).mean())
-
-
-def are_near(wanted: Wanted, rows: np.ndarray) -> bool:
-    """Whether float32 itself gives on these images numbers near the right ones, as of counts; labels are far apart."""
-    own = np.fmax(wanted.own_errors.max(axis=1, initial=0.0), wanted.jumps)
-    return wanted.is_float and bool((own[rows] if rows.max(initial=-1) < len(own) else own).max(initial=0.0) < NEAR)
 
 
 def is_offset(wanted: np.ndarray, y: np.ndarray) -> bool:
@@ -241,47 +235,16 @@ def is_offset(wanted: np.ndarray, y: np.ndarray) -> bool:
     return bool(((usual != 0) & ((off == usual).mean(axis=0) >= OF_EACH)).any())
 
 
-def class_axis(wanted: Wanted) -> tuple[int, np.ndarray] | None:
-    """The axis along which the largest is a class, and the indices that compete; None where there is none.
+def rounded_otherwise(wanted: Wanted, y: np.ndarray) -> str:
+    """What is too many of the numbers that are rounded another way than in float64; "" where it is not, in float32.
 
-    That of the parts where it is the first or last; else the last of three, the first of more. Parts on another scale
-    than most, as boxes beside scores, do not compete.
+    By the mean square of the steps that they are apart: of those one step apart it is their share.
     """
-    rank = wanted.values.ndim
-    if not wanted.is_float or wanted.counts or rank < 2:
-        return None
-    axis = wanted.axis if wanted.axis in (1, rank - 1) else (1 if rank != 3 else 2)
-    indices = np.arange(wanted.values.shape[axis])
-    if axis == wanted.axis:
-        usual = np.median(wanted.scales.min(axis=0))
-        apart = wanted.scales.min(axis=0) / usual if usual > 0 else np.ones(len(indices))
-        indices = indices[(apart < DIFFER**2) & (apart > DIFFER**-2)]
-    return (axis, indices) if len(indices) > 1 else None
-
-
-def same_largest(wanted: Wanted, y: np.ndarray, margin: float) -> tuple[float, float, int] | None:
-    """The share of positions with the same largest class: of all, and of those where it leads by `margin` scales.
-
-    And how many these are. None where there are no classes.
-    """
-    found = class_axis(wanted)
-    if found is None:
-        return None
-    axis, indices = found
-    same = same_led = led = positions = 0
-    for i in range(len(y)):
-        w = np.moveaxis(wanted.values[i], axis - 1, 0)[indices]
-        v = np.moveaxis(y[i], axis - 1, 0)[indices]
-        best = w.argmax(axis=0)[None]
-        equal = v.argmax(axis=0) == best[0]
-        scale = wanted.scales[i]
-        unit = float(np.median(scale[indices] if axis == wanted.axis else scale))
-        first = np.take_along_axis(w, best, 0)[0]
-        rest = w.copy()
-        np.put_along_axis(rest, best, -np.inf, 0)
-        leads = first - rest.max(axis=0) > margin * unit
-        positions += equal.size
-        same += int(equal.sum())
-        led += int(leads.sum())
-        same_led += int((equal & leads).sum())
-    return same / max(positions, 1), same_led / max(led, 1), led
+    with np.errstate(all="ignore"):
+        squares = wanted.by_part(np.square(y.astype(np.float64) - wanted.values), np.mean) / wanted.scales**2
+        unit = float(np.mean(np.square(wanted.step / wanted.scales)))
+    share = float(squares.mean()) / unit
+    allowed = max(MULTIPLE * wanted.own_rms**2 / unit, min(TIES, (1 - OF_EACH) / unit), 2 / max(y.size, 1))
+    if share <= allowed:
+        return ""
+    return f"{share:.2%} of the numbers are rounded otherwise, at most {allowed:.2%} may"

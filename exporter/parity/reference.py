@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 
 from .batches import Run, in_batches
+from .classes import with_classes
 from .detections import listed
 from .inputs import DATA, HOT, NORMAL, ZEROS
 from .measure import (
-    AGREEMENT,
-    ENOUGH,
     MAX_TOLERANCE,
     MULTIPLE,
     UNIT_ROUNDOFF,
@@ -23,9 +22,10 @@ from .measure import (
     float32_tolerances,
     largest_error,
     rms_error,
-    same_largest,
+    rounded_otherwise,
     with_outliers,
 )
+from .names import AGREEMENT
 from .order import matched
 from .record import FAILED, HELD, NOT_CERTIFIED, Parity, unmeasured
 from .turns import MOST, detections, excused, of_chance
@@ -184,10 +184,13 @@ class Reference:
             why = self._why_not(name, measured.tolerance if tolerance is None else None)
         elif tolerance is None and self.dtype == "float32":
             measured, why = self._as_float32(name, y)
+            if wanted.step and not measured.why:
+                measured = dataclasses.replace(measured, why=rounded_otherwise(wanted, y))
         else:
             limit = self._own_limit(wanted) if tolerance is None else tolerance
             measured, why = rms_error(wanted, y, limit), self._why_not(name, limit if tolerance is None else None)
-        measured = measured if of_list is not None else self._with_classes(wanted, y, measured)
+        if of_list is None:
+            measured = with_classes(wanted, y, measured, users=set(self.kinds) == {DATA})
         error = math.nan if not math.isfinite(measured.error) else measured.error
         if why.startswith(("the reference", "the output")):
             status = f"{NOT_CERTIFIED}: {why}"
@@ -256,20 +259,6 @@ class Reference:
             sizes = np.sqrt(np.mean(wanted.by_part(wanted.values.astype(np.float64) ** 2, np.mean) / wanted.scales**2))
         return MULTIPLE * max(wanted.own_rms, UNIT_ROUNDOFF[self.dtype] * float(sizes))
 
-    def _with_classes(self, wanted: Wanted, y: np.ndarray, measured: Measured) -> Measured:
-        """`measured` with what of the largest classes agrees; in a lower precision they must."""
-        lower = measured.measure == "rms"
-        found = same_largest(wanted, y, 2 * measured.tolerance if lower else 0.0)
-        if found is None:
-            return measured
-        share, where_it_leads, leading = found
-        users = wanted.values.ndim == 2 and len(self.kinds) >= ENOUGH and set(self.kinds) == {DATA}
-        judged, places = (share, "images") if users else (where_it_leads, "positions where it leads")
-        why = measured.why
-        if lower and not why and (users or leading >= ENOUGH) and judged < AGREEMENT:
-            why = f"the largest score agrees on {judged:.1%} of the {places}, wanted {AGREEMENT:.0%}"
-        return dataclasses.replace(measured, top1=share, why=why)
-
     def _why_not(self, name: str, limits: np.ndarray | float | None = None) -> str:
         """Why an output certifies nothing; "" where it does."""
         wanted = self.outputs[name]
@@ -320,7 +309,8 @@ class Reference:
                 facts: dict[str, Any] = {f.name: held[key] for f in _SAVED if (key := f"output_{i}.{f.name}") in held}
                 none = np.zeros_like(facts["scales"])
                 facts = {"moved": none, "jumps": none[:, 0]} | facts  # which older bundles do without
-                facts |= {flag: bool(facts.get(flag, False)) for flag in ("bits", "counts")}
+                facts["bits"], facts["step"] = bool(facts.get("bits", False)), float(facts.get("step", 0.0))
+                facts["places"] = tuple(int(k) for k in facts.get("places", ()))
                 slices = tuple(held[f"output_{i}.slices_{k}"] for k in range(_count(held, f"output_{i}.slices_")))
                 axis = int(held[f"output_{i}.axis"])
                 facts["own_rms"] = float(facts["own_rms"])

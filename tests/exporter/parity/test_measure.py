@@ -7,14 +7,13 @@ import numpy as np
 import pytest
 
 from plainconv.exporter.parity import Reference
+from plainconv.exporter.parity.classes import class_axis, same_largest
 from plainconv.exporter.parity.measure import (
     agreement,
-    class_axis,
     float32_tolerances,
     is_offset,
     largest_error,
     rms_error,
-    same_largest,
     with_outliers,
 )
 from plainconv.exporter.parity.wanted import Wanted, wanted_output
@@ -42,13 +41,13 @@ def test_boxes_do_not_compete_with_scores() -> None:
     assert axis == 1 and indices.tolist() == [4, 5, 6, 7, 8]
     boxes_moved = y.copy()
     boxes_moved[:, :4] += 1000
-    assert same_largest(wanted(y), boxes_moved, 0.0) == (1.0, 1.0, 13 * 30)
+    assert same_largest(wanted(y), boxes_moved, 0.0) == (1.0, 1.0, 13 * 30, "")
 
 
 def test_ties_count_where_the_largest_leads_alone() -> None:
     """Given noise of a tenth of the spread → some classes change, none where the largest led by a whole spread."""
     y = RNG.standard_normal((13, 5, 20, 20))
-    share, leading, count = same_largest(wanted(y), y + 0.1 * RNG.standard_normal(y.shape), 1.0) or (0, 0, 0)
+    share, leading, count, _ = same_largest(wanted(y), y + 0.1 * RNG.standard_normal(y.shape), 1.0) or (0, 0, 0, "")
     assert 0.8 < share < 0.99 and leading == 1.0 and 100 < count < 13 * 400
 
 
@@ -159,17 +158,18 @@ def test_what_a_flat_image_is_off_by_excuses_no_other() -> None:
 def counts_of(own: np.ndarray) -> Reference:
     """Of some 3000 pixels an image, of which float32 itself counts `own` more."""
     y = RNG.integers(2000, 4000, 13)
-    facts = wanted_output(y.astype(np.float64), [y + own], KINDS, np.arange(13))
-    return Reference(1, {"x": np.zeros((13, 1))}, KINDS, {"n": replace(facts, values=y, counts=True)})
+    facts = wanted_output(y, [y + own], KINDS, np.arange(13), numbers=True)
+    return Reference(1, {"x": np.zeros((13, 1))}, KINDS, {"n": facts})
 
 
 @pytest.mark.parametrize(("own", "step", "held"), [
     ([1, -1, 0, 0, 2], [0, 1, 0, -1, 1], True),
     ([1, 0], [0, 0, 0, -1], True),
     ([1, 0], [1] * 13, False),
-    ([1, 0], [0, 1, 1, 0], False),
+    ([1, 0], [0, 1, 1, 0], True),
+    ([1, 0], [0, 1, 1, -1, 1, -1], False),
     ([1, 0], [0, 0, 40], False),
-    ([1, -1] * 6, [2, 0, -1] * 4, True),
+    ([1, -1] * 6, [1, 0, -1] * 4, True),
     ([1, -1] * 6, [1] * 13, False),
     ([1, -1] * 6, [1] * 10 + [0, 2, 1], False),
 ])  # fmt: skip
