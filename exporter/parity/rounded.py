@@ -55,4 +55,5 @@ def room_of(tolerance: float, step: float, scale: np.ndarray) -> np.ndarray | fl
         return 1.0
     steps = step / scale
     room: np.ndarray = np.sqrt(tolerance**2 + steps * np.minimum(tolerance, steps / 4))
-    return np.minimum(room, max(tolerance, TOLD)) / tolerance
+    room = np.minimum(room, max(tolerance, TOLD)) / tolerance
+    return room

@@ -91,7 +91,7 @@ class Wanted:
 
     def off(self, y: np.ndarray, image: int | slice = slice(None)) -> np.ndarray:
         """|y − y64| of all images or one, beyond the step that rounding may take either way."""
-        found = np.abs(y.astype(np.float64) - self.values[image])
+        found: np.ndarray = np.abs(y.astype(np.float64) - self.values[image])
         return np.maximum(found - self.step, 0.0) if self.step else found
 
     def peaks(self) -> np.ndarray:
@@ -230,7 +230,7 @@ def _are_two(y: np.ndarray) -> bool:
     low, high = y.min(), y.max()
     ends = np.count_nonzero(y == low), np.count_nonzero(y == high)
     often = (low, high) == (0, 1) or (y.size >= FEW_VALUES and min(ends) > 1)
-    return bool(low < high) and sum(ends) == y.size and often
+    return bool(low < high and sum(ends) == y.size and often)
 
 
 def _of_integers(y: np.ndarray, own: list[np.ndarray], rows: np.ndarray) -> Wanted:
