@@ -170,8 +170,8 @@ def wanted_output(
         if moved:
             draws = np.array([_largest(one, each) for each in moved])
             most, usual = draws.max(axis=0), np.median(draws, axis=0)
-            jumps, coarser = most > JUMP * usual, coarser * np.where(flat, 1.0, NORMAL_TO_EVEN)[:, None]
-            shaken = np.where(jumps, usual, most) / coarser
+            jumps = most > JUMP * usual
+            shaken = np.where(jumps, usual, most) / (coarser * np.where(flat, 1.0, NORMAL_TO_EVEN)[:, None])
             one = dataclasses.replace(one, moved=shaken, jumps=np.where(jumps, most, 0.0).max(axis=1))
         for each in own:
             off = np.abs(each.astype(np.float64) - y)
