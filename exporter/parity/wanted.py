@@ -90,9 +90,9 @@ class Wanted:
         return parts.reshape(shape)
 
     def off(self, y: np.ndarray, image: int | slice = slice(None)) -> np.ndarray:
-        """|y − y64| of all images or one, beyond the step that rounding may take either way."""
-        found: np.ndarray = np.abs(y.astype(np.float64) - self.values[image])
-        return np.maximum(found - self.step, 0.0) if self.step else found
+        """|y − y64| of all images or one, from where rounding either way leaves it: the same, or a step on."""
+        found = np.abs(y.astype(np.float64) - self.values[image])
+        return np.where(found > self.step / 2, np.abs(found - self.step), found) if self.step else found
 
     def peaks(self) -> np.ndarray:
         """max |y| of each image and part: [images, K]."""
