@@ -215,7 +215,8 @@ def agreement(wanted: Wanted, y: np.ndarray, tolerance: float | None) -> Measure
     i = int(np.argmax(by_image))
     worst = (i, *(int(k) for k in np.unravel_index(int(np.argmax(differ[i])), differ[i].shape))) if wrong else ()
     if tolerance is None:
-        return Measured("agreement", wrong, max(own_share(wanted), min(TIES, telling)), worst)
+        ties = min(TIES, telling) if wanted.spread else 0.0  # a constant is what it is
+        return Measured("agreement", wrong, max(own_share(wanted), ties), worst)
     one = 1 / max(count, 1) if telling * count >= OF_EACH else 0.0  # where the rarer names are as few, none is spare
     return Measured("agreement", wrong, max(min(1 - AGREEMENT, telling), one), worst, why=lost_names(values, y))
 

@@ -36,6 +36,8 @@ _SUMS = {aten.sum, aten.mean, aten._adaptive_avg_pool2d}
 _STEPS = {aten.round, aten.floor, aten.ceil, aten.trunc, aten.sign, aten.frac, aten.fmod, aten.remainder}
 LANES = 32
 """Partial sums of a sum: of vectors of 8 numbers, four at a time."""
+APPROXIMATED, SOME = "approximated", 256
+"""The name of what is approximated; numbers that are looked at first for whether all are whole."""
 NUMBERS = 1 << 20
 """Random numbers of one evaluation. Values take them from one place or another: to draw one for each costs as much as
 the network."""
@@ -43,7 +45,7 @@ the network."""
 
 @torch.no_grad()
 def shaken(module: nn.Module, size: float, seed: int) -> Run:
-    """`module` with each value that is rounded moved by `size` roundings of itself.
+    """`module` with each value that is rounded moved by `size` roundings of itself: no whole ones, as masks and counts.
 
     Not by those of the values beside it: boxes and scores may stand in one tensor.
     """
@@ -55,6 +57,8 @@ def shaken(module: nn.Module, size: float, seed: int) -> Run:
 
         def move(name: str, y: Tensor) -> Tensor:
             if y.dtype != torch.float32 or not y.numel() or name in exact:
+                return y
+            if name != APPROXIMATED and _are_whole(y):
                 return y
             moved = torch.empty_like(y, memory_format=torch.contiguous_format)
             parts = (torch.split(each.reshape(-1), NUMBERS) for each in (y, moved))
@@ -93,18 +97,19 @@ class _Approximations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         result, op = func(*args, **(kwargs or {})), func.overloadpacket
         if op in _APPROXIMATED:
-            return self._move("", result)
+            return self._move(APPROXIMATED, result)
         if op is aten.cumsum:
-            return result + func(self._move("", result) - result, *args[1:], **(kwargs or {}))
+            return result + func(self._move(APPROXIMATED, result) - result, *args[1:], **(kwargs or {}))
         if op in _SUMS and result.dtype == torch.float32 and not _are_whole(args[0]):
             terms = args[0].numel() / max(result.numel(), 1)
-            return result + (self._move("", result) - result) * math.sqrt(max(terms / (3 * LANES), 1))
+            return result + (self._move(APPROXIMATED, result) - result) * math.sqrt(max(terms / (3 * LANES), 1))
         return result
 
 
 def _are_whole(x: Tensor) -> bool:
     with _disable_current_modes():  # which would take it for a choice
-        return bool((x == x.round()).all())
+        some = x.reshape(-1)[:SOME]
+        return bool((some == some.round()).all()) and bool((x == x.round()).all())
 
 
 class Choices(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -177,6 +177,7 @@ def wanted_output(
             still = np.zeros_like(still)
         moving = np.maximum(spreads, np.maximum(still, NOTHING * np.max(floors, initial=0.0)))
         moving[one.are_shares()] = np.maximum(moving[one.are_shares()], LEAST_SHARE)
+        moving[moving == 0] = 1.0  # of nothing but zeros
         scales = np.tile(moving, (len(y), 1))
         edges = np.isin(kinds, EDGES) if keeps_apart else np.zeros(len(y), bool)
         mean = y[rows].mean(axis=0) if len(rows) else 0.0

@@ -189,3 +189,13 @@ def test_an_offset_is_that_of_whole_numbers_in_most_images() -> None:
     assert is_offset(y, y + np.array([0, 0, 1, 0])) and not is_offset(y, y) and not is_offset(y[:5], y[:5] + 1)
     assert not is_offset(y + 0.5, y + 1.5) and not is_offset(y, y + RNG.integers(-1, 2, y.shape))
     assert not is_offset(y, np.full(y.shape, np.nan))
+
+
+def test_a_mask_that_moves_on_no_random_image_is_what_it_is() -> None:
+    """Given a pixel of ten thousand on one edge alone -> in float32 it is to be found there."""
+    y = np.zeros((13, 10_000), bool)
+    y[12, 7] = True
+    facts = wanted_output(y, [y], (*KINDS[:12], "large"), np.arange(12))
+    assert agreement(facts, y, None).error == 0
+    found = agreement(facts, np.zeros_like(y), None)
+    assert found.error > found.tolerance

@@ -343,13 +343,14 @@ def test_an_edge_that_the_network_itself_makes_no_number_of_is_left_out_and_said
 
 def test_a_constant_beside_an_output_that_moves_is_held_to_its_value() -> None:
     class Anchored(nn.Module):
-        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-            return x.mean((2, 3)), torch.arange(4.0).expand(len(x), 4) + 7
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            return x.mean((2, 3)), torch.arange(4.0).expand(len(x), 4) + 7, (x > 1e9).float()
 
-    reference = reference_from_module(Anchored(), EXAMPLE, output_names=("scores", "anchors"))
+    reference = reference_from_module(Anchored(), EXAMPLE, output_names=("scores", "anchors", "nothing"))
     exact = reference.run(run_module(Anchored()))
     assert all(reference.compare("step", exact))
-    assert reference.compare("step", [exact[0], exact[1] + 0.01])[1].failed
+    assert reference.compare("step", [exact[0], exact[1] + 0.01, exact[2]])[1].failed
+    assert reference.compare("step", [*exact[:2], exact[2] + np.eye(8, dtype=np.float32)])[2].failed
 
 
 def test_integers_are_judged_by_agreement() -> None:

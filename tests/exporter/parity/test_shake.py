@@ -81,11 +81,12 @@ def test_flat_images_of_other_networks_stay() -> None:
 
 def test_each_value_is_moved_by_about_one_rounding_and_the_network_left_as_it_is() -> None:
     net = nn.Sequential(nn.Identity())
-    x = np.full((1, 3, 8, 8), 1.0, np.float32)
+    x = np.full((1, 3, 8, 8), 0.75, np.float32)
     (y,) = shaken(net, 1.0, 0)(x)
     assert 0 < np.abs(y - x).max() < 2.0**-20
     assert np.array_equal(shaken(net, 1.0, 0)(x)[0], y)
     assert np.array_equal(run_module(net)(x)[0], x)
+    assert np.array_equal(shaken(net, 1.0, 0)(np.round(x))[0], np.round(x))
 
 
 class Saturates(nn.Module):
@@ -161,6 +162,23 @@ def test_a_smooth_network_is_not_seen_to_decide_where_it_is_shaken() -> None:
     with Choices() as choices:
         shaken(net, 1.0, 0)(np.ones((1, 3, 8, 8), np.float32))
     assert not choices.seen
+
+
+class Mask(nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return (x.mean(1) > 0.1).float(), x.sum(1).sign() * 3
+
+
+def test_masks_in_floats_are_held_to_what_they_are() -> None:
+    """Given zeros and ones, or other whole numbers, in float32 -> a thousandth may differ, however they are shaken."""
+    reference = reference_from_module(Mask(), torch.zeros(1, 3, 32, 32))
+    found = reference.run(run_module(Mask()))
+    held = reference.compare("step", found)
+    assert all(held) and held[0].tolerance <= 1e-3
+    for k in range(2):
+        wrong = [y.copy() for y in found]
+        wrong[k][:, 3:9] = 0
+        assert not reference.compare("step", wrong)[k]
 
 
 class Sums(nn.Module):
