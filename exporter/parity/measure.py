@@ -13,10 +13,11 @@ images n·u·max |y64| is allowed, n being the longest sum in the network.
 
 Lower precisions, and float32 where single elements are chaotic: the root mean square of these errors: of all elements,
 and at each index of each axis over the spread there. A slice of n elements is allowed 1 + 3/√n times the tolerance, as
-its own is a matter of chance. Images, rows and columns are no parts: what is off in one is off in a few places. An
-image, over how far it is from the mean where that is more than the spread, may be off by `OF_ONE` tolerances; like a
-row or column by no more than `TOLD` of what it tells. At most `MOST_FAR` of the elements are off by more than `FAR`
-tolerances. Where there are classes, the largest is the same wherever it leads by more than two tolerances, of each.
+its own is a matter of chance. Images, rows and columns are no parts: what is off in one of them is off in few places.
+An image, over how far it is from the mean where that is more than the spread, may be off by `OF_ONE` tolerances, but
+by no more than `TOLD` of what it tells; a row or column by that in most images. At most `MOST_FAR` of the elements are
+off by more than `FAR` tolerances. Where there are classes, the largest is the same wherever it leads by more than two
+tolerances, of each class.
 
 Integers that are rounded numbers are measured as these: in float32 beyond one step, which some of them may be off by as
 they are in the network's own. Names, bools among them: the share of elements that differ, of all, and in lower
@@ -148,14 +149,17 @@ def rms_error(wanted: Wanted, y: np.ndarray, tolerance: float) -> Measured:
     if not size:
         return Measured("rms", 0.0, tolerance)
     along = [np.zeros(n) for n in wanted.values.shape[1:]]
+    of_places = {k: np.zeros((count, wanted.values.shape[k])) for k in wanted.places}
     of_images, away, far, peak = np.zeros(count), np.zeros(count), 0, -1.0
-    mean = wanted.values.mean(axis=0)
+    with np.errstate(all="ignore"):
+        mean = wanted.values.mean(axis=0) if count else 0.0
     worst: tuple[int, ...] = ()
     for i in range(count):
         with np.errstate(all="ignore"):
             scale = wanted.scale_of(i)
             far += int((~(wanted.off(y[i], i) / scale <= FAR * tolerance)).sum())
-            away[i] = np.sqrt(np.square((wanted.values[i] - mean) / scale).mean())
+            told = np.square((wanted.values[i] - mean) / scale)
+            away[i] = np.sqrt(told.mean())
             scale = scale * room_of(tolerance, wanted.step, scale)
             errors = np.abs(y[i].astype(np.float64) - wanted.values[i]) / scale
         errors = np.where(np.isnan(errors), np.inf, errors)
@@ -164,13 +168,16 @@ def rms_error(wanted: Wanted, y: np.ndarray, tolerance: float) -> Measured:
         where = np.unravel_index(int(np.argmax(errors)), errors.shape)
         if errors[where] > peak:
             peak, worst = float(errors[where]), (i, *(int(k) for k in where))
-        for k, sums in enumerate(along):
-            sums += squares.mean(axis=tuple(n for n in range(squares.ndim) if n != k))
+        for k, sums in enumerate(along, start=1):
+            others = tuple(n for n in range(squares.ndim) if n + 1 != k)
+            if k in of_places:
+                of_places[k][i] = squares.mean(axis=others) / np.fmax(told.mean(axis=others), 1.0)
+            else:
+                sums += squares.mean(axis=others)
     slices = [(0, of_images, np.fmax(away, 1.0), size)]
     for k, (sums, spreads) in enumerate(zip(along, wanted.slices, strict=True), start=1):
-        if len(spreads) and len(spreads) > 1:
-            most = math.inf if k in wanted.places else 1.0
-            floor = np.ones(len(sums)) if k == wanted.axis else np.clip(spreads, SLICE_FLOOR, most)
+        if len(spreads) > 1 and k not in of_places:
+            floor = np.ones(len(sums)) if k == wanted.axis else np.clip(spreads, SLICE_FLOOR, 1.0)
             slices.append((k, sums / count, floor, count * size // len(sums)))
     error = math.sqrt(of_images.mean())
     axis: int | None = None
@@ -178,18 +185,19 @@ def rms_error(wanted: Wanted, y: np.ndarray, tolerance: float) -> Measured:
     share, why = far / max(count * size, 1), ""
     if far > max(1, MOST_FAR * count * size):
         why = f"{share:.1%} of the elements are off by over {FAR * tolerance:.2g} spreads, at most {MOST_FAR:.0%} may"
-    limits = {0: min(OF_ONE * tolerance, max(tolerance, TOLD))} | dict.fromkeys(wanted.places, max(tolerance, TOLD))
     for k, mean_squares, floor, elements in slices:
         found = np.sqrt(mean_squares) / floor / (1 + 3 / math.sqrt(max(elements, 1)))
-        at = int(np.argmax(found))
-        if k in limits and tolerance < math.inf:
-            if found[at] > limits[k]:
-                why = (
-                    why
-                    or f"{slice_words(k, at)} is off by {found[at]:.2g} of its spread, at most {limits[k]:.2g} may it"
-                )
+        at, most = int(np.argmax(found)), min(OF_ONE * tolerance, max(tolerance, TOLD))
+        if k == 0 and tolerance < math.inf:
+            if found[at] > most and not why:
+                why = f"image {at} is off by {found[at]:.2g} of its spread, at most {most:.2g} may it be"
         elif found[at] > error:
             error, axis, index = float(found[at]), k, at
+    for k, each in of_places.items():
+        found = np.sqrt(np.median(each, axis=0))
+        at = int(np.argmax(found))
+        if found[at] > max(tolerance, TOLD) and not why:
+            why = f"{slice_words(k, at)} is off by {found[at]:.2g} spreads in most images, at most {TOLD:g} may it be"
     return Measured("rms", error, tolerance, worst, axis, index, share, None, why)
 
 

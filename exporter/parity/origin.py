@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
@@ -39,18 +40,26 @@ def are_numbers(run: Callable[..., Any], arrays: Sequence[np.ndarray]) -> list[b
     """Whether each output of `run` is of numbers: by PyTorch, of these inputs as tensors, in tensors."""
     inputs = [torch.from_numpy(np.asarray(x, order="C")) for x in arrays]
     origins = _Origins()
-    origins.of.update({_memory(x): NUMBER for x in inputs})
+    for x in inputs:
+        origins.note(x, NUMBER)
     with origins:
         returned = run(*inputs)
     return [origins.of_tensor(y) == NUMBER for y in tree_flatten(returned)[0] if isinstance(y, Tensor)]
 
 
 class _Origins(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Follows what is in each piece of memory, which views share; `of` says it by the address."""
+    """Follows what is in each piece of memory, which views share; `of` says it by the address of what describes it."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.of: dict[int, str] = {}
+        self._seen: list[StorageWeakRef] = []
+
+    def note(self, x: Tensor, origin: str) -> None:
+        """Remember it, and that no other memory is to be described at that address."""
+        if _memory(x) not in self.of:
+            self._seen.append(StorageWeakRef(x.untyped_storage()))  # type: ignore[no-untyped-call]
+        self.of[_memory(x)] = origin
 
     def of_tensor(self, x: Tensor) -> str:
         """Floats that come from elsewhere are numbers, integers are not."""
@@ -61,15 +70,12 @@ class _Origins(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         given = [x for x in tree_flatten((args, kwargs or {}))[0] if isinstance(x, Tensor)]
-        before = {_memory(x) for x in given}
         op = func.overloadpacket
         read = self._known(_sources(op, given)) or self._known(given)
         result = func(*args, **(kwargs or {}))
         for k, y in enumerate(y for y in tree_flatten(result)[0] if isinstance(y, Tensor)):
-            if read:
-                self.of[_memory(y)] = NAME if k and op in _RANKS else _made(op, read)
-            elif _memory(y) not in before:  # a constant, where something else may have been
-                self.of.pop(_memory(y), None)
+            if read:  # else a constant
+                self.note(y, NAME if k and op in _RANKS else _made(op, read))
         return result
 
     def _known(self, some: Sequence[Tensor]) -> set[str]:
@@ -95,4 +101,4 @@ def _made(op: Any, read: set[str]) -> str:
 
 
 def _memory(x: Tensor) -> int:
-    return x.untyped_storage().data_ptr()
+    return int(x.untyped_storage()._cdata)
