@@ -91,7 +91,7 @@ class Wanted:
 
     def off(self, y: np.ndarray, image: int | slice = slice(None)) -> np.ndarray:
         """|y − y64| of all images or one, from where rounding either way leaves it: the same, or a step on."""
-        found = np.abs(y.astype(np.float64) - self.values[image])
+        found: np.ndarray = np.abs(y.astype(np.float64) - self.values[image])
         return np.where(found > self.step / 2, np.abs(found - self.step), found) if self.step else found
 
     def peaks(self) -> np.ndarray:

@@ -124,6 +124,32 @@ def test_where_eager_is_not_chaotic_nothing_is_excused() -> None:
     assert with_outliers(facts, y + np.eye(13, 400), allowed, np.zeros(13, bool)) is allowed
 
 
+def test_a_row_of_a_map_is_no_part() -> None:
+    """Given a map that is empty but for a line here and there -> one may be gone; a row that is dead is refused."""
+    lines = np.zeros((13, 1, 32, 32))
+    for i in range(13):
+        lines[i, 0, 2 * i + 3, 4:28], lines[i, 0, (5 * i) % 32, :9] = 0.9, 0.7
+    lost = lines.copy()
+    lost[2, 0, 10, :9] = 0
+    dense = RNG.standard_normal((13, 2, 32, 32))
+    dead = dense.copy()
+    dead[:, :, 0] = 0
+    for y, wrong, is_held in ((lines, lost, True), (dense, dead, False)):
+        facts = wanted_output(y, [], KINDS, np.arange(13), places=(2, 3))
+        found = rms_error(facts, wrong, 0.3)
+        assert (not found.why and found.error <= 0.3) == is_held, found
+    assert "[:, :, 0] is off by" in found.why
+
+
+@pytest.mark.parametrize(("share", "is_held"), [(0.15, True), (0.23, False)])
+def test_an_image_may_be_off_by_twice_what_all_are(share: float, is_held: bool) -> None:
+    y = RNG.standard_normal((13, 3, 16, 16))
+    off = y.copy()
+    off[4] *= 1 - share
+    found = rms_error(wanted(y), off, 0.1)
+    assert found.error < 0.1 and found.why.startswith("image 4") != is_held, found
+
+
 @pytest.mark.parametrize(("images", "by", "held"), [
     ({7: 15e-4}, 1.0, True), ({7: 15e-4, 8: 2e-4}, 1.0, False), ({7: 25e-4}, 1.0, False), ({7: 0.5}, 1.0, False),
     ({7: 15e-4, 8: 2e-4}, 0.7, True), ({7: 2e-4}, 0.0, False), ({7: np.nan}, 1.0, False), ({0: 15e-4}, 1.0, True),
@@ -199,29 +225,3 @@ def test_a_mask_that_moves_on_no_random_image_is_what_it_is() -> None:
     assert agreement(facts, y, None).error == 0
     found = agreement(facts, np.zeros_like(y), None)
     assert found.error > found.tolerance
-
-
-def test_a_row_of_a_map_is_no_part() -> None:
-    """Given a map that is empty but for a line here and there -> one may be gone; a row that is dead is refused."""
-    lines = np.zeros((13, 1, 32, 32))
-    for i in range(13):
-        lines[i, 0, 2 * i + 3, 4:28], lines[i, 0, (5 * i) % 32, :9] = 0.9, 0.7
-    lost = lines.copy()
-    lost[2, 0, 10, :9] = 0
-    dense = RNG.standard_normal((13, 2, 32, 32))
-    dead = dense.copy()
-    dead[:, :, 0] = 0
-    for y, wrong, is_held in ((lines, lost, True), (dense, dead, False)):
-        facts = wanted_output(y, [], KINDS, np.arange(13), places=(2, 3))
-        found = rms_error(facts, wrong, 0.3)
-        assert (not found.why and found.error <= 0.3) == is_held, found
-    assert "[:, :, 0] is off by" in found.why
-
-
-@pytest.mark.parametrize(("share", "is_held"), [(0.15, True), (0.23, False)])
-def test_an_image_may_be_off_by_twice_what_all_are(share: float, is_held: bool) -> None:
-    y = RNG.standard_normal((13, 3, 16, 16))
-    off = y.copy()
-    off[4] *= 1 - share
-    found = rms_error(wanted(y), off, 0.1)
-    assert found.error < 0.1 and found.why.startswith("image 4") != is_held, found
