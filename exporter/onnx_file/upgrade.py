@@ -33,8 +33,9 @@ def normalize(proto: ModelProto) -> None:
     """Take a negative size for the free axis that it stands for; give an output the shape that follows from the graph.
 
     And put each node behind those that it reads from, which ONNX Runtime's own converter to float16 does not. Surgery,
-    the checker and every count ask for all three; ONNX Runtime runs a file that lacks them.
+    the checker and every count ask for all three; ONNX Runtime runs a file that lacks them. Lists are sorted, too.
     """
+    sort_lists(proto)
     for graph in reversed(list(graphs_of(proto.graph))):  # inner ones first
         _sort(graph)
         for value in (*graph.input, *graph.output, *graph.value_info):
@@ -52,6 +53,20 @@ def normalize(proto: ModelProto) -> None:
     for value in shapeless:
         if found[value.name].type.tensor_type.HasField("shape"):
             value.CopyFrom(found[value.name])
+
+
+def sort_lists(proto: ModelProto) -> bool:
+    """Have every TopK sort what it may leave in any order, each runtime in its own; whether there was one."""
+    found = [
+        attribute
+        for nodes in (*(graph.node for graph in graphs_of(proto.graph)), *(f.node for f in proto.functions))
+        for node in nodes
+        for attribute in (node.attribute if node.op_type == "TopK" and node.domain in ("", "ai.onnx") else ())
+        if attribute.name == "sorted" and not attribute.i
+    ]
+    for attribute in found:
+        attribute.i = 1
+    return bool(found)
 
 
 def _sort(graph: GraphProto) -> None:

@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .measure import AGREEMENT, OF_EACH, Measured
+from .measure import Measured
+from .names import AGREEMENT, OF_EACH
 from .order import WIDEST, columns_of, list_of, stack_of
 
 APART = 0.5
@@ -103,7 +104,7 @@ def list_error(pairs: Paired, k: int, wanted: np.ndarray, found: np.ndarray, tol
     each index where a row has few. Of integers the share of scores whose rows have no counterpart.
     """
     lost = pairs.lost
-    if wanted.dtype.kind != "f":
+    if wanted.dtype.kind != "f" and k != pairs.boxes:
         return Measured("agreement", lost, 1 - AGREEMENT, why=pairs.why)
     w, f = wanted[tuple(pairs.wanted.T)], found[tuple(pairs.found.T)].astype(np.float64)
     if not np.isfinite(found).all():
@@ -177,6 +178,7 @@ def _with_integers(columns: list[np.ndarray], whole: Sequence[int]) -> list[np.n
 
 def overlaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """|A ∩ B| / |A ∪ B| of boxes x1 y1 x2 y2, as they broadcast; 1 for the same without area, 0 for what is no box."""
+    a, b = a.astype(np.float64, copy=False), b.astype(np.float64, copy=False)
     with np.errstate(all="ignore"):
         sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
         common = sides.clip(0).prod(axis=-1)
@@ -206,7 +208,7 @@ def _units(
     wanted: Sequence[np.ndarray], members: Sequence[int], best: int, boxes: int | None, counts: np.ndarray
 ) -> dict[int, np.ndarray]:
     """What tells rows apart, and in which unit: integers, boxes; where there are none, a few numbers; no scores."""
-    units = {k: np.zeros(()) for k in members if wanted[k].dtype.kind != "f"}
+    units = {k: np.zeros(()) for k in members if wanted[k].dtype.kind != "f" and k != boxes}
     if boxes is not None:
         return units | {boxes: np.ones(())}
     few = [k for k in members if k != best and k not in units and wanted[k][0, 0].size <= WIDEST]
@@ -226,7 +228,7 @@ def _apart(a: np.ndarray, b: np.ndarray, unit: np.ndarray | None) -> np.ndarray:
 
 
 def _are_boxes(y: np.ndarray) -> bool:
-    if y.dtype.kind != "f" or y.shape[2:] != (4,):
+    if y.dtype.kind == "b" or y.shape[2:] != (4,):
         return False
     return bool((y[..., 2:] >= y[..., :2]).all() and (y[..., 2:] > y[..., :2]).any())
 

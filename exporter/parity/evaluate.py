@@ -1,6 +1,7 @@
 """The reference of a network: the module itself, evaluated in float64 and in its own type."""
 
 import contextlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,13 +14,15 @@ from torch.utils._pytree import tree_flatten
 from ..onnx_module import OnnxModule
 from .batches import Run, in_batches
 from .detections import own_of_lists
-from .inputs import DATA, EDGES, HOT, NORMAL, ZEROS, Inputs, Scale, batch_of, is_costly, test_inputs
-from .measure import MULTIPLE, with_own_rms
+from .inputs import DATA, EDGES, MAC_BUDGET, NORMAL, Inputs, Scale, batch_of, is_costly, test_inputs
+from .measure import MULTIPLE, rms_error, with_own_rms
 from .order import matched
+from .origin import are_numbers
 from .own_scale import own_scales
 from .places import places_of
 from .reference import Reference
-from .shake import shaken, turned_rows
+from .rounded import is_whole
+from .shake import Choices, shaken, turned_rows
 from .ties import FirstOfEquals
 from .turns import among_equals, excused
 from .uncast import without_autocast
@@ -28,8 +31,10 @@ from .widen import float64_outputs
 
 CHUNK = 8
 """Images evaluated at a time, where the network takes them together: each weight is widened once for all of them."""
-ROUNDINGS = 3
-"""How often a network that chooses is evaluated with coarser roundings; once where that takes long."""
+ROUNDINGS, FEW_ROUNDINGS = 6, 3
+"""How often a network that chooses is evaluated with coarser roundings; less often where that takes long, or memory."""
+LARGE = 1 << 27
+"""Bytes of all outputs in float64."""
 APART = 1e-9
 """How far, of the largest output, an image among others may be from the image by itself, in float64."""
 Examples = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
@@ -103,7 +108,9 @@ def reference_from_module(
         else:
             wide, narrow = [y[rows] for y in wide], [[y[rows] for y in each] for each in narrow]
     kinds = inputs.kinds
-    moved, turns = _shaken(module, inputs, wide, narrow, batch, together=together, mixes=mixes)
+    is_large = 5 * (macs or 0) > MAC_BUDGET or sum(y.nbytes for y in wide) > LARGE
+    draws = FEW_ROUNDINGS if is_large else ROUNDINGS
+    moved, turns = _shaken(module, inputs, wide, narrow, batch, draws=draws, together=together, mixes=mixes)
     dtype = _dtype(module)
     of_lists = {} if dtype == "float32" else own_of_lists(wide, narrow)
     narrow, moved = ([_but_for_turns(wide, y) for y in each] for each in (narrow, moved))
@@ -111,10 +118,15 @@ def reference_from_module(
     names = (*output_names, *(f"output_{i}" for i in range(len(output_names), len(wide))))[: len(wide)]
     outputs = {}
     places = places_of(wide, [x.shape[1:] for name, x in inputs.arrays.items() if name not in inputs.whole])
+    numbers = _numbers(module, types, inputs, wide, batch)
     for i, (name, y) in enumerate(zip(names, wide, strict=True)):
         own_outputs, others = ([each[i] for each in runs if each[i].shape == y.shape] for runs in (narrow, moved))
-        found = wanted_output(y, own_outputs, kinds, spread_of, moved=others, places=places[i])
+        coarse: dict[str, Any] = {"moved": others, "coarser": MULTIPLE}
+        found = wanted_output(y, own_outputs, kinds, spread_of, places=places[i], numbers=numbers[i], **coarse)
         found = with_own_rms(found, own_outputs)
+        if found.step:  # how often it is rounded otherwise
+            often = max((rms_error(found, each, math.inf).error for each in others), default=0.0) / MULTIPLE**0.5
+            found = replace(found, own_rms=max(found.own_rms, often))
         outputs[name] = replace(found, own_rms=of_lists.get(i, found.own_rms))
     held = Reference(batch, inputs.arrays, kinds, outputs, longest_sum, dtype, inputs.whole, mixes, left_out, turns)
     return held.but_for_amplified() if len(moved) else held
@@ -196,40 +208,44 @@ def _shaken(
     narrow: list[list[np.ndarray]],
     batch: int,
     *,
+    draws: int,
     together: bool,
     mixes: bool,
 ) -> tuple[list[list[np.ndarray]], np.ndarray]:
     """What the roundings of a float32 network may come to where one evaluation does not show it.
 
-    Result: outputs with the flat images' as one more rounding of every value leaves them, none where that cannot be
-    told; and which rows of a sorted list the network chooses otherwise, or might, [images, D]. Of one in half precision
-    neither: its lists are judged by what is detected.
+    Result: outputs with every value rounded `MULTIPLE` times as coarsely, `draws` of them where the network chooses,
+    else one, none where that cannot be told; and which rows of a sorted list it chooses otherwise, or might,
+    [images, D]. Of one in half precision neither: its lists are judged by what is detected.
     """
-    count = len(inputs.kinds)
     if _dtype(module) != "float32":
         return [], np.zeros((0, 0), bool)
     turns = turned_rows(wide, narrow) | among_equals(wide)
-    apart = all(len(y) == count for y in wide) and not (mixes and batch > 1)
+    apart = all(len(y) == len(inputs.kinds) for y in wide) and not (mixes and batch > 1)
     if not apart or _loops(module):
         return [], turns
-    flat = np.flatnonzero(np.isin(inputs.kinds, (ZEROS, HOT)))
-    moved = []
+    moved: list[list[np.ndarray]] = []
     with contextlib.suppress(Exception):  # whatever a network raises whose values are replaced on their way
-        if len(flat):
-            rows = replace(
-                inputs,
-                arrays={name: x[flat] for name, x in inputs.arrays.items()},
-                kinds=tuple(inputs.kinds[i] for i in flat),
-            )
-            found, _ = _evaluate(shaken(module, 1.0, 0), rows, batch, together=together)
-            moved = [y.copy() for y in wide]
-            for y, each in zip(moved, found, strict=True):
-                y[flat] = each
-        if len(turns):
-            runs = (shaken(module, MULTIPLE, k) for k in range(ROUNDINGS))
-            others = (_evaluate(run, inputs, batch, together=together)[0] for run in runs)
-            turns |= turned_rows(wide, others)
-    return [moved] if moved else [], turns
+        with Choices() as choices:
+            moved.append(_evaluate(shaken(module, MULTIPLE, 0), inputs, batch, together=together)[0])
+        if choices.seen or (isinstance(module, OnnxModule) and module.by_reference):
+            runs = (shaken(module, MULTIPLE, k) for k in range(1, draws))
+            moved.extend(_evaluate(run, inputs, batch, together=together)[0] for run in runs)
+    return moved, turns | turned_rows(wide, moved)
+
+
+def _numbers(
+    module: nn.Module, types: Sequence[torch.dtype], inputs: Inputs, wide: list[np.ndarray], batch: int
+) -> list[bool]:
+    """Whether each output is of numbers, not of names; floats are where that cannot be told."""
+    found = [y.dtype.kind == "f" for y in wide]
+    if all(y.dtype.kind == "b" or (y.dtype.kind == "f" and not is_whole(y)) for y in wide):
+        return found
+    first = [x[0] if name in inputs.whole else x[np.arange(batch) % len(x)] for name, x in inputs.arrays.items()]
+    with contextlib.suppress(Exception):  # whatever a network raises that is watched
+        seen = are_numbers(lambda *x: _own_outputs(module, x, types), first)
+        found = seen if len(seen) == len(wide) else found
+    return found
 
 
 def _loops(module: nn.Module) -> bool:

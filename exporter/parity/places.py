@@ -25,14 +25,16 @@ def places_of(outputs: Sequence[np.ndarray], inputs: Iterable[Shape]) -> list[fr
     images = list(inputs)
     ranked, stack = list_of(outputs)[0], stack_of(outputs)
     return [
-        frozenset({1}) if k in ranked or k == stack else _places(y.shape[1:], images) if y.ndim == 3 else frozenset()
-        for k, y in enumerate(outputs)
+        frozenset({1}) if k in ranked or k == stack else _places(y.shape[1:], images) for k, y in enumerate(outputs)
     ]
 
 
 def _places(shape: Shape, images: Sequence[Shape]) -> frozenset[int]:
-    if any(_is_map(shape, sides) for sides in map(_sides, images) if sides is not None):
-        return frozenset({1, 2})
+    for axis in range(len(shape) - 1, 0, -1):
+        if any(_is_map(shape[axis - 1 : axis + 1], sides) for sides in map(_sides, images) if sides is not None):
+            return frozenset({axis, axis + 1})
+    if len(shape) != 2:
+        return frozenset()
     follow = {axis for axis, size in enumerate(shape, start=1) if any(_follows(size, each) for each in images)}
     return frozenset(follow) if len(follow) == 1 else frozenset()  # else one of the two does so by chance
 

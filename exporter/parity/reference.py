@@ -10,22 +10,22 @@ from typing import Any
 import numpy as np
 
 from .batches import Run, in_batches
+from .classes import with_classes
 from .detections import listed
 from .inputs import DATA, HOT, NORMAL, ZEROS
 from .measure import (
-    AGREEMENT,
-    ENOUGH,
     MAX_TOLERANCE,
     MULTIPLE,
     UNIT_ROUNDOFF,
     Measured,
     agreement,
-    as_chaotic,
     float32_tolerances,
     largest_error,
     rms_error,
-    same_largest,
+    rounded_otherwise,
+    with_outliers,
 )
+from .names import AGREEMENT
 from .order import matched
 from .record import FAILED, HELD, NOT_CERTIFIED, Parity, unmeasured
 from .turns import MOST, detections, excused, of_chance
@@ -106,7 +106,7 @@ class Reference:
         moved = [y.moved for y in self.outputs.values() if y.is_float]  # infinite where there is no spread: constants
         found = [np.max(each, axis=1, initial=0.0, where=np.isfinite(each)) for each in moved]
         off = np.max(found, axis=0, initial=0.0) if found else np.zeros(len(self.kinds))
-        gone = np.flatnonzero(MULTIPLE * off > MAX_TOLERANCE) if len(off) == len(self.kinds) else np.zeros(0, np.int64)
+        gone = np.flatnonzero(self._flat(len(off)) & (MULTIPLE * off > MAX_TOLERANCE))
         said = (
             f"the image of {self.kinds[i]} is left out: one rounding of each value comes to {off[i]:.1e} of the spread"
             for i in gone
@@ -158,9 +158,11 @@ class Reference:
     def tolerances(self, name: str) -> np.ndarray:
         """What a float32 step may differ by on each image and part of an output, in units of its scale."""
         wanted = self.outputs[name]
-        apart = len(self.kinds) == len(wanted.values)
-        flat = np.isin(self.kinds, (ZEROS, HOT)) if apart else np.zeros(len(wanted.values), bool)
-        return float32_tolerances(wanted, flat, self.longest_sum)
+        return float32_tolerances(wanted, self._flat(len(wanted.values)), self.longest_sum)
+
+    def _flat(self, count: int) -> np.ndarray:
+        """Which images have pixels that are nearly all equal; none where an output of `count` rows has no row each."""
+        return np.isin(self.kinds, (ZEROS, HOT)) if count == len(self.kinds) else np.zeros(count, bool)
 
     def _compare(
         self, step: str, name: str, y: np.ndarray, tolerance: float | None, of_list: Measured | None = None
@@ -182,10 +184,13 @@ class Reference:
             why = self._why_not(name, measured.tolerance if tolerance is None else None)
         elif tolerance is None and self.dtype == "float32":
             measured, why = self._as_float32(name, y)
+            if wanted.step and not measured.why:
+                measured = dataclasses.replace(measured, why=rounded_otherwise(wanted, y))
         else:
             limit = self._own_limit(wanted) if tolerance is None else tolerance
             measured, why = rms_error(wanted, y, limit), self._why_not(name, limit if tolerance is None else None)
-        measured = measured if of_list is not None else self._with_classes(wanted, y, measured)
+        if of_list is None:
+            measured = with_classes(wanted, y, measured, users=set(self.kinds) == {DATA})
         error = math.nan if not math.isfinite(measured.error) else measured.error
         if why.startswith(("the reference", "the output")):
             status = f"{NOT_CERTIFIED}: {why}"
@@ -224,12 +229,10 @@ class Reference:
         some places of most, to the other places and to its RMS error.
         """
         wanted = self.outputs[name]
-        allowed = as_chaotic(wanted, y, self.tolerances(name))
+        allowed = with_outliers(wanted, y, self.tolerances(name), self._flat(len(y)))
         measured, why = largest_error(wanted, y, allowed), self._why_not(name, allowed)
-        if why and not why.startswith(CHAOTIC):
+        if not why.startswith(CHAOTIC) and (why or measured.tolerance <= MAX_TOLERANCE):
             return measured, why
-        if not why and measured.tolerance <= MAX_TOLERANCE:
-            return measured, ""
         telling = largest_error(wanted, y, np.where(allowed > MAX_TOLERANCE, _ANY, allowed))
         images = self._random(allowed).max(axis=1) <= MAX_TOLERANCE
         if not telling.error <= telling.tolerance or 2 * images.sum() >= len(images):
@@ -253,22 +256,8 @@ class Reference:
     def _own_limit(self, wanted: Wanted) -> float:
         """The RMS error allowed to a network that is itself in a lower precision."""
         with np.errstate(all="ignore"):
-            sizes = np.sqrt(np.mean(wanted.by_part(wanted.values**2, np.mean) / wanted.scales**2))
+            sizes = np.sqrt(np.mean(wanted.by_part(wanted.values.astype(np.float64) ** 2, np.mean) / wanted.scales**2))
         return MULTIPLE * max(wanted.own_rms, UNIT_ROUNDOFF[self.dtype] * float(sizes))
-
-    def _with_classes(self, wanted: Wanted, y: np.ndarray, measured: Measured) -> Measured:
-        """`measured` with what of the largest classes agrees; in a lower precision they must."""
-        lower = measured.measure == "rms"
-        found = same_largest(wanted, y, 2 * measured.tolerance if lower else 0.0)
-        if found is None:
-            return measured
-        share, where_it_leads, leading = found
-        users = wanted.values.ndim == 2 and len(self.kinds) >= ENOUGH and set(self.kinds) == {DATA}
-        judged, places = (share, "images") if users else (where_it_leads, "positions where it leads")
-        why = measured.why
-        if lower and not why and (users or leading >= ENOUGH) and judged < AGREEMENT:
-            why = f"the largest score agrees on {judged:.1%} of the {places}, wanted {AGREEMENT:.0%}"
-        return dataclasses.replace(measured, top1=share, why=why)
 
     def _why_not(self, name: str, limits: np.ndarray | float | None = None) -> str:
         """Why an output certifies nothing; "" where it does."""
@@ -317,9 +306,11 @@ class Reference:
             names = {key: tuple(str(n) for n in held[key]) for key in kept}
             outputs = {}
             for i, name in enumerate(names["outputs"]):
-                facts = {f.name: held[key] for f in _SAVED if (key := f"output_{i}.{f.name}") in held}
-                facts.setdefault("moved", np.zeros_like(facts["scales"]))  # of older bundles
-                facts["bits"] = bool(facts.get("bits", False))
+                facts: dict[str, Any] = {f.name: held[key] for f in _SAVED if (key := f"output_{i}.{f.name}") in held}
+                none = np.zeros_like(facts["scales"])
+                facts = {"moved": none, "jumps": none[:, 0]} | facts  # which older bundles do without
+                facts["bits"], facts["step"] = bool(facts.get("bits", False)), float(facts.get("step", 0.0))
+                facts["places"] = tuple(int(k) for k in facts.get("places", ()))
                 slices = tuple(held[f"output_{i}.slices_{k}"] for k in range(_count(held, f"output_{i}.slices_")))
                 axis = int(held[f"output_{i}.axis"])
                 facts["own_rms"] = float(facts["own_rms"])

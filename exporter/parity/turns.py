@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .measure import MULTIPLE, UNIT_ROUNDOFF
+from .measure import MULTIPLE, UNIT_ROUNDOFF, is_offset
 from .order import Matched, columns_of, list_of, stack_of
 
 MOST = 0.5
@@ -79,15 +79,25 @@ def excused(wanted: Sequence[np.ndarray], step: Matched, own: np.ndarray) -> tup
             outputs[k] = np.where(rows.reshape(*rows.shape, *[1] * (y.ndim - 2)), wanted[k], y)
         elif y.ndim == 1 and len(y) == len(own) and y.dtype.kind != "f":  # how many there are, whether all are in
             near = np.abs(y.astype(np.int64) - wanted[k].astype(np.int64)) <= rows.sum(axis=1)
-            outputs[k] = np.where(near, wanted[k], y)
+            if not is_offset(wanted[k], y) and _are_counted(wanted, step.outputs, k):
+                outputs[k] = np.where(near, wanted[k], y)
     return outputs, int((step.astray & rows).sum())
 
 
-def _scores_of(wanted: Sequence[np.ndarray]) -> np.ndarray | None:
-    """Of a sorted list, [images, D]; None where there is none."""
-    stack = stack_of(wanted)
-    outputs = list(wanted) if stack is None else columns_of(wanted[stack])
-    best = list_of(outputs)[1]
+def _are_counted(wanted: Sequence[np.ndarray], found: Sequence[np.ndarray], k: int) -> bool:
+    """Whether output k is the number of rows that do not fill the list up, if it is that in the reference."""
+    scores, others = _scores_of(wanted), _scores_of(wanted, found)
+    if scores is None or others is None or (scores == scores.min()).sum() < 2:
+        return True
+    counts, others = ((y > scores.min()).sum(axis=1) for y in (scores, others))
+    return not np.array_equal(wanted[k], counts) or np.array_equal(found[k], others)
+
+
+def _scores_of(wanted: Sequence[np.ndarray], found: Sequence[np.ndarray] | None = None) -> np.ndarray | None:
+    """Of a sorted list, [images, D], in `found` if given; None where there is none."""
+    stack, found = stack_of(wanted), wanted if found is None else found
+    outputs = list(found) if stack is None else columns_of(found[stack])
+    best = list_of(wanted if stack is None else columns_of(wanted[stack]))[1]
     return None if best is None else outputs[best]
 
 

@@ -13,7 +13,7 @@ from ..onnx_file.ir_graph import settled
 from ..onnx_file.layer_types import types_of_layers
 from ..parity import Reference, Run
 from ..parity.inputs import DATA, NORMAL
-from ..parity.measure import AGREEMENT
+from ..parity.names import AGREEMENT
 from ..progress import track
 from .calibrate import QUICK, Calibration, lows_of, ranges_of
 from .edit import load, opset_of

@@ -9,6 +9,7 @@ import pytest
 from onnx import helper, numpy_helper, parser
 
 from plainconv.exporter.errors import ExportError
+from plainconv.exporter.onnx_file.file import leaves_order_open
 from plainconv.exporter.surgery import simplify
 from plainconv.exporter.surgery.compare import compare
 
@@ -90,3 +91,29 @@ def test_a_cycle_is_refused(tmp_path: Path) -> None:
     text = "(float[1,4,5,5] x) => (float[1,4,5,5] y) { a = Add(x, b) b = Conv(a, w) y = Relu(b) }"
     with pytest.raises(ExportError, match="topologically sorted"):
         simplify(given(text, 17, tmp_path), tmp_path / "plain.onnx")
+
+
+LISTS = """<ir_version: 8, opset_import: ["" : 17, "own" : 1]>
+g (float[N,64] x) => (float[N,8] v, int64[N,8] i, float[N,8] u) {
+  s = Mul (x, two) t = Identity (s) v, i = TopK <axis=1, sorted=0> (t, k) u = own.least (x, k)
+}
+<domain: "own", opset_import: ["" : 17]>
+least (x, k) => (v) { v, i = TopK <axis=1, largest=0, sorted=0> (x, k) }
+"""
+
+
+@pytest.mark.parametrize("factor", [2.0, -2.0, 2.01])
+def test_a_list_in_any_order_comes_sorted_and_is_judged_as_such(factor: float, tmp_path: Path) -> None:
+    """Given TopK that need not sort, in a function too -> what is read does; other weights or numbers are refused."""
+    paths = []
+    for each in (2.0, factor):
+        model = parser.parse_model(LISTS)
+        model.graph.initializer.append(numpy_helper.from_array(np.float32(each), "two"))
+        model.graph.initializer.append(numpy_helper.from_array(np.array([8]), "k"))
+        paths.append(tmp_path / f"{each}.onnx")
+        onnx.save(model, paths[-1])
+    assert leaves_order_open(paths[0])
+    plain = tmp_path / "plain.onnx"
+    simplify(paths[1], plain)
+    assert not leaves_order_open(plain)
+    assert compare(paths[0], plain).failed == (factor != 2.0)

@@ -85,6 +85,14 @@ def test_what_only_rounds_is_passed(precision: str, pixels: float, score: float)
         assert parities[0].turned and f"{parities[0].turned} rows without counterpart" in str(parities[0])
 
 
+def test_boxes_in_whole_pixels_are_boxes() -> None:
+    """Given corners as integers, off by one here and there -> counterparts all the same; ten pixels off -> refused."""
+    whole, found = ([y[0].astype(np.int32), *y[1:]] for y in (WANTED, rounded(0.5, 0.01)))
+    assert all(reference_of(whole).compare("step", found, TOLERANCES["int8"]))
+    found[0] = found[0] + 10 * (found[0] > 0)
+    assert reference_of(whole).compare("step", found, TOLERANCES["int8"])[0].failed
+
+
 def of_rows(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[Lists], None]:
     """The same change of every member of the list, image by image."""
 

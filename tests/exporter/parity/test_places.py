@@ -31,9 +31,9 @@ def test_places_follow_the_input(output: Shape, image: Shape, places: set[int]) 
     assert places_of([np.zeros((2, *output))], [image]) == [places]
 
 
-def test_maps_vectors_and_what_follows_nothing_have_none() -> None:
+def test_vectors_and_what_follows_nothing_have_none() -> None:
     outputs = [np.zeros((2, *shape)) for shape in ((84, 80, 80), (1000,), (256, 1024))]
-    assert places_of(outputs, [(3, 640, 640)]) == [set(), set(), set()]
+    assert places_of(outputs, [(3, 640, 640)]) == [{2, 3}, set(), set()]
     assert places_of([np.zeros((2, 64, 1024))], [(3, 256, 256)]) == [set()], "either may be the places"
 
 

@@ -72,7 +72,7 @@ def test_the_tolerance_is_a_multiple_of_eagers_own_error_and_never_below_that_of
     wanted = exact.outputs["logits"]
     rounding = (np.abs(wanted.values).max(axis=1) / wanted.scales[:, 0]).max()
     assert not wanted.own_errors.any()
-    assert exact.tolerances("logits")[0] == pytest.approx(MULTIPLE * U * rounding)
+    assert 1 <= exact.tolerances("logits")[0] / (MULTIPLE * U * rounding) < 5  # of a normal number's largest draw
 
 
 def test_one_chaotic_image_leaves_the_others_their_tolerance() -> None:
@@ -343,13 +343,14 @@ def test_an_edge_that_the_network_itself_makes_no_number_of_is_left_out_and_said
 
 def test_a_constant_beside_an_output_that_moves_is_held_to_its_value() -> None:
     class Anchored(nn.Module):
-        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-            return x.mean((2, 3)), torch.arange(4.0).expand(len(x), 4) + 7
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            return x.mean((2, 3)), torch.arange(4.0).expand(len(x), 4) + 7, (x > 1e9).float()
 
-    reference = reference_from_module(Anchored(), EXAMPLE, output_names=("scores", "anchors"))
+    reference = reference_from_module(Anchored(), EXAMPLE, output_names=("scores", "anchors", "nothing"))
     exact = reference.run(run_module(Anchored()))
     assert all(reference.compare("step", exact))
-    assert reference.compare("step", [exact[0], exact[1] + 0.01])[1].failed
+    assert reference.compare("step", [exact[0], exact[1] + 0.01, exact[2]])[1].failed
+    assert reference.compare("step", [*exact[:2], exact[2] + np.eye(8, dtype=np.float32)])[2].failed
 
 
 def test_integers_are_judged_by_agreement() -> None:

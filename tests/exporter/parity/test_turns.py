@@ -278,3 +278,24 @@ def test_mask_rcnn_with_random_weights_holds(seed: int) -> None:
     wrong = reference.run(run_module(plain))
     wrong[0][:, :3] += 0.1  # pixels
     assert not reference.compare("step", wrong)[0]
+
+
+@pytest.mark.parametrize(("filled", "off", "excuse"), [
+    (False, {0: 1}, True), (False, dict.fromkeys(range(12), 1), False), (False, {0: 3}, False),
+    (True, {0: -1}, True), (True, {0: 1}, False), (True, {1: -1}, False),
+])  # fmt: skip
+def test_a_count_is_that_of_the_steps_own_rows(filled: bool, off: dict[int, int], excuse: bool) -> None:
+    """Given choices of rounding in every image -> a count may go with the rows found, never on by one in all images."""
+    wanted, turns = lists(), np.zeros((12, ROWS), bool)
+    turns[:, 3:5] = True
+    if filled:
+        wanted[1][:, 15:], wanted[2][:] = 0, 15
+    found = [y.copy() for y in wanted]
+    found[0][0, 4] += 500
+    if filled:  # the step finds one row less in the first image
+        found[1][0, 14] = 0
+        turns[0, 14] = True
+    for image, count in off.items():
+        found[2][image] += count
+    outputs, _ = excused(wanted, matched(wanted, found), turns)
+    assert np.array_equal(outputs[2], wanted[2]) == excuse

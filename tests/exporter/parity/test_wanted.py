@@ -81,3 +81,24 @@ def test_probabilities_may_be_off_by_the_rounding_of_one() -> None:
         wrong[:, 0] = fault(y[:, 0])
         measured = largest_error(found, wrong, allowed)
         assert measured.error > measured.tolerance
+
+
+def test_an_error_that_few_draws_have_is_a_decision_as_large_however_small_the_rounding() -> None:
+    """Given six draws at four times the rounding, one off by .1 on one image -> all of that, a quarter of the rest."""
+    y = RNG.standard_normal((13, 50))
+    draws = [y + 4e-6 * RNG.uniform(0.5, 1, y.shape) for _ in range(6)]
+    draws[2][5, 7] += 0.1
+    found = wanted_output(y, [y], KINDS, np.arange(12), moved=draws, coarser=4.0)
+    assert found.jumps[5] * found.scales[5, 0] == pytest.approx(0.1, rel=1e-3) and np.count_nonzero(found.jumps) == 1
+    usual = found.moved * found.scales * np.where(np.array(KINDS) == "zeros", 1, 3**0.5)[:, None]
+    assert usual == pytest.approx(1e-6, rel=0.1)
+    whole = np.rint(4 * y).astype(np.int64)
+    shares = wanted_output(whole, [whole], KINDS, np.arange(12), moved=[whole + (y > 0.99 * y.max())], coarser=4.0)
+    assert shares.moved.sum() == pytest.approx(1 / 50 / 4)
+
+
+def test_an_output_without_elements_is_right() -> None:
+    y = np.zeros((13, 0, 4))
+    found = wanted(y)
+    measured = largest_error(found, y, float32_tolerances(found, np.zeros(13, bool), 1))
+    assert measured.error == measured.tolerance == 0
