@@ -70,11 +70,11 @@ class Queued {
 
 class Session {
  public:
-  Session(std::shared_ptr<Wire> wire, Shared& shared, net::thread_pool& codec)
+  Session(std::shared_ptr<Wire> wire, Shared& shared, Pools& pools)
       : exchange_(std::move(wire), shared.service.options()),
         shared_(shared),
         service_(shared.service),
-        codec_(codec) {}
+        pools_(pools) {}
 
   Awaitable<void> run() {
     bool goes_on = co_await exchange_.begin();
@@ -178,17 +178,18 @@ class Session {
     Body body = co_await exchange_.read_body(coding.empty() ? json_length.value_or(0) : 0, *room_);
     facts_.bytes_in = body.bytes.size();
     if (!coding.empty()) {
-      body = co_await in_codec([&] { return decompressed(body.bytes, coding, max_body, json_length.value_or(0)); });
+      body = co_await in(pools_.codec,
+                         [&] { return decompressed(body.bytes, coding, max_body, json_length.value_or(0)); });
       room_->grow(body.bytes.size());
     }
     (void)header_length(head().json_length, body.bytes.size());
     const auto start = Clock::now();
     try {
       if (is_image(head().content_type)) {
-        const auto image = co_await in_codec([&] { return read_image(service_, route, body, *room_, facts_); });
+        const auto image = co_await in(pools_.codec, [&] { return read_image(service_, route, body, *room_, facts_); });
         co_await computed(image.asked);
         service_.succeeded(image.asked, facts_);
-        co_return answer_of(co_await in_codec([&] { return answer_of_image(image); }));
+        co_return answer_of(co_await in(pools_.codec, [&] { return answer_of_image(image); }));
       }
       const std::size_t json = json_length.value_or(body.bytes.size());
       const auto read = [&] { return service_.read(route.model, route.version, std::move(body), json_length, facts_); };
@@ -247,7 +248,7 @@ class Session {
         // NOLINTNEXTLINE(*-reinterpret-cast): bytes are bytes
         pieces.emplace_back(reinterpret_cast<const char*>(tensor.data()), tensor.size());
       }
-      std::string smaller = co_await in_codec([&] { return compressed(pieces, coding); });
+      std::string smaller = co_await in(pools_.codec, [&] { return compressed(pieces, coding); });
       reply = Reply{std::move(smaller), {}, {}};
       answer.headers += text("Content-Encoding: ", coding, "\r\nVary: Accept-Encoding\r\n");
     }
@@ -280,11 +281,11 @@ class Session {
         const json::Value* ready = json::find(asked, "ready");
         const auto* flag = ready == nullptr ? nullptr : std::get_if<bool>(ready);
         const bool ready_only = flag != nullptr && *flag;
-        std::string rows = co_await in_codec([&] { return service_.index(ready_only); });
+        std::string rows = co_await in(pools_.control, [&] { return service_.index(ready_only); });
         co_return answer_of(std::move(rows));
       }
       case Endpoint::unload:
-        co_await in_codec([&] { service_.store().unload(route.model); });
+        co_await in(pools_.control, [&] { service_.store().unload(route.model); });
         co_return answer_of(text(R"({"name":)", json_text(route.model), R"(,"unload":true})"));
       default: break;
     }
@@ -293,7 +294,7 @@ class Session {
     if (!is_null(parameters) && (members == nullptr || !members->empty())) {
       throw bad_request("loading takes no parameters here: a model is what its bundle says; leave them out");
     }
-    co_await in_codec([&] { service_.store().load(route.model); });
+    co_await in(pools_.control, [&] { service_.store().load(route.model); });
     co_return answer_of(text(R"({"name":)", json_text(route.model), R"(,"load":true})"));
   }
 
@@ -309,17 +310,17 @@ class Session {
   template <class F>
   Awaitable<std::invoke_result_t<F>> by_size(bool is_long, F work) {
     if (is_long) {
-      co_return co_await in_codec(std::move(work));
+      co_return co_await in(pools_.codec, std::move(work));
     }
     co_return work();
   }
 
-  /// What `work` gives, by another thread: it may take long.
+  /// What `work` gives, by a thread of the pool: it may take long.
   template <class F>
-  Awaitable<std::invoke_result_t<F>> in_codec(F work) {
+  static Awaitable<std::invoke_result_t<F>> in(net::thread_pool& pool, F work) {
     using Result = std::invoke_result_t<F>;
     auto run = [&work]() -> Awaitable<Result> { co_return work(); };
-    co_return co_await net::co_spawn(codec_, std::move(run), net::use_awaitable);
+    co_return co_await net::co_spawn(pool, std::move(run), net::use_awaitable);
   }
 
   void record(Clock::time_point start) {
@@ -332,15 +333,15 @@ class Session {
   Exchange exchange_;
   Shared& shared_;
   Service& service_;
-  net::thread_pool& codec_;
+  Pools& pools_;
   std::optional<Service::Room> room_;
   Facts facts_;
 };
 
 }  // namespace
 
-Awaitable<void> serve_connection(std::shared_ptr<Wire> wire, Shared& shared, net::thread_pool& codec) {
-  Session session(std::move(wire), shared, codec);
+Awaitable<void> serve_connection(std::shared_ptr<Wire> wire, Shared& shared, Pools& pools) {
+  Session session(std::move(wire), shared, pools);
   co_await session.run();
 }
 

@@ -213,18 +213,18 @@ def server_of(app: Guard, options: ServeOptions, listener: socket.socket, certif
     return Server(config, Acceptor(listener, options.max_connections, certificates))
 
 
-def listening(host: str, port: int) -> socket.socket:
+def bound(host: str, port: int) -> socket.socket:
     """A socket that is bound there. Raises OSError."""
     family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    bound = socket.socket(family, kind, protocol)
+    listener = socket.socket(family, kind, protocol)
     try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(address)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
     except OSError:
-        bound.close()
+        listener.close()
         raise
-    bound.setblocking(False)
-    return bound
+    listener.setblocking(False)
+    return listener
 
 
 async def _refused(request: Request, error: Any) -> Response:

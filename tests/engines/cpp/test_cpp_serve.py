@@ -243,7 +243,7 @@ def test_32_clients_share_runs(program, digits, images, wanted):
     assert rows == 640 and runs < 640
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_under_load(program, digits, images, wanted, number):
     """Given SIGTERM while clients send -> all that was accepted is answered rightly, exit code 0."""
     outcomes, ready = [], threading.Barrier(9)
@@ -539,3 +539,28 @@ def test_images_as_bodies(program, tmp_path):
         status, _, body = server.ask("POST", "/v2/models/tiny/infer", b"x", {"Content-Type": "image/png"})
         said = "the bundle says not how an image becomes its input; export it with --preprocessing"
         assert (status, json.loads(body)) == (400, {"error": said})
+
+
+def test_closed_streams_and_a_log_that_is_full(program, bundle, tmp_path):
+    """Given closed standard streams, and a log that may not grow -> it answers, and nobody gets what is said."""
+    log, path = tmp_path / "log", tmp_path / "s"
+    words = [program("bundle-serve"), bundle, "--unix-socket", path, "--lame-duck", 0, "--access-log", log]
+    command = f"ulimit -f 1; exec {' '.join(map(str, words))} <&- >&- 2>&-"
+    process = subprocess.Popen(["bash", "-c", command])
+    try:
+        assert until(path.exists)
+        with socket.socket(socket.AF_UNIX) as connection, connection.makefile("rb") as received:
+            connection.settimeout(LONG_S)
+            connection.connect(str(path))
+            for _ in range(20):
+                connection.sendall(b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\n\r\n" * 5)
+                for _ in range(5):
+                    lines = iter(received.readline, b"\r\n")
+                    assert next(lines) == b"HTTP/1.1 200 OK\r\n"
+                    assert b"Content-Length: 13\r\n" in list(lines) and received.read(13) == b'{"live":true}'
+            assert until(lambda: log.stat().st_size == 1024)
+        process.terminate()
+        assert process.wait(LONG_S) == 0
+    finally:
+        process.kill()
+        process.wait(LONG_S)
