@@ -79,9 +79,14 @@ class Session {
   Awaitable<void> run() {
     bool goes_on = co_await exchange_.begin();
     while (goes_on) {
-      goes_on = co_await next_head();
+      std::optional<Answer> refused;
+      try {
+        goes_on = co_await exchange_.next_head();
+      } catch (const Refused& error) {
+        refused = answer_of(error);
+      }
       if (goes_on) {
-        goes_on = co_await answer();
+        goes_on = co_await answer(std::move(refused));
       }
     }
   }
@@ -89,41 +94,27 @@ class Session {
  private:
   [[nodiscard]] const Head& head() const { return exchange_.head(); }
 
-  /// Whether there is another request, whose head has been read; one that is none is refused, and the connection ends.
-  Awaitable<bool> next_head() {
-    std::optional<Answer> refused;
-    try {
-      const bool has_head = co_await exchange_.next_head();
-      co_return has_head;
-    } catch (const Refused& error) {
-      refused = answer_of(error);
-    }
-    facts_ = Facts{};
-    facts_.status = refused->status;
-    facts_.bytes_out = refused->size();
-    (void)co_await exchange_.send(*refused, true);
-    record(Clock::now());
-    co_await exchange_.linger(false);
-    co_return false;
-  }
-
-  /// Answer the request whose head was read. Whether the connection goes on.
-  Awaitable<bool> answer() {
+  /// Answer the request whose head was read; what is none is `refused` already, and ends the connection. Whether that
+  /// goes on.
+  Awaitable<bool> answer(std::optional<Answer> refused) {
     std::optional<Counted> under_way(std::in_place, shared_.under_way, &shared_.handled);
     const auto start = Clock::now();
+    const bool is_request = !refused;
     facts_ = Facts{};
     facts_.method = head().method;
     facts_.path = head().path;
     facts_.trace = trace_of(head().traceparent, head().tracestate);
-    Answer answer;
+    Answer answer = refused ? *std::move(refused) : Answer{};
     try {
-      answer = co_await routed();
+      if (is_request) {
+        answer = co_await routed();
+      }
     } catch (const std::exception& error) {
       answer = answer_of(refusal_of(error, shared_.complain));
     }
     facts_.status = answer.status;
     facts_.bytes_out = answer.size();
-    const bool closes = head().closes || exchange_.has_body_left() || shared_.draining;
+    const bool closes = !is_request || head().closes || exchange_.has_body_left() || shared_.draining;
     bool is_sound = answer.status != left_status;
     if (is_sound) {
       is_sound = co_await exchange_.send(answer, closes);
@@ -132,7 +123,7 @@ class Session {
     record(start);
     under_way.reset();
     if (is_sound && closes) {
-      co_await exchange_.linger(answer.status != unauthorized_status);
+      co_await exchange_.linger(is_request && answer.status != unauthorized_status);
     }
     co_return is_sound && !closes;
   }

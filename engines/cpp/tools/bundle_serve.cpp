@@ -218,10 +218,12 @@ bool is_loopback(const std::string& host) {
          (::inet_pton(AF_INET6, host.c_str(), &six) == 1 && IN6_IS_ADDR_LOOPBACK(&six));
 }
 
-/// SIGTERM, SIGINT and, unless it is ignored, SIGHUP, which no thread takes but the one that waits for them here.
+/// SIGTERM, SIGINT and, unless it is ignored, SIGHUP, which no thread takes but the one that waits for them here. A
+/// reader of the log that leaves is no signal, but an error of who writes.
 class Signals {
  public:
   Signals() {
+    std::signal(SIGPIPE, SIG_IGN);
     ::sigemptyset(&set_);
     ::sigaddset(&set_, SIGTERM);
     ::sigaddset(&set_, SIGINT);

@@ -2,7 +2,9 @@
 
 import contextlib
 import json
+import os
 import re
+import select
 import shutil
 import signal
 import socket
@@ -564,3 +566,18 @@ def test_closed_streams_and_a_log_that_is_full(program, bundle, tmp_path):
     finally:
         process.kill()
         process.wait(LONG_S)
+
+
+def test_a_reader_of_the_log_that_leaves(program, bundle, tmp_path):
+    """Given a pipe as the log, whose reader ends -> the server goes on."""
+    log = tmp_path / "log"
+    os.mkfifo(log)
+    reader = os.open(log, os.O_RDONLY | os.O_NONBLOCK)
+    with running(program, bundle, "--access-log", log) as server:
+        assert server.ask("GET", "/v2")[0] == 200
+        assert until(lambda: select.select([reader], [], [], 0)[0])
+        os.close(reader)
+        for _ in range(5):
+            assert server.ask("GET", "/v2")[0] == 200
+            time.sleep(0.1)  # a line is written every so often
+        assert server.stop()[0] == 0
