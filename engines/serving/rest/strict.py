@@ -60,6 +60,11 @@ class StrictConnection(h11.Connection):
         """h11's next event. Raises h11.RemoteProtocolError."""
         was_idle = self.their_state is h11.IDLE
         before = self.trailing_data[0] if was_idle or self._is_chunked else b""
+        while was_idle and before.startswith(b"\r\n"):  # an empty line before a request is passed over
+            self._receive_buffer.maybe_extract_at_most(2)
+            before = before[2:]
+        if was_idle and before == b"\r":
+            return h11.NEED_DATA
         try:
             event = super().next_event()
             read = before[: len(before) - len(self.trailing_data[0])]
@@ -103,7 +108,7 @@ class StrictConnection(h11.Connection):
         """Raise RefusedError where a head is not as it must be."""
         if request.http_version not in (b"1.0", b"1.1"):
             raise VersionError("the request is of another version of HTTP, wanted 1.1")
-        _check_lines(head.lstrip(b"\r\n"))
+        _check_lines(head)
         fields = [(name.lower(), value) for name, value in _FIELD.findall(head)]
         if len(head) > MOST_HEAD:
             raise BadRequestError(_LONG_HEAD)
