@@ -569,7 +569,7 @@ def test_closed_streams_and_a_log_that_is_full(program, bundle, tmp_path):
 
 
 def test_a_reader_of_the_log_that_leaves(program, bundle, tmp_path):
-    """Given a pipe as the log, whose reader ends -> the server goes on."""
+    """Given a pipe as the log, whose reader ends -> the server goes on; one without a reader -> that is said."""
     log = tmp_path / "log"
     os.mkfifo(log)
     reader = os.open(log, os.O_RDONLY | os.O_NONBLOCK)
@@ -581,3 +581,6 @@ def test_a_reader_of_the_log_that_leaves(program, bundle, tmp_path):
             assert server.ask("GET", "/v2")[0] == 200
             time.sleep(0.1)  # a line is written every so often
         assert server.stop()[0] == 0
+    command = [program("bundle-serve"), bundle, "--access-log", log]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LONG_S)
+    assert done.returncode == 2 and "log: no access log can be written there" in done.stderr
