@@ -126,7 +126,12 @@ def _loaded(
         graph, _ = graph_of(opened.manifest, precision, on_cpu=on_cpu)
         try:
             return OnnxRuntimeRunner(
-                opened.file(graph), providers=providers, threads=threads, precision=precision, device=device
+                opened.file(graph),
+                providers=providers,
+                threads=threads,
+                precision=precision,
+                device=device,
+                read=opened.graph,
             )
         except EngineError as error:
             if precision == "fp32":

@@ -61,6 +61,7 @@ def load_split(
             devices=_enough(devices, split),
             threads=threads,
             timeout=timeout,
+            read=bundle.graph,
         )
     missing = f"{bundle.folder} holds no {engine} engines of its parts; build them with `exporter build`"
     raise EngineError(next(iter(why_words(reasons)), missing))

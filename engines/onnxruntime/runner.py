@@ -13,7 +13,7 @@ from plainconv.exporter.errors import EngineError
 from ..cuda.device_array import DeviceArray, borrow, gpu_of
 from ..runner import InputCheck, Runner, Span, check_apart, check_outputs, on_gpu
 from .graph_runs import GraphRuns, by_graph
-from .session import SessionOptions, is_lost, runtime, start, why_failed
+from .session import Read, SessionOptions, is_lost, open_it, runtime, start, why_failed
 
 _DTYPES = {  # by ONNX Runtime's words: NumPy's name, ONNX's number
     "tensor(bool)": ("bool", 9),
@@ -58,6 +58,7 @@ class OnnxRuntimeRunner(Runner):
         options: Mapping[str, str] | None = None,
         device: int = 0,
         cuda_graph: bool = False,
+        read: Read = open_it,
     ) -> None:
         """Load the ONNX file at `onnx`; `precision` names what its graph computes in, `SessionOptions` has the rest.
 
@@ -69,7 +70,7 @@ class OnnxRuntimeRunner(Runner):
         settings = SessionOptions(
             providers, threads, tf32, conv_search, options or {}, device=device, cuda_graph=cuda_graph
         )
-        session, self.provider = start(onnx, settings)
+        session, self.provider = start(onnx, settings, read)
         self.precision, self.tf32, self.graph = precision, tf32, onnx.name
         self.inputs = tuple(_spec(value) for value in session.get_inputs())
         self.outputs = tuple(_spec(value) for value in session.get_outputs())

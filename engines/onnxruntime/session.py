@@ -6,7 +6,7 @@ import io
 import os
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -60,6 +60,14 @@ class SessionOptions:
     cuda_graph: bool = False
 
 
+Read = Callable[[Path], bytes | None]
+"""The bytes of an ONNX file, which somebody has verified; None where ONNX Runtime is to open it."""
+
+
+def open_it(onnx: Path) -> None:
+    """Have ONNX Runtime open it."""
+
+
 def runtime() -> ModuleType:
     """ONNX Runtime itself. Raises EngineError where it is not installed."""
     try:
@@ -78,7 +86,7 @@ def run_options(onnxruntime: ModuleType) -> Any:
     return by_graph(onnxruntime, 0)
 
 
-def start(onnx: Path, options: SessionOptions) -> tuple[Any, str]:
+def start(onnx: Path, options: SessionOptions, read: Read = open_it) -> tuple[Any, str]:
     """An InferenceSession of the ONNX file at `onnx`, and the provider that runs it, one of `PROVIDERS`.
 
     ONNX Runtime by itself goes on with the CPU where a GPU provider does not start. Here that is an error, or with
@@ -88,7 +96,7 @@ def start(onnx: Path, options: SessionOptions) -> tuple[Any, str]:
     model that it takes.
     """
     provider, onnxruntime = provider_of(options), runtime()
-    session = _session(onnxruntime, onnx, provider, options)
+    session = _session(onnxruntime, onnx, read, provider, options)
     if PROVIDERS[provider] in session.get_providers():
         return session, provider
     found = f"ONNX Runtime's {provider} provider does not start here, for want of a library it needs"
@@ -177,7 +185,7 @@ def _why_no_gpu(device: int) -> str | None:
     return None
 
 
-def _session(onnxruntime: ModuleType, onnx: Path, provider: str, options: SessionOptions) -> Any:
+def _session(onnxruntime: ModuleType, onnx: Path, read: Read, provider: str, options: SessionOptions) -> Any:
     """An InferenceSession that asks for `provider` and, for what that does not run, for those after it."""
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = options.threads
@@ -196,9 +204,10 @@ def _session(onnxruntime: ModuleType, onnx: Path, provider: str, options: Sessio
     if provider == "tensorrt_rtx":
         settings.add_provider_for_devices([_plugin_device(onnxruntime, options.device)], asked[0][1])
         asked = None
+    model = read(onnx) or str(onnx)
     try:
         # Its own fallback would print, and go on with what nobody asked for.
-        return onnxruntime.InferenceSession(str(onnx), settings, providers=asked, enable_fallback=0)
+        return onnxruntime.InferenceSession(model, settings, providers=asked, enable_fallback=0)
     except Exception as error:  # it raises a dozen classes of its own without a common base
         if is_no_memory(error):
             raise EngineError(f"{onnx.name}: out of memory ({_words(error)}); close other programs") from error

@@ -14,7 +14,7 @@ from plainconv.exporter.errors import EngineError
 from ..runner import Array, InputCheck, Runner, Span, check_apart, check_outputs, dtype_of
 from ..schedule import Place, Schedule, schedule_of
 from .cores import Cores, bind, cores_of_places, usable_cores
-from .session import SessionOptions, option_problems, run_options, runtime, start, why_failed
+from .session import Read, SessionOptions, open_it, option_problems, run_options, runtime, start, why_failed
 from .workers import Run, Workers
 
 _BFLOAT16 = 16  # ONNX's number of what NumPy has no type of its own for
@@ -44,6 +44,7 @@ class OnnxRuntimeSplitRunner(Runner):
         devices: Sequence[int] | None = None,
         threads: int = 1,
         timeout: float = 60.0,
+        read: Read = open_it,
     ) -> None:
         """Load the parts of `split` from `files`, by name; `inputs` and `outputs` are those of the whole network.
 
@@ -56,6 +57,7 @@ class OnnxRuntimeSplitRunner(Runner):
                 group share its cores.
             threads: of each place, for one op at a time (0: one per core of it).
             timeout: seconds that a call may take, the wait for earlier calls included.
+            read: gives the bytes of a part's file.
 
         Raises:
             EngineError: an option is none of these, a file is missing or no model that ONNX Runtime takes, or is
@@ -77,7 +79,7 @@ class OnnxRuntimeSplitRunner(Runner):
         self._results = split.results
         schedule = schedule_of(split)
         self.cores = cores_of_places(schedule.places, groups, usable_cores())
-        loader = _Loader(schedule, files, self.cores, threads)
+        loader = _Loader(schedule, files, self.cores, threads, read)
         self._workers = Workers(schedule, loader.start)
         self.why_not_bound: str | None = next(iter(loader.unbound), None)
 
@@ -147,6 +149,7 @@ class _Loader:
     files: Mapping[str, Path]
     cores: Mapping[Place, Cores]
     threads: int
+    read: Read
     unbound: list[str] = field(default_factory=list)
 
     def start(self, place: Place) -> Run:
@@ -160,7 +163,7 @@ class _Loader:
         threads = self.threads or len(self.cores[place])
         options = SessionOptions("cpu", threads, cores=() if why_not else self.cores[place])
         parts = {
-            position: _LoadedPart(step.part, self.files[step.part.name], options)
+            position: _LoadedPart(step.part, self.files[step.part.name], options, self.read)
             for position, step in enumerate(self.schedule.steps)
             if step.place == place
         }
@@ -170,10 +173,10 @@ class _Loader:
 class _LoadedPart:
     """A part as a session."""
 
-    def __init__(self, part: PartRecord, file: Path, options: SessionOptions) -> None:
+    def __init__(self, part: PartRecord, file: Path, options: SessionOptions, read: Read = open_it) -> None:
         self._part = part
         try:
-            self._session, _ = start(file, options)
+            self._session, _ = start(file, options, read)
         except EngineError as error:
             raise EngineError(f"part {part.name}: {error}") from error
         self._names = [spec.name for spec in part.outputs]

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from plainconv.exporter.bundle import Bundle, identity
-from plainconv.exporter.errors import BundleError, EngineError
+from plainconv.exporter.errors import BundleError, EngineError, PlainconvError
 
 from ..bench import random_inputs
 from ..predict.predictor import Predictor, predictor_of
@@ -27,10 +27,12 @@ def _nobody(rows: int, seconds: float) -> None:
 class Model:
     """A loaded model. Whoever uses it holds it by `use`; once retired it closes itself after its last user."""
 
-    def __init__(self, bundle: Bundle, loaded: Loaded, options: ServeOptions, observe: Observe = _nobody) -> None:
-        """`observe` is told of every run: its rows, and the seconds it took."""
+    def __init__(
+        self, folder: Path, bundle: Bundle, loaded: Loaded, options: ServeOptions, observe: Observe = _nobody
+    ) -> None:
+        """Of the bundle in `folder`; `observe` is told of every run: its rows, and the seconds it took."""
         self.sha256, self.inputs, self.outputs = bundle.sha256, bundle.inputs, bundle.outputs
-        self.report = Path(f"{os.path.abspath(bundle.folder)}.html")
+        self.report = Path(f"{os.path.abspath(folder)}.html")
         self.predictor = _predictor(bundle)
         self.backend, self.precision, self.profiles = loaded.runtime, loaded.precision, loaded.profiles
         open_axis = batch_axis(self.inputs, self.outputs) is not None
@@ -92,13 +94,18 @@ def open_model(folder: Path, options: ServeOptions, observe: Observe = _nobody, 
     Raises BundleError where it does not open, EngineError where nothing here runs it.
     """
     for _ in range(_ATTEMPTS):
-        bundle = Bundle.open(folder)
-        loaded = loader(bundle, options)
+        bundle = Bundle.open(os.path.realpath(folder))  # a link may be pointed elsewhere, and back
+        try:
+            loaded = loader(bundle, options)
+        except (PlainconvError, OSError):
+            if identity(folder) == bundle.sha256:
+                raise
+            continue
         try:
             is_same = identity(folder) == bundle.sha256  # else its files may be those of the next version
             if is_same:
                 _warm_up(loaded, bundle)
-                return Model(bundle, loaded, options, observe)
+                return Model(folder, bundle, loaded, options, observe)
         except BaseException:
             loaded.backend.close()
             raise

@@ -1,5 +1,6 @@
 """Where the models are: one bundle, or a folder of bundles, which no name leads out of."""
 
+import contextlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,9 @@ class Places:
         """Every model there is now."""
         if self.root is None:
             return tuple(name for name, _ in self.only)
-        return tuple(sorted(path.name for path in self.root.iterdir() if _is_model(path)))
+        with contextlib.suppress(OSError):  # it is behind a link, perhaps, that leads nowhere just now
+            return tuple(sorted(path.name for path in self.root.iterdir() if _is_model(path)))
+        return ()
 
     def folder(self, name: str) -> Path:
         """The bundle of that name. Raises UnknownError where there is none, or the name leads elsewhere."""
@@ -48,7 +51,7 @@ def places_of(path: Path, name: str = "", default: str = "") -> Places:
         return Places(only=((chosen, path),))
     if name:
         raise BundleError(f"{path} is a folder of bundles, which have names of their own; leave --name out")
-    places = Places(root=path.resolve())
+    places = Places(root=path.absolute())  # a link is followed at each look: it may be pointed elsewhere
     if not places.names():
         raise BundleError(f"{path} holds neither a bundle nor folders that do; give what `exporter run` wrote")
     return places

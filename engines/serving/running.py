@@ -124,7 +124,7 @@ async def _serve(
         held.callback(log.close)
         if regions:
             held.callback(regions.close)
-        listener = _listening(options)
+        listener = _bound(options)
         held.callback(listener.close)
         http_port = listener.getsockname()[1]
         _on_signals(stop)
@@ -143,6 +143,7 @@ async def _serve(
             await grpc_front.start()
             watch = asyncio.ensure_future(guests.watch(port))
             held.callback(watch.cancel)
+        _listen(listener, options)
         application = rest_server.application(service, bearer, log, routes(service))
         http = rest_server.server_of(application, options, listener, certificates)
         watcher = Watcher(options.watch_s, store.refresh, *([certificates.refresh] if certificates else []))
@@ -212,23 +213,37 @@ async def _unless(stop: asyncio.Event, work: Any) -> None:
         task.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody waits for it any more
 
 
-def _listening(options: ServeOptions) -> Any:
+def _bound(options: ServeOptions) -> Any:
     from .rest import server as rest_server
 
     try:
-        return rest_server.listening(options.host, options.http_port)
+        return rest_server.bound(options.host, options.http_port)
     except OSError as error:
-        where = f"{options.host}:{options.http_port}"
-        remedy = "give another --host or --http-port, or port 0 for any that is free"
-        raise EngineError(f"HTTP cannot listen on {where} ({error.strerror}); {remedy}") from None
+        raise _cannot_listen(options, error) from None
+
+
+def _listen(listener: Any, options: ServeOptions) -> None:
+    """Have connections wait for who takes them. Raises EngineError where another began to meanwhile, at this port."""
+    try:
+        listener.listen(1024)
+    except OSError as error:
+        raise _cannot_listen(options, error) from None
+
+
+def _cannot_listen(options: ServeOptions, error: OSError) -> EngineError:
+    where = f"{options.host}:{options.http_port}"
+    remedy = "give another --host or --http-port, or port 0 for any that is free"
+    return EngineError(f"HTTP cannot listen on {where} ({error.strerror}); {remedy}")
 
 
 def _on_signals(stop: asyncio.Event) -> None:
-    """SIGTERM and SIGINT ask for an end; outside of the main thread there are no signals."""
+    """SIGTERM, SIGINT and SIGHUP ask for an end; outside of the main thread there are no signals."""
     if threading.current_thread() is not threading.main_thread():
         return
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])):
+        if signal.getsignal(number) is signal.SIG_IGN:  # as under nohup
+            continue
         if sys.platform == "win32":
             signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop.set))
         else:

@@ -4,7 +4,8 @@ import asyncio
 import collections
 import contextvars
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -46,6 +47,7 @@ class Service:
         self.refusing = False  # it stops: nothing new over gRPC
         self.good_bye: asyncio.Event | None = None  # gRPC's; who is refused hears of it once that is said
         self.under_way, self.handled = 0, 0
+        self._control = ThreadPoolExecutor(1, "control")
         self.pending_bytes: collections.Counter[str] = collections.Counter()  # by who sent them
 
     async def infer(self, name: str, request: InferRequest) -> InferResponse:
@@ -77,12 +79,16 @@ class Service:
     async def load(self, name: str) -> None:
         """Load a model from the repository. Raises RefusedError."""
         self.check_repository()
-        await asyncio.to_thread(self.store.load, name)
+        await self._in_control(self.store.load, name)
 
     async def unload(self, name: str) -> None:
         """Unload a model. Raises RefusedError."""
         self.check_repository()
-        await asyncio.to_thread(self.store.unload, name)
+        await self._in_control(self.store.unload, name)
+
+    async def _in_control(self, work: Callable[[str], None], name: str) -> None:
+        """Do what takes long, one at a time as it is, in a thread that nobody else waits for."""
+        await asyncio.get_running_loop().run_in_executor(self._control, work, name)
 
     def check_repository(self) -> None:
         """Raise ForbiddenError where models may not be listed, loaded and unloaded by request."""

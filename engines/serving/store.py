@@ -4,6 +4,7 @@ A new version is loaded beside the old one, then takes its place in one step; th
 closes after the last. Where the new one does not load, the old one stays.
 """
 
+import contextlib
 import logging
 import threading
 import time
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from plainconv.exporter.bundle import identity
 from plainconv.exporter.errors import EngineError, PlainconvError
@@ -27,7 +29,7 @@ Opener = Callable[[str, Path], Model]
 
 @dataclass(frozen=True)
 class Entry:
-    """What is known of a model: where it is, whether it is loaded, else why not; the version that did not load.
+    """What is known of a model: where it is, whether it is loaded, else why not; the files that did not load.
 
     One whose device was lost is loaded, but takes no requests.
     """
@@ -35,7 +37,7 @@ class Entry:
     folder: Path
     model: Model | None = None
     reason: str = ""
-    refused: str | None = None
+    refused: tuple[Any, ...] | None = None
 
 
 class Store:
@@ -82,16 +84,17 @@ class Store:
     def refresh(self) -> None:
         """Load anew what was replaced on disk."""
         for name, entry in list(self._entries.items()):
-            known = (entry.model.sha256 if entry.model else None, entry.refused)
-            if known == (None, None):
+            known = entry.model.sha256 if entry.model else None
+            if known is None and entry.refused is None:
                 continue  # it was unloaded
             now = identity(entry.folder)
-            if now is not None and now not in known:
-                try:
-                    self._load(name, entry.folder)
-                except PlainconvError:
-                    continue  # it is in the log; what was there is still served
-                _log.warning("model %s: reloaded, %s in the place of %s", name, now[:12], (known[0] or "none")[:12])
+            if now is None or now == known or (entry.refused is not None and _files(entry.folder) == entry.refused):
+                continue
+            try:
+                self._load(name, entry.folder)
+            except PlainconvError:
+                continue  # it is in the log; what was there is still served
+            _log.warning("model %s: reloaded, %s in the place of %s", name, now[:12], (known or "none")[:12])
 
     @contextmanager
     def use(self, name: str) -> Iterator[Model]:
@@ -172,8 +175,8 @@ class Store:
         """Why a model does not load goes to the log; that of the only one ends the server, which then says it."""
         with self._loading:
             entry = self._entries.get(name) or Entry(folder)
-            version = identity(folder)
-            if entry.model and version == entry.model.sha256 and not entry.model.lost:
+            files = _files(folder)
+            if entry.model and identity(folder) == entry.model.sha256 and not entry.model.lost:
                 return
             try:
                 model = self._open(name, folder)
@@ -182,7 +185,7 @@ class Store:
                 if not (is_only and isinstance(error, PlainconvError)):
                     _log.error("model %s: %s", name, said)
                 with self._lock:
-                    self._entries[name] = replace(entry, reason="it cannot be loaded", refused=version or "")
+                    self._entries[name] = replace(entry, reason="it cannot be loaded", refused=files)
                 if isinstance(error, PlainconvError):
                     raise
                 raise EngineError(f"{folder}: cannot be loaded ({said}); is the bundle for this machine?") from error
@@ -190,6 +193,17 @@ class Store:
                 self._entries[name] = Entry(folder, model)
                 if entry.model:
                     self._retire(entry.model)
+
+
+def _files(folder: Path) -> tuple[Any, ...]:
+    """What tells the files of a bundle from what they were: where one is copied file by file, the manifest comes first.
+
+    Files that vanish meanwhile are as good as changed.
+    """
+    with contextlib.suppress(OSError):
+        found = [(path, path.lstat()) for path in sorted(folder.rglob("*"))]
+        return tuple((path, each.st_ino, each.st_size, each.st_mtime_ns) for path, each in found)
+    return ()
 
 
 class Watcher:

@@ -1,13 +1,16 @@
 """The certificate and its key: checked when a server starts, and read anew when their files change."""
 
 import logging
+import os
 import ssl
 from pathlib import Path
 
-from plainconv.exporter.errors import EngineError
+from plainconv.exporter.bundle.plain_file import open_plain
+from plainconv.exporter.errors import BundleError, EngineError
 
 _log = logging.getLogger("plainconv.serving")
 _NO_PASSWORD = "none"
+_MOST = 2**20  # bytes
 State = tuple[tuple[int, int, int], ...]
 
 
@@ -44,9 +47,16 @@ class Certificates:
 
     def _read(self) -> tuple[ssl.SSLContext, tuple[bytes, bytes]]:
         try:
+            key, cert = (_bytes(path) for path in (self._key, self._cert))
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(self._cert, self._key, password=_NO_PASSWORD)
-            return context, (self._key.read_bytes(), self._cert.read_bytes())
-        except (OSError, ValueError) as error:  # an SSLError is an OSError
+            return context, (key, cert)
+        except (OSError, ValueError, BundleError) as error:  # an SSLError is an OSError
             found = f"{self._cert} and {self._key} cannot be used ({error.args[-1]})"
             raise EngineError(f"{found}; wanted a certificate and its key, without a password, in PEM files") from None
+
+
+def _bytes(path: Path) -> bytes:
+    """What is in a plain file, be it behind links. Raises BundleError where it is another: a pipe has no end."""
+    with open_plain(Path(os.path.realpath(path)), path.name) as file:
+        return file.read(_MOST)

@@ -67,6 +67,11 @@ class Bundle:
             raise BundleError(f"{self.folder}: {name} was changed since the bundle was opened; open it again")
         return data
 
+    def graph(self, path: Path) -> bytes | None:
+        """The bytes of the graph at `path`, as they were verified; None where its weights lie beside it, by path."""
+        name = path.relative_to(self.folder).as_posix()
+        return None if f"{name}.data" in self.manifest.files else self.read(name)
+
     @property
     def onnx(self) -> Path:
         """The ONNX model; weights beyond 2 GB lie beside it."""

@@ -36,6 +36,7 @@ YOUNG = 50_000
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 1 a check failed, 2 bad input, 130 interrupted, 143 ended."""
+    _hold_standard_streams()
     args = parser().parse_args(argv)
     be_quiet(args.quiet or args.json)
     if found := collision():
@@ -57,6 +58,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"exporter: {message}".replace("\n", " "), file=sys.stderr)
         return code
+
+
+def _hold_standard_streams() -> None:
+    """Have /dev/null where a standard stream is closed: else the next file gets its number, and what is said there."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
 
 
 def _in_one_line(error: BaseException) -> tuple[int, str]:

@@ -4,6 +4,7 @@ The server is the fixture `shared`: of the bundle `open`, with --shared-memory, 
 """
 
 import functools
+import itertools
 import json
 import os
 import threading
@@ -192,6 +193,37 @@ def test_a_client_that_cuts_its_object(shared: Any, objects: Any) -> None:
         assert (FOLDER / key).stat().st_size == left
     row = {"name": "cut me", "key": f"/{key}", "offset": 0, "byte_size": 32}
     assert asked(shared, "GET", f"{ROOT}/region/cut%20me/status") == (200, [row])
+    assert asked(shared, "POST", f"{ROOT}/unregister") == (200, {})
+
+
+def test_an_object_that_is_cut_grown_and_replaced_while_it_is_used(shared: Any, objects: Any) -> None:
+    """Given its owner, who does all of that meanwhile -> answers and refusals, and the server goes on."""
+    size, end, seen = 512, threading.Event(), set()
+    key = objects(bytes(size))
+    file = FOLDER / key
+
+    def change() -> None:
+        for turn in itertools.cycle(range(5)):
+            if end.is_set():
+                return
+            if turn < 3:
+                os.truncate(file, (size // 2, 2 * size, 0)[turn])
+            elif turn == 3:
+                file.unlink()
+            else:
+                file.write_bytes(bytes(size))
+
+    owner = threading.Thread(target=change)
+    owner.start()
+    for _ in range(150):
+        seen.add(register(shared, "used", key, size)[0])
+        seen.add(infer(shared, place("used", size), place("used", size // 2), shape=[size // 16, 4])[0])
+        seen.add(asked(shared, "POST", f"{ROOT}/unregister")[0])
+    end.set()
+    owner.join()
+    assert seen <= {200, 400, 404}
+    file.write_bytes(X.tobytes())
+    assert register(shared, "used", key, 32) == (200, {}) and infer(shared, place("used"))[0] == 200
     assert asked(shared, "POST", f"{ROOT}/unregister") == (200, {})
 
 

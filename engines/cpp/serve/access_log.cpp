@@ -98,7 +98,8 @@ AccessLog::AccessLog(const std::string& target) {
     return;
   }
   constexpr int mode = 0666;
-  constexpr int flags = O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC;
+  // Without waiting: a pipe may have no reader yet.
+  constexpr int flags = O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NONBLOCK;
   file_ = target == "-" ? ::dup(STDERR_FILENO) : ::open(target.c_str(), flags, mode);  // NOLINT(*-vararg)
   if (file_ < 0) {
     throw Error(text(target, ": no access log can be written there (", std::generic_category().message(errno), ")"));

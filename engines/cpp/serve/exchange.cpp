@@ -52,6 +52,9 @@ Answer answer_of(const Refused& refused) {
   if (answer.status == unauthorized_status) {
     answer.headers = "WWW-Authenticate: Bearer\r\n";
   }
+  if (!refused.allowed().empty()) {
+    answer.headers = text("Allow: ", refused.allowed(), "\r\n");
+  }
   return answer;
 }
 
@@ -94,7 +97,9 @@ Exchange::Awaitable<bool> Exchange::send(const Answer& answer, bool closes) {
   std::string start = text(status_line(answer.status), "Content-Type: ", answer.type, "\r\nContent-Length: ", size,
                            "\r\n", answer.headers, closes ? "Connection: close\r\n\r\n" : "\r\n");
   std::vector<std::string_view> pieces = {start, answer.reply.json};
-  if (answer.reply.json.size() <= small) {
+  if (head().method == "HEAD") {
+    pieces = {start};  // with the length of the body alone
+  } else if (answer.reply.json.size() <= small) {
     start += answer.reply.json;
     pieces = {start};
   }

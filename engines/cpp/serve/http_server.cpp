@@ -19,8 +19,7 @@ namespace {
 
 constexpr std::chrono::milliseconds tick(20);
 constexpr std::chrono::milliseconds quiet_for(
-    300);                  // without a request: then nobody is about to send one on an open connection
-constexpr int codecs = 2;  // large bodies at a time: their objects take many times the memory of their text
+    300);  // without a request: then nobody is about to send one on an open connection
 
 unsigned most_threads() {
   constexpr unsigned most = 4;
@@ -32,7 +31,7 @@ unsigned most_threads() {
 struct HttpServer::State {
   Shared& shared;
   const Certificates* certificates;
-  net::thread_pool codec{codecs};
+  Pools pools;
   std::deque<net::io_context> loops;  // each of one thread, which has its connections to itself
   std::size_t turn = 0;
   std::vector<std::thread> threads;
@@ -44,7 +43,7 @@ struct HttpServer::State {
     const auto executor = socket.get_executor();
     auto wire =
         std::make_shared<Wire>(std::move(socket), certificates == nullptr ? nullptr : certificates->context(), peer);
-    net::co_spawn(executor, serve_connection(wire, shared, codec),
+    net::co_spawn(executor, serve_connection(wire, shared, pools),
                   [this, kept_place = std::move(place)](const std::exception_ptr& failure) {
                     if (failure) {
                       shared.complain("a connection was given up for want of memory");
@@ -84,7 +83,8 @@ HttpServer::~HttpServer() {
   while (state_->shared.computing != 0) {
     std::this_thread::sleep_for(tick);
   }
-  state_->codec.join();
+  state_->pools.codec.join();
+  state_->pools.control.join();
   for (net::io_context& io : state_->loops) {
     io.stop();
   }

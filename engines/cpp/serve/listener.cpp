@@ -64,6 +64,7 @@ struct Listener::State {
   net::io_context io{1};  // of one thread
   net::basic_socket_acceptor<Protocol> acceptor{io};
   std::string path;  // of the Unix socket
+  ino_t inode = 0;   // of it: another's may have taken its place
   int port = 0;
 
   State() = default;
@@ -72,7 +73,8 @@ struct Listener::State {
   State(State&&) = delete;
   State& operator=(State&&) = delete;
   ~State() {
-    if (!path.empty()) {
+    struct stat found = {};
+    if (!path.empty() && ::lstat(path.c_str(), &found) == 0 && found.st_ino == inode) {
       ::unlink(path.c_str());
     }
   }
@@ -108,6 +110,9 @@ struct Listener::State {
     }
     listen_at(Protocol::endpoint(endpoint));
     path = given;
+    if (::lstat(path.c_str(), &found) == 0) {
+      inode = found.st_ino;
+    }
   }
 };
 

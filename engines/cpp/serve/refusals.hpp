@@ -17,22 +17,27 @@ namespace plainconv::serve {
 /// A request that gets no result. `reason` is that in the metrics.
 class Refused : public Error {
  public:
-  Refused(int status, std::string_view reason, const std::string& sentence)
-      : Error(sentence), status_(status), reason_(reason) {}
+  Refused(int status, std::string_view reason, const std::string& sentence, std::string_view allowed = "")
+      : Error(sentence), status_(status), reason_(reason), allowed_(allowed) {}
 
   [[nodiscard]] int status() const noexcept { return status_; }
   [[nodiscard]] std::string_view reason() const noexcept { return reason_; }
+  /// The methods of a path that was asked for by another.
+  [[nodiscard]] std::string_view allowed() const noexcept { return allowed_; }
 
  private:
   int status_;
   std::string_view reason_;  // of static storage
+  std::string_view allowed_;
 };
 
 [[nodiscard]] inline Refused bad_request(const std::string& sentence) { return {400, "OTHER", sentence}; }
 [[nodiscard]] inline Refused unauthorized(const std::string& sentence) { return {401, "OTHER", sentence}; }
 [[nodiscard]] inline Refused forbidden(const std::string& sentence) { return {403, "OTHER", sentence}; }
 [[nodiscard]] inline Refused unknown(const std::string& sentence) { return {404, "OTHER", sentence}; }
-[[nodiscard]] inline Refused wrong_method(const std::string& sentence) { return {405, "OTHER", sentence}; }
+[[nodiscard]] inline Refused wrong_method(std::string_view allowed) {
+  return {405, "OTHER", "this path takes another method", allowed};
+}
 [[nodiscard]] inline Refused taken(const std::string& sentence) { return {409, "OTHER", sentence}; }
 [[nodiscard]] inline Refused slow(const std::string& sentence) { return {408, "CANCELED", sentence}; }
 [[nodiscard]] inline Refused too_large(const std::string& sentence) { return {413, "REJECTED", sentence}; }

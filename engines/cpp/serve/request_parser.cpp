@@ -16,7 +16,7 @@ namespace http = boost::beast::http;
 using http::field;
 
 constexpr std::string_view line_end = "\r\n";
-constexpr std::string_view head_end = "\r\n\r\n";
+constexpr std::size_t least_end = 5;  // "0\r\n\r\n" ends chunks
 constexpr std::string_view json_length_name = "inference-header-content-length";
 constexpr int http_1_0 = 10;
 constexpr std::array<std::string_view, 8> once = {
@@ -78,14 +78,28 @@ std::string unescaped(std::string_view path) {
 
 Refused outweighed() { return bad_request("the chunks' lines and trailers are longer than what they carry"); }
 
-Refused refusal_of(const boost::beast::error_code& code, bool in_body) {
+/// Whether a line ends as that of a request in another version.
+bool has_other_version(std::string_view line) {
+  constexpr std::string_view shape = " HTTP/0.0";
+  const auto end = line.substr(line.size() - std::min(line.size(), shape.size()));
+  const auto fits = [](char c, char wanted) { return wanted == '0' ? c >= '0' && c <= '9' : c == wanted; };
+  return std::ranges::equal(end, shape, fits) && end != " HTTP/1.0" && end != " HTTP/1.1";
+}
+
+/// Whether a header goes on in another line.
+bool is_folded(std::string_view lines) {
+  return lines.find("\r\n ") != std::string_view::npos || lines.find("\r\n\t") != std::string_view::npos;
+}
+
+/// That of what begins with `bytes`.
+Refused refusal_of(const boost::beast::error_code& code, std::string_view bytes, bool in_body) {
   if (in_body) {
     return bad_request("the body is not in chunks as transfer-encoding says");
   }
   if (code == http::error::header_limit) {
     return bad_request(text("the headers are longer than ", most_head, " bytes"));
   }
-  if (code == http::error::bad_version) {
+  if (code == http::error::bad_version && has_other_version(bytes.substr(0, bytes.find(line_end)))) {
     return {505, "OTHER", "the request is of another version of HTTP, wanted 1.1"};
   }
   return bad_request("the request is not HTTP as this server reads it");
@@ -106,69 +120,44 @@ std::size_t RequestParser::read(std::string_view bytes) {
   if (!has_head() && read_ == 0 && bytes.substr(taken) == "\r") {
     return taken;
   }
-  while (taken < bytes.size() && !has_chunks_ && !(has_head() && head_.length)) {
+  while (taken < bytes.size() && !has_chunks() && !(has_head() && head_.length)) {
     const auto rest = bytes.substr(taken);
     const bool was_head = !has_head();
-    if (!was_head && left_ == 0 && !has_chunk_line(rest)) {
-      if (rest.size() > most_framing) {
-        throw outweighed();
-      }
-      break;
+    const bool is_line = !was_head && left_ == 0;
+    if (is_line && rest.size() < least_end) {
+      break;  // Beast may not be given less of it
     }
     Code code;
-    std::size_t count = put(boost::asio::const_buffer(rest.data(), rest.size()), code);
-    if (code ==
-        http::error::end_of_chunk) {  // of the last one: Beast would read its trailers as headers of the request
-      count = read_trailers(rest);
-      has_chunks_ = true;
-    } else if (code && code != http::error::need_more) {
-      throw refusal_of(code, !was_head);
+    const std::size_t count = put(boost::asio::const_buffer(rest.data(), rest.size()), code);
+    if (code && code != http::error::need_more) {
+      throw refusal_of(code, rest, !was_head);
     }
     taken += count;
     read_ += count;
+    if ((was_head || has_chunks()) && is_folded(rest.substr(0, count))) {
+      throw bad_request("a header goes on in another line");
+    }
     if (was_head) {
-      if (rest.substr(0, count).find("\r\n ") != std::string_view::npos ||
-          rest.substr(0, count).find("\r\n\t") != std::string_view::npos) {
-        throw bad_request("a header goes on in another line");
-      }
       if (read_ > most_head) {
-        throw refusal_of(http::error::header_limit, false);
+        throw refusal_of(http::error::header_limit, rest, false);
       }
       read_ = has_head() ? 0 : read_;
     } else if (read_ > most_framing + 2 * body_.size()) {
       throw outweighed();
     }
     if (code == http::error::need_more) {
+      if (is_line && rest.size() > most_framing) {
+        throw outweighed();
+      }
       break;
     }
   }
   return taken;
 }
 
-bool RequestParser::has_chunk_line(std::string_view bytes) {
-  const std::size_t start = bytes.starts_with(line_end) ? line_end.size() : 0;
-  const auto end = bytes.find(line_end, start);
-  if (end == std::string_view::npos) {
-    return false;
-  }
-  const auto size = bytes.substr(start, end - start);
-  const auto digit = std::min(size.find_first_not_of('0'), size.size());
-  const bool is_last = digit != 0 && size.find_first_of("123456789abcdefABCDEF", digit) != digit;
-  return !is_last || bytes.find(head_end, end) != std::string_view::npos;
-}
-
-std::size_t RequestParser::read_trailers(std::string_view bytes) {
-  const auto line = bytes.find(line_end, bytes.starts_with(line_end) ? line_end.size() : 0);
-  const auto end = bytes.find(head_end, line) + head_end.size();
-  const auto trailers = bytes.substr(line + line_end.size(), end - line - line_end.size());
-  if (trailers.size() > line_end.size()) {
-    RequestParser(0).read(text("GET / HTTP/1.1\r\nhost: x\r\n", trailers));
-  }
-  return end;
-}
-
 void RequestParser::on_request_impl(http::verb /*method*/, Text method, Text target, int version, Code& /*code*/) {
-  const auto path = path_of(view_of(target));
+  const bool is_ascii = std::ranges::all_of(target, [](unsigned char c) { return c < 0x7f; });
+  const auto path = is_ascii ? path_of(view_of(target)) : "";
   if (target.size() > most_request_line) {
     throw Refused(414, "OTHER", text("the path is longer than ", most_request_line, " bytes"));
   }
@@ -183,6 +172,9 @@ void RequestParser::on_request_impl(http::verb /*method*/, Text method, Text tar
 void RequestParser::on_field_impl(Field field, Text name, Text given, Code& /*code*/) {
   if (++headers_ > most_headers) {
     throw bad_request(text("there are more than ", most_headers, " headers"));
+  }
+  if (is_trailing_) {
+    return;
   }
   const std::string key = lower(view_of(name));
   const std::string_view value = view_of(given);
@@ -211,7 +203,7 @@ void RequestParser::on_field_impl(Field field, Text name, Text given, Code& /*co
   } else if (field == field::accept_encoding) {
     head_.accept_encoding += text(head_.accept_encoding.empty() ? "" : ",", lower(value));
   } else if (field == field::expect) {
-    head_.expects_continue = lower(value) == "100-continue";
+    head_.expects_continue = version_ != http_1_0 && lower(value) == "100-continue";
   } else if (key == json_length_name) {
     head_.json_length = value;
   } else if (key == "traceparent") {
@@ -237,9 +229,9 @@ void RequestParser::on_header_impl(Code& /*code*/) {
   head_.closes = version_ == http_1_0 || !keep_alive();
 }
 
-void RequestParser::on_chunk_header_impl(std::uint64_t size, Text /*extensions*/, Code& code) {
-  if (size == 0) {
-    code = http::error::end_of_chunk;
+void RequestParser::on_chunk_header_impl(std::uint64_t size, Text /*extensions*/, Code& /*code*/) {
+  is_trailing_ = size == 0;
+  if (is_trailing_) {
     return;
   }
   if (size > limit_ - body_.size()) {

@@ -54,7 +54,7 @@ class RequestParser : private boost::beast::http::basic_parser<true> {
   [[nodiscard]] bool has_head() const { return is_header_done(); }
   [[nodiscard]] const Head& head() const noexcept { return head_; }
   /// Whether the chunks have ended.
-  [[nodiscard]] bool has_chunks() const noexcept { return has_chunks_; }
+  [[nodiscard]] bool has_chunks() const { return is_trailing_ && is_done(); }
   /// What the chunks carried.
   [[nodiscard]] const std::string& body() const noexcept { return body_; }
 
@@ -73,13 +73,6 @@ class RequestParser : private boost::beast::http::basic_parser<true> {
   std::size_t on_chunk_body_impl(std::uint64_t, Text body, Code&) override;
   void on_finish_impl(Code&) override {}
 
-  /// Whether `bytes` begin with a whole chunk line, the last one with its trailers: Beast may not be given part of
-  /// that.
-  static bool has_chunk_line(std::string_view bytes);
-
-  /// The size of the last chunk's line and the trailers that `bytes`, which have their end, begin with.
-  static std::size_t read_trailers(std::string_view bytes);
-
   Head head_;
   std::string body_;
   std::size_t limit_;
@@ -89,7 +82,7 @@ class RequestParser : private boost::beast::http::basic_parser<true> {
   std::uint64_t left_ = 0;  // of the chunk that is being read
   std::bitset<16> seen_;    // of the headers that may stand once
   int version_ = 0;
-  bool has_chunks_ = false;
+  bool is_trailing_ = false;  // behind the last chunk
 };
 
 }  // namespace plainconv::serve

@@ -78,17 +78,14 @@ std::optional<Route> matched(const Row& row, std::span<const std::string_view> s
 
 Route route_of(std::string_view method, std::string_view path) {
   const auto steps = steps_of(path);
-  bool is_known = false;
   for (const Row& row : table) {
     if (auto route = matched(row, steps)) {
-      if (row.method == method) {
+      const bool is_get = row.method == "GET";
+      if (row.method == method || (is_get && method == "HEAD")) {
         return *std::move(route);
       }
-      is_known = true;
+      throw wrong_method(is_get ? "GET, HEAD" : row.method);
     }
-  }
-  if (is_known) {
-    throw wrong_method("this path takes another method");
   }
   throw unknown("there is nothing at this path; see /v2/models");
 }

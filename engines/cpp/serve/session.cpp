@@ -70,18 +70,23 @@ class Queued {
 
 class Session {
  public:
-  Session(std::shared_ptr<Wire> wire, Shared& shared, net::thread_pool& codec)
+  Session(std::shared_ptr<Wire> wire, Shared& shared, Pools& pools)
       : exchange_(std::move(wire), shared.service.options()),
         shared_(shared),
         service_(shared.service),
-        codec_(codec) {}
+        pools_(pools) {}
 
   Awaitable<void> run() {
     bool goes_on = co_await exchange_.begin();
     while (goes_on) {
-      goes_on = co_await next_head();
+      std::optional<Answer> refused;
+      try {
+        goes_on = co_await exchange_.next_head();
+      } catch (const Refused& error) {
+        refused = answer_of(error);
+      }
       if (goes_on) {
-        goes_on = co_await answer();
+        goes_on = co_await answer(std::move(refused));
       }
     }
   }
@@ -89,41 +94,27 @@ class Session {
  private:
   [[nodiscard]] const Head& head() const { return exchange_.head(); }
 
-  /// Whether there is another request, whose head has been read; one that is none is refused, and the connection ends.
-  Awaitable<bool> next_head() {
-    std::optional<Answer> refused;
-    try {
-      const bool has_head = co_await exchange_.next_head();
-      co_return has_head;
-    } catch (const Refused& error) {
-      refused = answer_of(error);
-    }
-    facts_ = Facts{};
-    facts_.status = refused->status;
-    facts_.bytes_out = refused->size();
-    (void)co_await exchange_.send(*refused, true);
-    record(Clock::now());
-    co_await exchange_.linger(false);
-    co_return false;
-  }
-
-  /// Answer the request whose head was read. Whether the connection goes on.
-  Awaitable<bool> answer() {
+  /// Answer the request whose head was read; what is none is `refused` already, and ends the connection. Whether that
+  /// goes on.
+  Awaitable<bool> answer(std::optional<Answer> refused) {
     std::optional<Counted> under_way(std::in_place, shared_.under_way, &shared_.handled);
     const auto start = Clock::now();
+    const bool is_request = !refused;
     facts_ = Facts{};
     facts_.method = head().method;
     facts_.path = head().path;
     facts_.trace = trace_of(head().traceparent, head().tracestate);
-    Answer answer;
+    Answer answer = refused ? *std::move(refused) : Answer{};
     try {
-      answer = co_await routed();
+      if (is_request) {
+        answer = co_await routed();
+      }
     } catch (const std::exception& error) {
       answer = answer_of(refusal_of(error, shared_.complain));
     }
     facts_.status = answer.status;
     facts_.bytes_out = answer.size();
-    const bool closes = head().closes || exchange_.has_body_left() || shared_.draining;
+    const bool closes = !is_request || head().closes || exchange_.has_body_left() || shared_.draining;
     bool is_sound = answer.status != left_status;
     if (is_sound) {
       is_sound = co_await exchange_.send(answer, closes);
@@ -132,7 +123,7 @@ class Session {
     record(start);
     under_way.reset();
     if (is_sound && closes) {
-      co_await exchange_.linger(answer.status != unauthorized_status);
+      co_await exchange_.linger(is_request && answer.status != unauthorized_status);
     }
     co_return is_sound && !closes;
   }
@@ -178,17 +169,18 @@ class Session {
     Body body = co_await exchange_.read_body(coding.empty() ? json_length.value_or(0) : 0, *room_);
     facts_.bytes_in = body.bytes.size();
     if (!coding.empty()) {
-      body = co_await in_codec([&] { return decompressed(body.bytes, coding, max_body, json_length.value_or(0)); });
+      body = co_await in(pools_.codec,
+                         [&] { return decompressed(body.bytes, coding, max_body, json_length.value_or(0)); });
       room_->grow(body.bytes.size());
     }
     (void)header_length(head().json_length, body.bytes.size());
     const auto start = Clock::now();
     try {
       if (is_image(head().content_type)) {
-        const auto image = co_await in_codec([&] { return read_image(service_, route, body, *room_, facts_); });
+        const auto image = co_await in(pools_.codec, [&] { return read_image(service_, route, body, *room_, facts_); });
         co_await computed(image.asked);
         service_.succeeded(image.asked, facts_);
-        co_return answer_of(co_await in_codec([&] { return answer_of_image(image); }));
+        co_return answer_of(co_await in(pools_.codec, [&] { return answer_of_image(image); }));
       }
       const std::size_t json = json_length.value_or(body.bytes.size());
       const auto read = [&] { return service_.read(route.model, route.version, std::move(body), json_length, facts_); };
@@ -247,7 +239,7 @@ class Session {
         // NOLINTNEXTLINE(*-reinterpret-cast): bytes are bytes
         pieces.emplace_back(reinterpret_cast<const char*>(tensor.data()), tensor.size());
       }
-      std::string smaller = co_await in_codec([&] { return compressed(pieces, coding); });
+      std::string smaller = co_await in(pools_.codec, [&] { return compressed(pieces, coding); });
       reply = Reply{std::move(smaller), {}, {}};
       answer.headers += text("Content-Encoding: ", coding, "\r\nVary: Accept-Encoding\r\n");
     }
@@ -280,11 +272,11 @@ class Session {
         const json::Value* ready = json::find(asked, "ready");
         const auto* flag = ready == nullptr ? nullptr : std::get_if<bool>(ready);
         const bool ready_only = flag != nullptr && *flag;
-        std::string rows = co_await in_codec([&] { return service_.index(ready_only); });
+        std::string rows = co_await in(pools_.control, [&] { return service_.index(ready_only); });
         co_return answer_of(std::move(rows));
       }
       case Endpoint::unload:
-        co_await in_codec([&] { service_.store().unload(route.model); });
+        co_await in(pools_.control, [&] { service_.store().unload(route.model); });
         co_return answer_of(text(R"({"name":)", json_text(route.model), R"(,"unload":true})"));
       default: break;
     }
@@ -293,7 +285,7 @@ class Session {
     if (!is_null(parameters) && (members == nullptr || !members->empty())) {
       throw bad_request("loading takes no parameters here: a model is what its bundle says; leave them out");
     }
-    co_await in_codec([&] { service_.store().load(route.model); });
+    co_await in(pools_.control, [&] { service_.store().load(route.model); });
     co_return answer_of(text(R"({"name":)", json_text(route.model), R"(,"load":true})"));
   }
 
@@ -309,17 +301,17 @@ class Session {
   template <class F>
   Awaitable<std::invoke_result_t<F>> by_size(bool is_long, F work) {
     if (is_long) {
-      co_return co_await in_codec(std::move(work));
+      co_return co_await in(pools_.codec, std::move(work));
     }
     co_return work();
   }
 
-  /// What `work` gives, by another thread: it may take long.
+  /// What `work` gives, by a thread of the pool: it may take long.
   template <class F>
-  Awaitable<std::invoke_result_t<F>> in_codec(F work) {
+  static Awaitable<std::invoke_result_t<F>> in(net::thread_pool& pool, F work) {
     using Result = std::invoke_result_t<F>;
     auto run = [&work]() -> Awaitable<Result> { co_return work(); };
-    co_return co_await net::co_spawn(codec_, std::move(run), net::use_awaitable);
+    co_return co_await net::co_spawn(pool, std::move(run), net::use_awaitable);
   }
 
   void record(Clock::time_point start) {
@@ -332,15 +324,15 @@ class Session {
   Exchange exchange_;
   Shared& shared_;
   Service& service_;
-  net::thread_pool& codec_;
+  Pools& pools_;
   std::optional<Service::Room> room_;
   Facts facts_;
 };
 
 }  // namespace
 
-Awaitable<void> serve_connection(std::shared_ptr<Wire> wire, Shared& shared, net::thread_pool& codec) {
-  Session session(std::move(wire), shared, codec);
+Awaitable<void> serve_connection(std::shared_ptr<Wire> wire, Shared& shared, Pools& pools) {
+  Session session(std::move(wire), shared, pools);
   co_await session.run();
 }
 

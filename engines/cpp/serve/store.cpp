@@ -19,6 +19,21 @@ bool is_model(const std::filesystem::directory_entry& entry) {
          std::filesystem::is_regular_file(entry.path() / manifest_name, code);
 }
 
+/// What tells the files of a bundle from what they were: where one is copied file by file, the manifest comes first.
+/// Files that vanish meanwhile are as good as changed.
+std::string files_in(const std::filesystem::path& folder) {
+  std::string all = "files:";
+  try {
+    for (const auto& entry : std::filesystem::recursive_directory_iterator(folder)) {
+      all += text(" ", entry.path().native(), " ", entry.last_write_time().time_since_epoch().count(), " ",
+                  entry.is_regular_file() ? entry.file_size() : 0);
+    }
+  } catch (const std::filesystem::filesystem_error&) {
+    all += " and others";
+  }
+  return all;
+}
+
 }  // namespace
 
 Store::Store(std::filesystem::path path, Open open, const ServeOptions& options, Metrics& metrics, Voices voices)
@@ -118,7 +133,7 @@ void Store::refresh() {
       continue;  // it was unloaded
     }
     const auto now = identity_of(entry.folder);
-    if (!now || *now == known || *now == entry.refused) {
+    if (!now || *now == known || files_in(entry.folder) == entry.refused) {
       continue;
     }
     try {
@@ -192,6 +207,7 @@ std::vector<Loaded> Store::loaded() const {
 void Store::load_from(std::string name, const std::filesystem::path& folder) {
   const std::scoped_lock loading(loading_);
   const auto version = identity_of(folder);
+  const std::string files = files_in(folder);
   {
     const std::scoped_lock lock(mutex_);
     const auto found = entries_.find(name);
@@ -202,7 +218,7 @@ void Store::load_from(std::string name, const std::filesystem::path& folder) {
   }
   std::shared_ptr<const Model> model;
   try {
-    Network network = open_(folder);
+    Network network = open_(std::filesystem::weakly_canonical(folder));  // a link may be pointed elsewhere, and back
     name = name.empty() || is_single_ ? model_name_of(name, network.name()) : name;
     model = std::make_shared<const Model>(name, std::move(network), options_, metrics_, voices_.complain);
   } catch (const Error&) {
@@ -211,7 +227,7 @@ void Store::load_from(std::string name, const std::filesystem::path& folder) {
       Entry& entry = entries_[name];
       entry.folder = folder;
       entry.reason = "it cannot be loaded";
-      entry.refused = version.value_or("");
+      entry.refused = files;
     }
     throw;
   }

@@ -60,7 +60,7 @@ class Store {
     std::filesystem::path folder;
     std::shared_ptr<const Model> model;  // none: not loaded
     std::string_view reason;             // why not; of static storage
-    std::string refused;                 // the version that did not load
+    std::string refused;                 // the files that did not load
   };
 
   [[nodiscard]] std::map<std::string, std::filesystem::path> places() const;

@@ -6,15 +6,18 @@
 #include <mutex>
 #include <thread>
 
+#include "batcher.hpp"
 #include "options.hpp"
+#include "text.hpp"
 
 namespace plainconv::serve {
 
-/// Calls `look` every so often, in a thread of its own, until its end.
+/// Calls `look` every so often, in a thread of its own, until its end; `complain` is told of one that fails.
 class Watcher {
  public:
   /// 0 is never.
-  Watcher(Seconds every, std::function<void()> look) : look_(std::move(look)) {
+  Watcher(Seconds every, std::function<void()> look, Batcher::Complain complain)
+      : look_(std::move(look)), complain_(std::move(complain)) {
     if (every.count() > 0) {
       thread_ = std::thread([this, every] { watch(every); });
     }
@@ -39,12 +42,17 @@ class Watcher {
     std::unique_lock lock(mutex_);
     while (!changed_.wait_for(lock, every, [this] { return ends_; })) {
       lock.unlock();
-      look_();
+      try {
+        look_();
+      } catch (const std::exception& error) {  // such as that there is too little memory
+        complain_(text("what may have changed could not be looked at: ", error.what()));
+      }
       lock.lock();
     }
   }
 
   std::function<void()> look_;
+  Batcher::Complain complain_;
   std::mutex mutex_;
   std::condition_variable changed_;
   bool ends_ = false;

@@ -218,13 +218,19 @@ bool is_loopback(const std::string& host) {
          (::inet_pton(AF_INET6, host.c_str(), &six) == 1 && IN6_IS_ADDR_LOOPBACK(&six));
 }
 
-/// SIGTERM and SIGINT, which no thread takes but the one that waits for them here.
+/// SIGTERM, SIGINT and, unless it is ignored, SIGHUP, which no thread takes but the one that waits for them here. A
+/// reader of the log that leaves is no signal, but an error of who writes.
 class Signals {
  public:
   Signals() {
+    std::signal(SIGPIPE, SIG_IGN);
     ::sigemptyset(&set_);
     ::sigaddset(&set_, SIGTERM);
     ::sigaddset(&set_, SIGINT);
+    struct sigaction hang_up = {};
+    if (::sigaction(SIGHUP, nullptr, &hang_up) == 0 && hang_up.sa_handler != SIG_IGN) {  // as under nohup
+      ::sigaddset(&set_, SIGHUP);
+    }
     ::pthread_sigmask(SIG_BLOCK, &set_, nullptr);
   }
   void wait() const {
@@ -285,12 +291,15 @@ int serve(const Arguments& arguments) {
   if (grpc_listener) {
     grpc.emplace(std::move(*grpc_listener), shared, certificates ? &*certificates : nullptr);
   }
-  const plainconv::serve::Watcher watcher(options.watch, [&] {
-    store.refresh();
-    if (certificates) {
-      certificates->refresh();
-    }
-  });
+  const plainconv::serve::Watcher watcher(
+      options.watch,
+      [&] {
+        store.refresh();
+        if (certificates) {
+          certificates->refresh();
+        }
+      },
+      complain);
   say(where(store, options, port, grpc_port));
   signals.wait();
   const std::size_t unanswered = server.drain();

@@ -1,5 +1,9 @@
 #include "command.hpp"
 
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <csignal>
 #include <exception>
 #include <iostream>
 #include <mutex>
@@ -10,6 +14,18 @@
 
 namespace plainconv::tools {
 namespace {
+
+/// Have /dev/null where a standard stream is closed: else a file, or a client's connection, gets its number, and what
+/// is said there.
+void hold_standard_streams() {
+  int file = 0;
+  do {
+    file = ::open("/dev/null", O_RDWR);  // NOLINT(*-vararg)
+  } while (file >= 0 && file <= STDERR_FILENO);
+  if (file >= 0) {
+    ::close(file);
+  }
+}
 
 int guarded(const Command& command, std::span<const std::string> given) {
   const auto complain = [&](std::string_view message, int code) {
@@ -32,6 +48,8 @@ int guarded(const Command& command, std::span<const std::string> given) {
 }  // namespace
 
 int run(const Command& command, int argc, char** argv) noexcept {
+  hold_standard_streams();
+  std::signal(SIGXFSZ, SIG_IGN);  // a file that may not grow is a disk that is full
   try {
     const std::span words(argv, static_cast<std::size_t>(argc));
     const std::vector<std::string> given(words.begin() + (words.empty() ? 0 : 1), words.end());

@@ -20,7 +20,7 @@ _PAUSE_S = 0.1  # where the system has no more file handles
 
 
 class Acceptor:
-    """Takes the connections of a listening socket, `most` at a time, and gives each a protocol of `make`.
+    """Takes the connections of a socket that listens, `most` at a time, and gives each a protocol of `make`.
 
     One beyond is told so, where it can be without a handshake, and closed. A handshake is with the newest certificate.
     """
@@ -32,9 +32,8 @@ class Acceptor:
         self._make: Callable[[], Any] | None = None
 
     def start(self, make: Callable[[], Any]) -> None:
-        """Listen."""
+        """Take those that come."""
         self._make = make
-        self._listener.listen(1024)
         asyncio.get_running_loop().add_reader(self._listener, self._accept)
 
     def stop(self) -> None:

@@ -70,7 +70,7 @@ class LimitedProtocol(H11Protocol):
         """Parse what arrives; once the connection ends, count it, for so long."""
         if not self._ending:
             super().data_received(data)
-            self._mind_head()
+            self._mind_head(has_begun=True)
             return
         self._unread += len(data)
         if self._unread > MOST_UNREAD:
@@ -129,11 +129,11 @@ class LimitedProtocol(H11Protocol):
             cycle.disconnected = True
             self._socket.abort()
 
-    def _mind_head(self) -> None:
+    def _mind_head(self, *, has_begun: bool = False) -> None:
         """Give a head so much time from its first byte; the first of a connection from the connection's."""
         if self.conn.their_state is not h11.IDLE:
             self._stop("head")
-        elif "head" not in self._timers and not self._ending and self.conn.trailing_data[0]:
+        elif "head" not in self._timers and not self._ending and (has_begun or self.conn.trailing_data[0]):
             self._unset_keepalive_if_required()
             self._start("head", HEAD_TIMEOUT_S)
 

@@ -5,6 +5,7 @@ A route is (path, method, what answers); the page for people is a few more of th
 
 import asyncio
 import contextlib
+import functools
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -158,13 +159,14 @@ def application(service: Service, bearer: Bearer, log: AccessLog, more: Sequence
     for path, method, endpoint in (*Inference(plane, service).routes(), *Control(repository, service).routes(), *more):
         app.add_route(path, endpoint, methods=[method])
     data = kserve_parts.v2_datamodels
-    app.add_api_route("/v2", endpoints.metadata, response_model=data.ServerMetadataResponse)
-    app.add_api_route("/v2/health/live", endpoints.live, response_model=data.ServerLiveResponse)
-    app.add_api_route("/v2/health/ready", endpoints.ready, response_model=data.ServerReadyResponse)
-    app.add_api_route("/v2/models", endpoints.models, response_model=data.ListModelsResponse)
+    get = functools.partial(app.add_api_route, methods=["GET", "HEAD"])
+    get("/v2", endpoints.metadata, response_model=data.ServerMetadataResponse)
+    get("/v2/health/live", endpoints.live, response_model=data.ServerLiveResponse)
+    get("/v2/health/ready", endpoints.ready, response_model=data.ServerReadyResponse)
+    get("/v2/models", endpoints.models, response_model=data.ListModelsResponse)
     for path in ("/v2/models/{model_name}", "/v2/models/{model_name}/versions/{model_version}"):
-        app.add_api_route(path, endpoints.model_metadata, response_model=data.ModelMetadataResponse)
-        app.add_api_route(f"{path}/ready", endpoints.model_ready, response_model=data.ModelReadyResponse)
+        get(path, endpoints.model_metadata, response_model=data.ModelMetadataResponse)
+        get(f"{path}/ready", endpoints.model_ready, response_model=data.ModelReadyResponse)
     app.add_exception_handler(RefusedError, _refused)
     app.add_exception_handler(HTTPException, _no_route)
     app.add_exception_handler(Exception, _failed)
@@ -211,18 +213,18 @@ def server_of(app: Guard, options: ServeOptions, listener: socket.socket, certif
     return Server(config, Acceptor(listener, options.max_connections, certificates))
 
 
-def listening(host: str, port: int) -> socket.socket:
+def bound(host: str, port: int) -> socket.socket:
     """A socket that is bound there. Raises OSError."""
     family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    bound = socket.socket(family, kind, protocol)
+    listener = socket.socket(family, kind, protocol)
     try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(address)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
     except OSError:
-        bound.close()
+        listener.close()
         raise
-    bound.setblocking(False)
-    return bound
+    listener.setblocking(False)
+    return listener
 
 
 async def _refused(request: Request, error: Any) -> Response:
@@ -237,7 +239,9 @@ async def _failed(request: Request, error: Exception) -> Response:
 async def _no_route(request: Request, error: Any) -> Response:
     status = error.status_code
     known = {404: "there is nothing at this path; see /v2/models", 405: "this path takes another method"}
-    return _response(status, known.get(status, "the request cannot be answered"))
+    response = _response(status, known.get(status, "the request cannot be answered"))
+    response.headers.update(error.headers or {})  # which methods it takes
+    return response
 
 
 async def _not_valid(request: Request, error: Any) -> Response:

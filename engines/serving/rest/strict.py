@@ -29,14 +29,16 @@ _ONCE = (
 )
 _LINES = re.compile(rb"(?:[\t\x20-\x7e\x80-\xff]*\r\n)+")
 _FOLDED = re.compile(rb"\r\n[\t ]")
-_SLASH = re.compile(rb"%(?=2[Ff])")
+_NO_ESCAPE = re.compile(rb"%(?=2[Ff]|0[Aa])")  # of what would divide a path, or end it
+_TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_VALUE = rb'(?:%b|"(?:[\t\x20!\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*")' % _TOKEN
+_CHUNK = re.compile(rb"(?:\r\n)?[0-9A-Fa-f]+(?:[ \t]*;[ \t]*%b(?:[ \t]*=[ \t]*%b)?)*\r\n" % (_TOKEN, _VALUE))
+_FRAMING = re.compile(rb"^(content-length|transfer-encoding):", re.IGNORECASE | re.MULTILINE)
 _FIELD = re.compile(rb"^([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*(.*?)[ \t]*\r?$", re.MULTILINE)
 _LENGTH = re.compile(rb"0|[1-9][0-9]*")
 _HOST = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=%:\[\]-]*")
 _ABSOLUTE = re.compile(rb"https?://([^/?#]+)([/?].*)?", re.IGNORECASE)
 _LONG_HEAD = f"the headers are longer than {MOST_HEAD} bytes"
-_LINE = "a line does not end with CR and LF, or has what no line may have"
-_END = b"\r\n\r\n"
 _FRAMED = "the chunks' lines and trailers are longer than what they carry"
 
 
@@ -47,7 +49,7 @@ class StrictConnection(h11.Connection):
         super().__init__(h11.SERVER, MOST_HEAD)
         self.refusal: RefusedError | None = None
         self._received = self._carried = self._chunks = 0  # of the body under way
-        self._is_chunked, self._last = False, b""  # the last bytes that were read of chunks
+        self._is_chunked, self._lines = False, b""  # what was read of chunk lines and trailers since the last data
 
     def receive_data(self, data: bytes) -> None:
         """Take what arrived."""
@@ -58,22 +60,26 @@ class StrictConnection(h11.Connection):
         """h11's next event. Raises h11.RemoteProtocolError."""
         was_idle = self.their_state is h11.IDLE
         before = self.trailing_data[0] if was_idle or self._is_chunked else b""
+        while was_idle and before.startswith(b"\r\n"):  # an empty line before a request is passed over
+            self._receive_buffer.maybe_extract_at_most(2)
+            before = before[2:]
+        if was_idle and before == b"\r":
+            return h11.NEED_DATA
         try:
             event = super().next_event()
-            read = before[: len(before) - len(self.trailing_data[0])] if before else b""
-            self._last = (self._last + read[-len(_END) :])[-len(_END) :]
+            read = before[: len(before) - len(self.trailing_data[0])]
             if isinstance(event, h11.Request):
                 self._begin(event, read)
                 self._received, self._carried, self._chunks = len(before) - len(read), 0, 0
-            elif isinstance(event, h11.Data):
+            elif self._is_chunked:
+                self._check_chunks(event, read)
+            if isinstance(event, h11.Data):
                 self._carried += len(event.data)
                 self._chunks += event.chunk_start
                 if self._chunks > _FREE_CHUNKS + self._carried // _LEAST_CHUNK:
                     raise BadRequestError(f"the chunks carry less than {_LEAST_CHUNK} bytes each; send larger ones")
             elif isinstance(event, h11.EndOfMessage) or (event is h11.NEED_DATA and self.their_state is h11.SEND_BODY):
                 framing = self._received - self._carried - len(self.trailing_data[0])
-                if isinstance(event, h11.EndOfMessage) and self._is_chunked and self._last != _END:
-                    raise BadRequestError(_LINE)
                 if framing > MOST_FRAMING + self._carried:
                     raise BadRequestError(_FRAMED)
         except RefusedError as error:
@@ -85,14 +91,24 @@ class StrictConnection(h11.Connection):
             raise
         return event
 
+    def _check_chunks(self, event: Any, read: bytes) -> None:
+        """Raise BadRequestError where a chunk's line, or a trailer, is not as lines must be."""
+        data = len(event.data) if isinstance(event, h11.Data) else 0
+        self._lines += read[: len(read) - data]
+        if self._lines and (data or isinstance(event, h11.EndOfMessage)):
+            line = _CHUNK.match(self._lines)
+            trailers = self._lines[line.end() :] if line else b""
+            if line is None or _FRAMING.search(trailers):
+                raise BadRequestError("the body is not in chunks as transfer-encoding says")
+            if trailers:
+                _check_lines(trailers)
+            self._lines = b""
+
     def _begin(self, request: h11.Request, head: bytes) -> None:
         """Raise RefusedError where a head is not as it must be."""
         if request.http_version not in (b"1.0", b"1.1"):
             raise VersionError("the request is of another version of HTTP, wanted 1.1")
-        if not _LINES.fullmatch(head.lstrip(b"\r\n")):
-            raise BadRequestError(_LINE)
-        if _FOLDED.search(head):
-            raise BadRequestError("a header goes on in another line")
+        _check_lines(head)
         fields = [(name.lower(), value) for name, value in _FIELD.findall(head)]
         if len(head) > MOST_HEAD:
             raise BadRequestError(_LONG_HEAD)
@@ -119,4 +135,12 @@ class StrictConnection(h11.Connection):
             target = target if target.startswith(b"/") else b"/" + target
         elif not target.startswith(b"/"):
             raise BadRequestError("the request's target is no path")
-        object.__setattr__(request, "target", _SLASH.sub(b"%25", target))
+        object.__setattr__(request, "target", _NO_ESCAPE.sub(b"%25", target))
+
+
+def _check_lines(lines: bytes) -> None:
+    """Raise BadRequestError where lines do not end as they must, hold what none may, or go on in another."""
+    if not _LINES.fullmatch(lines):
+        raise BadRequestError("a line does not end with CR and LF, or has what no line may have")
+    if _FOLDED.search(lines):
+        raise BadRequestError("a header goes on in another line")

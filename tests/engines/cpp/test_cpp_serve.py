@@ -2,7 +2,9 @@
 
 import contextlib
 import json
+import os
 import re
+import select
 import shutil
 import signal
 import socket
@@ -120,11 +122,16 @@ def test_requests_that_arrive_in_pieces_and_together(tiny, cases):
 
 
 def test_what_headers_tell(tiny):
-    """Given any answer -> no header that names a program or its version; HEAD is another method."""
+    """Given any answer -> no header that names a program or its version; HEAD has no body, and another method none."""
     for path, status in (("/v2/health/live", 200), ("/nothing", 404)):
         found, headers, _ = tiny.ask("GET", path)
         assert found == status and not {"server", "exception_what", "keep-alive"} & headers.keys()
-    assert tiny.ask("HEAD", "/v2")[0] == 405
+    with contextlib.closing(tiny.connect()) as connection:
+        for method, status in (("HEAD", 200), ("GET", 200), ("OPTIONS", 405)):
+            connection.request(method, "/v2")
+            found, headers, body = read(connection.getresponse())
+            assert found == status and (not body) == (method == "HEAD") and int(headers["content-length"]) > 0
+    assert headers["allow"] == "GET, HEAD"
     found, headers, body = tiny.ask("GET", "/v2", headers={"Range": "bytes=0-3", "Accept-Encoding": "gzip, br"})
     assert found == 200 and json.loads(body)["name"] == "plainconv" and "content-encoding" not in headers
 
@@ -238,7 +245,7 @@ def test_32_clients_share_runs(program, digits, images, wanted):
     assert rows == 640 and runs < 640
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_under_load(program, digits, images, wanted, number):
     """Given SIGTERM while clients send -> all that was accepted is answered rightly, exit code 0."""
     outcomes, ready = [], threading.Barrier(9)
@@ -534,3 +541,46 @@ def test_images_as_bodies(program, tmp_path):
         status, _, body = server.ask("POST", "/v2/models/tiny/infer", b"x", {"Content-Type": "image/png"})
         said = "the bundle says not how an image becomes its input; export it with --preprocessing"
         assert (status, json.loads(body)) == (400, {"error": said})
+
+
+def test_closed_streams_and_a_log_that_is_full(program, bundle, tmp_path):
+    """Given closed standard streams, and a log that may not grow -> it answers, and nobody gets what is said."""
+    log, path = tmp_path / "log", tmp_path / "s"
+    words = [program("bundle-serve"), bundle, "--unix-socket", path, "--lame-duck", 0, "--access-log", log]
+    command = f"ulimit -f 1; exec {' '.join(map(str, words))} <&- >&- 2>&-"
+    process = subprocess.Popen(["bash", "-c", command])
+    try:
+        assert until(path.exists)
+        with socket.socket(socket.AF_UNIX) as connection, connection.makefile("rb") as received:
+            connection.settimeout(LONG_S)
+            connection.connect(str(path))
+            for _ in range(20):
+                connection.sendall(b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\n\r\n" * 5)
+                for _ in range(5):
+                    lines = iter(received.readline, b"\r\n")
+                    assert next(lines) == b"HTTP/1.1 200 OK\r\n"
+                    assert b"Content-Length: 13\r\n" in list(lines) and received.read(13) == b'{"live":true}'
+            assert until(lambda: log.stat().st_size == 1024)
+        process.terminate()
+        assert process.wait(LONG_S) == 0
+    finally:
+        process.kill()
+        process.wait(LONG_S)
+
+
+def test_a_reader_of_the_log_that_leaves(program, bundle, tmp_path):
+    """Given a pipe as the log, whose reader ends -> the server goes on; one without a reader -> that is said."""
+    log = tmp_path / "log"
+    os.mkfifo(log)
+    reader = os.open(log, os.O_RDONLY | os.O_NONBLOCK)
+    with running(program, bundle, "--access-log", log) as server:
+        assert server.ask("GET", "/v2")[0] == 200
+        assert until(lambda: select.select([reader], [], [], 0)[0])
+        os.close(reader)
+        for _ in range(5):
+            assert server.ask("GET", "/v2")[0] == 200
+            time.sleep(0.1)  # a line is written every so often
+        assert server.stop()[0] == 0
+    command = [program("bundle-serve"), bundle, "--access-log", log]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LONG_S)
+    assert done.returncode == 2 and "log: no access log can be written there" in done.stderr

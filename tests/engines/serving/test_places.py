@@ -71,3 +71,16 @@ def test_identity(make: Callable[..., Path], tmp_path: Path) -> None:
     text = (bundle / "manifest.json").read_bytes()
     (bundle / "manifest.json").write_bytes(text[: len(text) // 2])
     assert identity(bundle) is None and identity(tmp_path / "none") is None
+
+
+def test_a_folder_behind_a_link(make: Callable[..., Path], tmp_path: Path) -> None:
+    """Given a link to a folder of bundles that is pointed to another -> the other's; to nothing -> none."""
+    make(tmp_path / "one" / "a")
+    make(tmp_path / "two" / "b")
+    link = tmp_path / "current"
+    link.symlink_to("one")
+    places = places_of(link)
+    for target, wanted in (("one", ("a",)), ("two", ("b",)), ("none", ()), ("current", ())):
+        link.unlink()
+        link.symlink_to(target)
+        assert places.names() == wanted

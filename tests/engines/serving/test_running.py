@@ -18,6 +18,10 @@ import numpy as np
 import pytest
 from waiting import until
 
+from plainconv.engines.serving.options import ServeOptions
+from plainconv.engines.serving.running import _listen
+from plainconv.exporter.errors import EngineError
+
 grpc = pytest.importorskip("tritonclient.grpc")
 LONG_S = 60.0
 INFER = "/v2/models/b/infer"
@@ -262,7 +266,7 @@ def test_a_new_version(make: Callable[..., Path], start: Callable[..., Any], tmp
             thread.join(LONG_S)
         client.close()
     assert not wrong and seen == {1, 2, 3} and not any(thread.is_alive() for thread in threads)
-    assert server.stop() == 0
+    assert server.stop(signal.SIGHUP) == 0
     assert all("reloaded" in line for line in server.lines[1:]) and len(server.lines) == 3, server.lines
 
 
@@ -307,6 +311,18 @@ def test_a_port_that_is_taken(
         assert server.process.wait(LONG_S) == 2
     (line,) = server.lines
     assert line.startswith("exporter: ") and f"cannot listen on 127.0.0.1:{port}" in line and "give another" in line
+
+
+def test_a_port_that_another_took_meanwhile() -> None:
+    """Given a port that another began to listen on while models were loaded -> the sentence of one that is taken."""
+    with socket.socket() as first, socket.socket() as second:
+        for each in (first, second):
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            each.bind(("127.0.0.1", 0) if each is first else first.getsockname())
+        options = ServeOptions(http_port=first.getsockname()[1])
+        _listen(first, options)
+        with pytest.raises(EngineError, match=r"^HTTP cannot listen on .* \(Address already in use\); give another"):
+            _listen(second, options)
 
 
 def test_nothing_to_serve(make: Callable[..., Path], start: Callable[..., Any], tmp_path: Path) -> None:

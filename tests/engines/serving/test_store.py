@@ -1,6 +1,7 @@
 """The models of a server: loading, unloading, and a new version in the place of an old one."""
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from plainconv.engines.serving.places import places_of
 from plainconv.engines.serving.refusals import FailedError, UnavailableError, UnknownError
 from plainconv.engines.serving.store import Store, Watcher
 from plainconv.exporter.bundle import Bundle, update_bundle
-from plainconv.exporter.errors import EngineError
+from plainconv.exporter.errors import BundleError, EngineError
 
 LONG_S = 60.0
 OPTIONS = ServeOptions(engine="onnxruntime", threads=1)
@@ -251,3 +252,75 @@ def test_a_device_that_is_lost(
     store.load("a")
     with store.use("a") as another:
         assert answer(another) == [[3, 7]]
+
+
+def test_a_bundle_that_is_copied_file_by_file(
+    make: Callable[..., Path], tmp_path: Path, store_of: Callable[[Path], Store], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Given a new manifest before the files that it lists -> the old version stays until they are there."""
+    store = store_of(make(tmp_path / "b"))
+    new = make(tmp_path / "new", scale=3)
+    for file in sorted(new.iterdir()):
+        with store.use("b") as model:
+            assert answer(model) == [[3, 7]]
+        (tmp_path / "b" / file.name).write_bytes(file.read_bytes())
+        store.refresh()
+        store.refresh()
+    with store.use("b") as model:
+        assert answer(model) == [[9, 21]]
+    assert "model.onnx" in caplog.text and len(caplog.records) == 2
+
+
+def test_a_link_that_is_pointed_elsewhere_and_back(
+    make: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a link that means another bundle while the files of one are read -> the one, as a whole."""
+    from plainconv.engines.serving import backend as module
+
+    make(tmp_path / "one")
+    make(tmp_path / "two", scale=2)
+    link, real = tmp_path / "b", module.load
+    link.symlink_to("one")
+
+    def point_to(target: str) -> None:
+        link.unlink()
+        link.symlink_to(target)
+
+    def load(*arguments: Any, **options: Any) -> Any:
+        point_to("two")
+        try:
+            return real(*arguments, **options)
+        finally:
+            point_to("one")
+
+    monkeypatch.setattr(module, "load", load)
+    model = open_model(link, OPTIONS, lambda *run: None)
+    assert answer(model) == [[3, 7]] and model.sha256 == Bundle.open(tmp_path / "one").sha256
+    assert model.report == tmp_path / "b.html"
+    model.retire()
+    assert model.closed.wait(LONG_S)
+
+
+@pytest.mark.parametrize("what", ["a pipe", "a link", "other bytes"])
+def test_a_file_that_is_swapped_once_it_was_verified(
+    make: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """Given another thing in the place of a file before the runtime reads it -> refused, and nobody waits for it."""
+    from plainconv.engines.serving import backend as module
+
+    onnx, real = make(tmp_path / "b") / "model.onnx", module.load
+    other = make(tmp_path / "other", scale=2) / "model.onnx"
+
+    def load(*arguments: Any, **options: Any) -> Any:
+        onnx.unlink()
+        if what == "a pipe":
+            os.mkfifo(onnx)
+        elif what == "a link":
+            onnx.symlink_to(other)
+        else:
+            onnx.write_bytes(other.read_bytes())
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(module, "load", load)
+    with pytest.raises(BundleError, match=r"model\.onnx (is a|was changed since)"):
+        open_model(tmp_path / "b", OPTIONS, lambda *run: None)

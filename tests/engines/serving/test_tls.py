@@ -1,6 +1,7 @@
 """The certificate and its key, and others in their place."""
 
 import logging
+import os
 import ssl
 from collections.abc import Callable
 from pathlib import Path
@@ -38,3 +39,22 @@ def test_a_file_that_goes(certificate: Callable[..., Certificates], tmp_path: Pa
     assert not pair.refresh() and pair.pair == first
     with pytest.raises(EngineError, match="wanted a certificate and its key"):
         Certificates(tmp_path / "cert.pem", tmp_path / "key.pem")
+
+
+@pytest.mark.parametrize("what", ["a pipe", "a folder", "a link to itself", "a device"])
+def test_what_is_no_file(certificate: Callable[..., Certificates], tmp_path: Path, what: str) -> None:
+    """Given what has no end, or is no file, in the place of one -> nobody waits for it, and the old pair stays."""
+    pair = certificate(tmp_path)
+    first, cert = pair.pair, tmp_path / "cert.pem"
+    kept = cert.read_bytes()
+    cert.unlink()
+    if what == "a pipe":
+        os.mkfifo(cert)
+    elif what == "a folder":
+        cert.mkdir()
+    else:
+        cert.symlink_to("/dev/zero" if what == "a device" else cert.name)
+    assert not pair.refresh() and pair.pair == first
+    cert.rename(tmp_path / "gone")
+    cert.write_bytes(kept)
+    assert pair.refresh() and pair.pair == first

@@ -493,3 +493,14 @@ def test_a_network_that_nothing_certifies_is_written_and_said_so(nets, tmp_path,
     assert Bundle.open(target).manifest.parities and "parity" in said.out
     assert len(said.err.splitlines()) == 1
     assert "was written, but plain network is not certified: the output does not depend on the input" in said.err
+
+
+def test_closed_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given standard streams that are closed -> their numbers are no other file's, and a command ends well."""
+    with monkeypatch.context() as closed:
+        for name in ("stdin", "stdout", "stderr"):
+            closed.setattr(sys, name, None)
+        assert main(["models"]) == 0
+        for stream in (sys.stdin, sys.stdout, sys.stderr):
+            assert stream.name == os.devnull
+            stream.close()

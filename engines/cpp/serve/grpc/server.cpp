@@ -181,7 +181,8 @@ GrpcServer::GrpcServer(Listener listener, Shared& shared, Certificates* certific
   state_ = std::make_unique<State>(shared);
   State& state = *state_;
   state.build(certificates);
-  state.watcher.emplace(every, [&state] { state.look(); });
+  state.watcher.emplace(
+      every, [&state] { state.look(); }, shared.complain);
   state.door.emplace(std::move(listener), shared.service.options().max_connections,
                      Doorway::Ways{nullptr,
                                    [&state](Doorway::Socket socket, const std::string& /*peer*/, Doorway::Place place) {

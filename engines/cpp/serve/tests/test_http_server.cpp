@@ -68,9 +68,10 @@ class Client {
   std::string received_;
 };
 
-std::string request_of(float first, const std::string& more = "") {
+/// With `spaces` behind the JSON.
+std::string request_of(float first, const std::string& more = "", std::size_t spaces = 0) {
   const std::string json = R"({"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 4], "data": [)" +
-                           std::to_string(first) + ", 1, 2, 3]}]}";
+                           std::to_string(first) + ", 1, 2, 3]}]}" + std::string(spaces, ' ');
   return "POST /v2/models/sums_of_rows/infer HTTP/1.1\r\nHost: x\r\n" + more +
          "Content-Length: " + std::to_string(json.size()) + "\r\n\r\n" + json;
 }
@@ -210,6 +211,28 @@ TEST_CASE("a run that fails, a full memory, and requests that are none do not en
   CHECK(contains(other.receive(), "the requests under way fill this server's memory"));
 }
 
+TEST_CASE("models that are being loaded hold up no large body") {
+  ServeOptions options;
+  options.repository = true;
+  Running running(nullptr, options);
+  Gate closed;
+  running.gate = &closed;  // of those that are loaded from here on
+  std::vector<std::unique_ptr<Client>> loading;
+  for (int i = 0; i < 3; ++i) {
+    loading.push_back(std::make_unique<Client>(running.port));
+    loading.back()->send(
+        "POST /v2/repository/models/sums_of_rows/load HTTP/1.1\r\nhost: x\r\nContent-Length: 0\r\n\r\n");
+  }
+  closed.wait_for(1);
+  Client client(running.port);
+  client.send(request_of(2, "", 100'000));
+  CHECK(contains(client.receive(), "\"data\":[8.0]"));
+  closed.open();
+  for (const auto& each : loading) {
+    CHECK(contains(each->receive(), "\"load\":true"));
+  }
+}
+
 TEST_CASE("what was announced takes no memory, what arrives does; a peer leaves a quarter to the others") {
   ServeOptions options;
   options.max_pending = 1000;
@@ -268,6 +291,13 @@ TEST_CASE("a Unix socket, one that a killed server left, and one that is taken")
     ::close(socket);
   }
   CHECK(::access(options.unix_socket.c_str(), F_OK) != 0);
+  {
+    std::optional<Listener> first(plainconv::serve::http_address(options));
+    ::unlink(options.unix_socket.c_str());
+    const Listener second(plainconv::serve::http_address(options));
+    first.reset();
+    CHECK(::access(options.unix_socket.c_str(), F_OK) == 0);  // it is the second's
+  }
   options.unix_socket = std::string(200, 'x');
   CHECK(contains(thrown_by<plainconv::Error>([&] { const Listener too_long(plainconv::serve::http_address(options)); }),
                  "HTTP cannot listen on xxx"));

@@ -63,11 +63,14 @@ TEST_CASE("what two readers could take for different things is refused") {
     CAPTURE(line);
     CHECK(contains(refusal_of(line + "\r\nhost: x\r\n\r\n"), "is not HTTP as this server reads it"));
   }
+  for (const std::string& version : std::vector<std::string>{"1", "1.1 ", "11", "1.1x", "01.1", "x.y"}) {
+    CHECK(contains(refusal_of("GET / HTTP/" + version + "\r\nhost: x\r\n\r\n"), "is not HTTP as this server reads it"));
+  }
   for (const std::string& version : std::vector<std::string>{"2.0", "1.2", "0.9"}) {
     CHECK(contains(refusal_of("GET / HTTP/" + version + "\r\nhost: x\r\n\r\n"), "another version of HTTP"));
   }
-  for (const std::string& target :
-       std::vector<std::string>{"a", "*", "ftp://a/", "http://", "http:///a", "http://a b/", "://a/"}) {
+  for (const std::string& target : std::vector<std::string>{"a", "*", "ftp://a/", "http://", "http:///a", "http://a b/",
+                                                            "://a/", "/\xc3\xa9", "/?\x7f"}) {
     CHECK_FALSE(refusal_of("GET " + target + " HTTP/1.1\r\nhost: x\r\n\r\n").empty());
   }
   for (const std::string& line :
@@ -123,7 +126,7 @@ TEST_CASE("chunks without a body, byte by byte and without news") {
 }
 
 TEST_CASE("chunks, whole and byte by byte, and what is behind them") {
-  const std::string body = "3;ext=1\r\nabc\r\nA\r\n0123456789\r\n0;c\r\ncontent-length: 5\r\na: b\r\n\r\n";
+  const std::string body = "3;ext=1\r\nabc\r\nA\r\n0123456789\r\n0;c\r\nhost: y\r\nhost: z\r\na: b\r\n\r\n";
   RequestParser whole(limit);
   CHECK(whole.read(chunked + body + "GET") == chunked.size() + body.size());
   CHECK((whole.has_chunks() && whole.body() == "abc0123456789"));
@@ -140,7 +143,8 @@ TEST_CASE("chunks, whole and byte by byte, and what is behind them") {
 TEST_CASE("chunks that are none, too many, too much, or mostly lines") {
   for (const std::string& wrong :
        std::vector<std::string>{"\r\n", "-1\r\n", "0x10\r\n", "zz\r\n", ";a\r\n", "1 2\r\n", "1\r\nab\r\n",
-                                "1;\x01\r\na", "0\r\na b: c\r\n\r\n", "0\r\n : c\r\n\r\n"}) {
+                                "1;\x01\r\na", "0\r\na b: c\r\n\r\n", "0\r\n : c\r\n\r\n", "0\r\na: b\r\n c\r\n\r\n",
+                                "0\r\ncontent-length: 1\r\n\r\n", "0\r\ntransfer-encoding: chunked\r\n\r\n"}) {
     CAPTURE(wrong);
     CHECK_FALSE(refusal_of(chunked + wrong + "0\r\n\r\n").empty());
   }

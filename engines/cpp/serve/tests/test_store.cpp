@@ -9,6 +9,7 @@
 #include "refusals.hpp"
 #include "serving_doubles.hpp"
 #include "store.hpp"
+#include "watcher.hpp"
 
 using plainconv::serve::Refused;
 using plainconv::serve::ServeOptions;
@@ -34,6 +35,7 @@ struct Stored {
     options.name = name;
   }
   Store::Open open = [this](const fs::path& folder) {
+    opened.push_back(folder);
     const auto identity = plainconv::identity_of(folder);
     if (!identity || refused == *identity) {
       throw plainconv::BundleError("no bundle");
@@ -46,6 +48,7 @@ struct Stored {
     return plainconv::Network(bundle, "summing", "fp32", std::make_unique<SummingRunner>(nullptr, nullptr));
   };
   std::string refused;  // a version that does not load
+  std::vector<fs::path> opened;
   std::vector<std::string> complaints;
   std::vector<std::string> told;
   ServeOptions options;
@@ -143,4 +146,49 @@ TEST_CASE("what nobody holds any more ends, and what is unloaded stays so") {
   CHECK_FALSE(thrown_by<Refused>([&] { stored.store.unload("../a"); }).empty());
   stored.store.load("a");
   CHECK(stored.store.ready() == std::vector<std::string>{"a"});
+}
+
+TEST_CASE("a new version that does not load is tried again once its files have changed") {
+  const Folder folder;
+  write(folder.path / "a", "1");
+  Stored stored(folder.path / "a");
+  stored.store.load_all();
+  const std::string second = write(folder.path / "a", "2");  // the manifest alone, its files are still to come
+  stored.refused = second;
+  stored.store.refresh();
+  stored.refused = "";
+  stored.store.refresh();
+  CHECK((stored.opened.size() == 2 && stored.told.empty()));
+  std::ofstream(folder.path / "a" / "model.onnx") << "x";
+  stored.store.refresh();
+  CHECK((stored.opened.size() == 3 && stored.told.size() == 1));
+  CHECK(stored.store.use("sums_of_rows")->network().sha256() == second);
+}
+
+TEST_CASE("a link is read as the folder that it meant when loading began") {
+  const Folder folder;
+  write(folder.path / "one", "1");
+  fs::create_directory_symlink("one", folder.path / "b");
+  Stored stored(folder.path / "b");
+  stored.store.load_all();
+  CHECK(stored.opened == std::vector<fs::path>{fs::canonical(folder.path / "one")});
+}
+
+TEST_CASE("a look that fails is told of, and the next one comes") {
+  std::atomic<int> looks = 0;
+  std::atomic<int> told = 0;
+  {
+    const plainconv::serve::Watcher watcher(
+        plainconv::serve::Seconds(0.001),
+        [&] {
+          if (++looks < 3) {
+            throw std::bad_alloc();
+          }
+        },
+        [&](const std::string&) { ++told; });
+    while (looks < 4) {
+      std::this_thread::yield();
+    }
+  }
+  CHECK(told == 2);
 }

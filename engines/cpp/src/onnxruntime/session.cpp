@@ -5,6 +5,7 @@
 #include <cstring>
 #include <set>
 
+#include "bundle/reader.hpp"
 #include "text.hpp"
 
 namespace plainconv {
@@ -89,8 +90,8 @@ void check_type(const std::string& file, const std::vector<TensorSpec>& specs, c
 
 }  // namespace
 
-OnnxSession::OnnxSession(const std::string& file, std::vector<TensorSpec> inputs, std::vector<TensorSpec> outputs,
-                         int threads, const Cores& cores)
+OnnxSession::OnnxSession(const Bundle& bundle, const std::string& file, std::vector<TensorSpec> inputs,
+                         std::vector<TensorSpec> outputs, int threads, const Cores& cores)
     : inputs_(std::move(inputs)), outputs_(std::move(outputs)) {
   for (const TensorSpec& spec : inputs_) {
     input_names_.push_back(spec.name.c_str());
@@ -101,7 +102,13 @@ OnnxSession::OnnxSession(const std::string& file, std::vector<TensorSpec> inputs
   const std::string name = file.substr(file.rfind('/') + 1);
   try {
     env_ = environment();
-    session_ = Ort::Session(*env_, file.c_str(), session_options(threads, cores));
+    if (bundle.manifest.files.contains(file + ".data")) {  // its weights, which it reads by path
+      const std::string path = text(shown_path(bundle.folder), "/", file);
+      session_ = Ort::Session(*env_, path.c_str(), session_options(threads, cores));
+    } else {
+      const std::string bytes = bundle.read(file);
+      session_ = Ort::Session(*env_, bytes.data(), bytes.size(), session_options(threads, cores));
+    }
     check_names(name);
   } catch (const Ort::Exception& error) {
     if (is_no_memory(error.what())) {

@@ -19,8 +19,8 @@ class OnnxSession {
  public:
   /// `inputs` and `outputs` are what the manifest says of the file, `cores` where the threads it starts are bound to
   /// (empty: nowhere). Throws EngineError where ONNX Runtime refuses it, or it reads or makes something else.
-  OnnxSession(const std::string& file, std::vector<TensorSpec> inputs, std::vector<TensorSpec> outputs, int threads,
-              const Cores& cores);
+  OnnxSession(const Bundle& bundle, const std::string& file, std::vector<TensorSpec> inputs,
+              std::vector<TensorSpec> outputs, int threads, const Cores& cores);
 
   /// Run once; an output that is null is made. Throws EngineError with ONNX Runtime's reason.
   void run(const Ort::RunOptions& options, std::span<const OrtValue* const> inputs, std::span<OrtValue*> outputs) const;

@@ -200,9 +200,8 @@ class SplitRunner : public Runner {
         continue;
       }
       try {
-        sessions_[i] =
-            std::make_unique<OnnxSession>(text(shown_path(bundle.folder), "/", part.file), specs_of(part.inputs),
-                                          specs_of(part.outputs), threads, is_bound ? cores : Cores{});
+        sessions_[i] = std::make_unique<OnnxSession>(bundle, part.file, specs_of(part.inputs), specs_of(part.outputs),
+                                                     threads, is_bound ? cores : Cores{});
       } catch (const EngineError& error) {
         throw EngineError(text("part ", part.name, ": ", error.what()));
       }

@@ -68,10 +68,10 @@ std::unique_ptr<Runner> whole(const Bundle& bundle, const std::string& precision
   if (options.device != 0) {
     throw EngineError(text("device ", options.device, " is given, ONNX Runtime here runs on the CPU; leave it out"));
   }
-  const std::string file = text(shown_path(bundle.folder), "/", bundle.graph_on_cpu(precision));
   try {
-    return std::make_unique<WholeRunner>(std::make_unique<OnnxSession>(
-        file, specs_of(bundle.manifest.inputs), specs_of(bundle.manifest.outputs), options.threads, Cores{}));
+    return std::make_unique<WholeRunner>(
+        std::make_unique<OnnxSession>(bundle, bundle.graph_on_cpu(precision), specs_of(bundle.manifest.inputs),
+                                      specs_of(bundle.manifest.outputs), options.threads, Cores{}));
   } catch (const EngineError& error) {
     if (precision == "fp32") {
       throw;

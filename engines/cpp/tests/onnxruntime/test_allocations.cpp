@@ -35,9 +35,9 @@ std::vector<Array> arrays_of(std::span<const plainconv::TensorSpec> specs) {
 /// An ONNX file that ONNX Runtime runs on memory of its own, the values made once.
 class RawRun {
  public:
-  RawRun(const std::string& file, const std::vector<plainconv::TensorRecord>& inputs,
+  RawRun(const plainconv::Bundle& bundle, const std::string& file, const std::vector<plainconv::TensorRecord>& inputs,
          const std::vector<plainconv::TensorRecord>& outputs)
-      : session_(file, plainconv::specs_of(inputs), plainconv::specs_of(outputs), 1, {}),
+      : session_(bundle, file, plainconv::specs_of(inputs), plainconv::specs_of(outputs), 1, {}),
         inputs_(arrays_of(session_.inputs())),
         outputs_(arrays_of(session_.outputs())),
         bound_inputs_(inputs_.size()),
@@ -75,12 +75,12 @@ TEST_CASE("by ONNX Runtime, a call takes from the heap what ONNX Runtime's own c
     std::vector<std::unique_ptr<RawRun>> raw;
     std::vector<int> devices;
     if (bundle.manifest.splits.empty()) {
-      raw.push_back(std::make_unique<RawRun>(*folder + "/model.onnx", bundle.manifest.inputs, bundle.manifest.outputs));
+      raw.push_back(std::make_unique<RawRun>(bundle, "model.onnx", bundle.manifest.inputs, bundle.manifest.outputs));
     } else {
       const auto& split = bundle.manifest.splits.front();
       devices.resize(static_cast<std::size_t>(split.devices));
       for (const auto& part : split.parts) {
-        raw.push_back(std::make_unique<RawRun>(*folder + "/" + part.file, part.inputs, part.outputs));
+        raw.push_back(std::make_unique<RawRun>(bundle, part.file, part.inputs, part.outputs));
       }
     }
     const auto net = plainconv::open(*folder, {.backend = "onnxruntime", .devices = devices, .threads = 1});

@@ -37,6 +37,7 @@ def run(test: Callable[[Acceptor, int], Awaitable[None]], most: int, certificate
     async def runs() -> None:
         listener = socket.socket()
         listener.bind(("127.0.0.1", 0))
+        listener.listen()
         listener.setblocking(False)
         acceptor = Acceptor(listener, most, certificates)
         port = listener.getsockname()[1]

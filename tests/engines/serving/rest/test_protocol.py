@@ -106,6 +106,8 @@ def test_requests_one_after_the_other() -> None:
     transport = talk(GET[:5], GET[5:] + b"\r\n", b"GET /b HTTP/1.1\r\nhost: x\r\n\r\n")
     assert transport.written.count(b"HTTP/1.1 200") == 2 and not transport.ended
     assert transport.written.endswith(b"/b")
+    empty_lines = talk(b"\r", b"\n\r\n" + GET + b"\r\n\r\n", b"\r\n\r", b"\n" + GET + b"\r\n")
+    assert empty_lines.written.count(b"HTTP/1.1 ") == 2 and not empty_lines.ended
 
 
 @pytest.mark.parametrize(
@@ -196,7 +198,7 @@ def test_a_reader_that_does_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
     asyncio.run(waits())
 
 
-@pytest.mark.parametrize("sent", [[], [GET], [GET + b"\r\n", GET], [POST, b"x"]])
+@pytest.mark.parametrize("sent", [[], [GET], [GET + b"\r\n", GET], [GET + b"\r\n", b"\r\n"], [POST, b"x"]])
 def test_one_that_does_not_go_on(sent: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     """Given a connection that stops before a head, in it, or in a body that is answered -> closed after a while."""
     monkeypatch.setattr(http_protocol, "HEAD_TIMEOUT_S", 0.01)
