@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from plainconv.exporter.parity import Reference, reference_from_module, run_module
 from plainconv.exporter.parity.rounded import step_of
+from plainconv.exporter.parity.wanted import wanted_output
 
 EXAMPLE = torch.zeros(1, 3, 16, 16)
 RNG = np.random.default_rng(0)
@@ -56,6 +57,17 @@ def test_a_choice_of_rounding_is_passed_in_float32_and_another_rounding_is_not(
     many = as_wanted(y, y + facts.step * (RNG.random(y.shape) < 0.5))
     for wrong in (twice, many, as_wanted(y, y + facts.step), as_wanted(y, np.roll(y, 1, axis=0))):
         assert reference.compare("step", [wrong])[0].failed
+
+
+@pytest.mark.parametrize(("share", "is_held"), [(0.9, True), (0.1, False)])
+def test_where_most_of_eagers_own_are_a_step_off_a_few_may_be_two(share: float, is_held: bool) -> None:
+    y = RNG.integers(0, 9000, (13, 400))
+    own = y + np.where(np.arange(13) % 2, 1, -1)[:, None] * (RNG.uniform(size=y.shape) < share)
+    facts = wanted_output(y, [own], ("normal",) * 13, np.arange(13), numbers=True)
+    step = own.copy()
+    step[2, :3] = y[2, :3] + 2
+    reference = Reference(1, {"x": np.zeros((13, 1))}, ("normal",) * 13, {"y": facts})
+    assert bool(reference.compare("step", [step])[0]) == is_held
 
 
 @pytest.mark.parametrize("tolerance", [0.03, 0.3])
