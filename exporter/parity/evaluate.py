@@ -110,7 +110,7 @@ def reference_from_module(
     kinds = inputs.kinds
     is_large = 5 * (macs or 0) > MAC_BUDGET or sum(y.nbytes for y in wide) > LARGE
     draws = FEW_ROUNDINGS if is_large else ROUNDINGS
-    moved, turns = _shaken(module, inputs, wide, narrow, batch, draws=draws, together=together, mixes=mixes)
+    moved, turns = _shaken(module, inputs, wide, narrow, batch, draws=draws, together=together)
     dtype = _dtype(module)
     of_lists = {} if dtype == "float32" else own_of_lists(wide, narrow)
     narrow, moved = ([_but_for_turns(wide, y) for y in each] for each in (narrow, moved))
@@ -210,7 +210,6 @@ def _shaken(
     *,
     draws: int,
     together: bool,
-    mixes: bool,
 ) -> tuple[list[list[np.ndarray]], np.ndarray]:
     """What the roundings of a float32 network may come to where one evaluation does not show it.
 
@@ -221,8 +220,7 @@ def _shaken(
     if _dtype(module) != "float32":
         return [], np.zeros((0, 0), bool)
     turns = turned_rows(wide, narrow) | among_equals(wide)
-    apart = all(len(y) == len(inputs.kinds) for y in wide) and not (mixes and batch > 1)
-    if not apart or _loops(module):
+    if _loops(module):
         return [], turns
     moved: list[list[np.ndarray]] = []
     with contextlib.suppress(Exception):  # whatever a network raises whose values are replaced on their way

@@ -47,8 +47,9 @@ OF_ONE = 2.0
 """How many times as far as all images together one may be: some move what is next to a threshold, most do not."""
 SLICE_FLOOR = 0.25
 """Of the part's spread: a slice that moves by less is measured as if it moved by that."""
-FEW = 6
-"""Images too few to tell an offset from choices that happen to go the same way."""
+FEW, BEYOND = 6, 5.0
+"""Images too few to tell an offset from choices that happen to go the same way; by how many standard deviations more
+numbers must be off by the same than would be so by chance."""
 
 
 @dataclass(frozen=True)
@@ -241,7 +242,12 @@ def is_offset(wanted: np.ndarray, y: np.ndarray) -> bool:
     with np.errstate(all="ignore"):
         off = np.rint(y.astype(np.float64)) - wanted
     usual = np.median(off, axis=0)
-    return bool(((usual != 0) & ((off == usual).mean(axis=0) >= OF_EACH)).any())
+    found = (usual != 0) & ((off == usual).mean(axis=0) >= OF_EACH)
+    others, n = off[:, ~found], len(y)
+    share = np.unique(others[others != 0], return_counts=True)[1].max(initial=0) / max(others.size, 1)
+    most = range(math.ceil(OF_EACH * n), n + 1)
+    by_chance = found.size * sum(math.comb(n, k) * share**k * (1 - share) ** (n - k) for k in most)
+    return bool(found.sum() > by_chance + BEYOND * math.sqrt(by_chance))
 
 
 def rounded_otherwise(wanted: Wanted, y: np.ndarray) -> str:

@@ -14,6 +14,8 @@ TOLD = 0.45
 """Of the spread: half of a number, and any constant, is off by .5 and more."""
 SAME = 1e-9
 """Of the largest number: what float64 may make of multiples of one."""
+TELLING = 1e-3
+"""Of a step: numbers next to nothing apart are all next to a multiple of that, by as much as half of it."""
 MANY_VALUES = 16
 """Values whose common divisor is no chance."""
 SAMPLE = 1 << 16
@@ -42,7 +44,8 @@ def step_of(some: np.ndarray) -> float:
         return float(np.gcd.reduce(steps.astype(np.int64))) if len(values) >= MANY_VALUES else 1.0
     step = float(steps.min())
     places = (values - values[0]) / step
-    return step if float(np.abs(places - np.rint(places)).max()) < SAME * float(places.max()) else 0.0
+    off = float(np.abs(places - np.rint(places)).max())
+    return step if off < min(SAME * float(places.max()), TELLING) else 0.0
 
 
 def room_of(tolerance: float, step: float, scale: np.ndarray) -> np.ndarray | float:

@@ -215,6 +215,11 @@ def test_an_offset_is_that_of_whole_numbers_in_most_images() -> None:
     assert is_offset(y, y + np.array([0, 0, 1, 0])) and not is_offset(y, y) and not is_offset(y[:5], y[:5] + 1)
     assert not is_offset(y + 0.5, y + 1.5) and not is_offset(y, y + RNG.integers(-1, 2, y.shape))
     assert not is_offset(y, np.full(y.shape, np.nan))
+    many = RNG.integers(0, 9, (13, 20_000))
+    moved = many + RNG.integers(-1, 2, many.shape)
+    assert not is_offset(many, moved)  # some are off by the same in most images by chance
+    moved[:, :50] = many[:, :50] + 1
+    assert is_offset(many, many + 1) and is_offset(many, moved)
 
 
 def test_a_mask_that_moves_on_no_random_image_is_what_it_is() -> None:
