@@ -1,4 +1,4 @@
-"""What all tests share: the same examples each time, one thread for each parallel worker, and Ctrl-C that arrives."""
+"""What all tests share: the same examples each time, one thread for each parallel worker, and signals that arrive."""
 
 import os
 import signal
@@ -11,6 +11,7 @@ settings.register_profile("long", deadline=None, max_examples=1000)  # drawn ane
 settings.load_profile("same")
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored in a job in the background
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and this one under nohup, by what the tests start, too
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .measure import Measured
+from .measure import Measured, is_offset
 from .names import AGREEMENT, OF_EACH
 from .order import WIDEST, columns_of, list_of, stack_of
 
@@ -43,10 +43,14 @@ class Paired:
     why: str
 
     def with_counts(self, wanted: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """`found`, its counts as in `wanted` where the rows without counterpart explain what they differ by."""
+        """`found`, its counts as in `wanted` where the rows without counterpart explain what they differ by.
+
+        Not where most images count as many too many: chance does not.
+        """
         outputs = list(found)
         for k, y in enumerate(outputs):
-            if k not in self.members and y.shape == wanted[k].shape == self.alone.shape and y.dtype.kind != "f":
+            counts = k not in self.members and y.shape == wanted[k].shape == self.alone.shape and y.dtype.kind != "f"
+            if counts and not is_offset(wanted[k], y):
                 near = np.abs(y.astype(np.int64) - wanted[k].astype(np.int64)) <= self.alone
                 outputs[k] = np.where(near, wanted[k], y)
         return outputs

@@ -5,7 +5,6 @@ A route is (path, method, what answers); the page for people is a few more of th
 
 import asyncio
 import contextlib
-import functools
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -159,14 +158,14 @@ def application(service: Service, bearer: Bearer, log: AccessLog, more: Sequence
     for path, method, endpoint in (*Inference(plane, service).routes(), *Control(repository, service).routes(), *more):
         app.add_route(path, endpoint, methods=[method])
     data = kserve_parts.v2_datamodels
-    get = functools.partial(app.add_api_route, methods=["GET", "HEAD"])
-    get("/v2", endpoints.metadata, response_model=data.ServerMetadataResponse)
-    get("/v2/health/live", endpoints.live, response_model=data.ServerLiveResponse)
-    get("/v2/health/ready", endpoints.ready, response_model=data.ServerReadyResponse)
-    get("/v2/models", endpoints.models, response_model=data.ListModelsResponse)
+    reads = ["GET", "HEAD"]
+    app.add_api_route("/v2", endpoints.metadata, methods=reads, response_model=data.ServerMetadataResponse)
+    app.add_api_route("/v2/health/live", endpoints.live, methods=reads, response_model=data.ServerLiveResponse)
+    app.add_api_route("/v2/health/ready", endpoints.ready, methods=reads, response_model=data.ServerReadyResponse)
+    app.add_api_route("/v2/models", endpoints.models, methods=reads, response_model=data.ListModelsResponse)
     for path in ("/v2/models/{model_name}", "/v2/models/{model_name}/versions/{model_version}"):
-        get(path, endpoints.model_metadata, response_model=data.ModelMetadataResponse)
-        get(f"{path}/ready", endpoints.model_ready, response_model=data.ModelReadyResponse)
+        app.add_api_route(path, endpoints.model_metadata, methods=reads, response_model=data.ModelMetadataResponse)
+        app.add_api_route(f"{path}/ready", endpoints.model_ready, methods=reads, response_model=data.ModelReadyResponse)
     app.add_exception_handler(RefusedError, _refused)
     app.add_exception_handler(HTTPException, _no_route)
     app.add_exception_handler(Exception, _failed)
