@@ -121,8 +121,9 @@ def reference_from_module(
     numbers = _numbers(module, types, inputs, wide, batch)
     for i, (name, y) in enumerate(zip(names, wide, strict=True)):
         own_outputs, others = ([each[i] for each in runs if each[i].shape == y.shape] for runs in (narrow, moved))
-        coarse: dict[str, Any] = {"moved": others, "coarser": MULTIPLE}
-        found = wanted_output(y, own_outputs, kinds, spread_of, places=places[i], numbers=numbers[i], **coarse)
+        found = wanted_output(
+            y, own_outputs, kinds, spread_of, moved=others, coarser=MULTIPLE, places=places[i], numbers=numbers[i]
+        )
         found = with_own_rms(found, own_outputs)
         if found.step:  # how often it is rounded otherwise
             often = max((rms_error(found, each, math.inf).error for each in others), default=0.0) / MULTIPLE**0.5

@@ -231,7 +231,7 @@ def agreement(wanted: Wanted, y: np.ndarray, tolerance: float | None) -> Measure
 
 
 def own_share(wanted: Wanted) -> float:
-    """Of integers, the share that may differ in float32 as they do there anyway."""
+    """Of names, the share that may differ in float32 as they do there anyway."""
     return MULTIPLE * float(np.fmax(wanted.own_errors, wanted.moved).mean())
 
 

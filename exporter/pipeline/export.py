@@ -53,8 +53,8 @@ from .open_axes import (
     corners,
     gaps,
     refuse_batch,
+    refuse_batch_guards,
     refuse_guards,
-    refuse_one_batch,
     refuse_sizes,
     within,
 )
@@ -220,8 +220,8 @@ def _plain_network(job: Job, network: Network, cost: Cost, steps: Steps, clock: 
         plain, report = reparameterize(
             network.module, network.examples, check=job.end_to_end, open_sizes=job.dynamic_size is not None
         )
-        if job.dynamic_batch is not None:
-            refuse_one_batch(network, report.one_batch)
+        if job.dynamic_batch is not None and report.guards:
+            refuse_batch_guards(network, plain, cost, job.dynamic_batch)
         del network.module  # and its weights with it
         gc.collect()
         steps.check(PLAIN, run_module(plain, _types(network)))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..count import Cost
 from ..errors import SourceError, first_line
-from ..parity import Reference, Run
+from ..parity import Reference, Run, run_module
 from ..parity.inputs import MAC_BUDGET, batch_of, has_batch
 from ..source.network import Network, Request
 from ..source.shapes import Batches, Sizes
@@ -56,16 +56,6 @@ def refuse_batch(network: Network) -> None:
         f"--dynamic-batch opens the first axis of {first}, {batch} in the example, and {other} is {shape}: give both "
         "as many rows, or leave --dynamic-batch out"
     )
-
-
-def refuse_one_batch(network: Network, one_batch: bool) -> None:
-    """Raise SourceError for a network whose plain form is right for `one_batch`, the example's, alone."""
-    if one_batch:
-        batch = batch_of(x.shape for x in network.examples)
-        raise SourceError(
-            f"{network.name} does something else for a batch of {batch} than for others, as a branch on the batch or a "
-            "loop over its images does; leave --dynamic-batch out"
-        )
 
 
 def refuse_sizes(network: Network, size: Sizes) -> None:
@@ -138,6 +128,21 @@ def refuse_guards(name: str, plain: nn.Module, inputs: Mapping[str, Tensor], siz
             ) from error
 
 
+def refuse_batch_guards(network: Network, plain: nn.Module, cost: Cost, batch: Batches) -> None:
+    """As `refuse_guards`, of the batch. Raises SourceError with what holds the network to its own."""
+    for images in dict.fromkeys(_affordable(batch, k, cost.macs) for k in (0, 2)):
+        try:
+            with torch.no_grad():
+                plain(*with_batch(network.inputs, images).values())
+        except Exception as error:  # as above
+            own = batch_of(x.shape for x in network.examples)
+            raise SourceError(
+                f"{network.name} does something else for a batch of {own} than for others, as a branch on the batch or "
+                f"a loop over its images does ({first_line(error)}); leave --dynamic-batch out, or export at another "
+                "batch by --input-shape"
+            ) from error
+
+
 def corners(
     network: Network, reference: Reference, cost: Cost, batch: Batches | None, size: Sizes | None
 ) -> tuple[Corner, ...]:
@@ -165,14 +170,29 @@ def corners(
         if not any(differs):
             continue
         here = reference
-        if differs[1] or reference.mixes:  # then what an image gives depends on how many go with it
+        mixes = reference.mixes or (differs[0] and images == 1 and not _is_same_alone(network, reference))
+        if differs[1] or mixes:  # then what an image gives depends on how many go with it
             few = replace(cost, macs=int(max(macs, FEW_IMAGES)))
-            count = images if reference.mixes else reference.batch
+            count = images if mixes else reference.batch
             examples = network.inputs if size is None else at_size(network.inputs, pixels)
             here = reference_of(network, few, examples=with_batch(examples, count))
         at = ", ".join([f"batch {images}"] * differs[0] + [_spelled(pixels)] * differs[1])
         found.setdefault(at, Corner(at, replace(here, batch=images)))
     return tuple(found.values())
+
+
+def _is_same_alone(network: Network, reference: Reference) -> bool:
+    """Whether an image by itself gives what it gives among others: a trace of several does not show a branch on one.
+
+    Raises SourceError where the network takes none by itself.
+    """
+    try:
+        run = run_module(network.module, [x.dtype for x in network.examples])
+        return not any(p.failed for p in replace(reference.first(1), batch=1).judge("eager", run))
+    except Exception as error:  # whatever the network's own code raises
+        raise SourceError(
+            f"{network.name} takes no batch of 1 ({first_line(error)}); give another --dynamic-batch, or leave it out"
+        ) from error
 
 
 def check_corners(steps: Steps, at_corners: Sequence[Corner], step: str, run: Run) -> None:

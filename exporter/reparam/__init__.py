@@ -91,7 +91,6 @@ def _reparameterized(
     plan = planned(graph_module)
     report, ops = plan.report, plan.planner.ops
     report.tracer, report.guards, report.counts_before = traced.tracer, traced.guards, counts_before
-    report.one_batch = traced.one_batch
     report.ops_before = ops_before
     report.macs_before = sum(own_macs(node, op) for node, op in ops.items())
     rewritten = rewrite(graph_module, plan)

@@ -58,7 +58,7 @@ def check_end_to_end(
     macs: int,
     guarded: bool = False,
 ) -> EndToEnd:
-    """Compare at two small sizes, the first odd where it can be, with a batch of two; then with one of the example's.
+    """Compare at two small sizes, the first odd where it can be, of two images; the second of one where the example is.
 
     At the example's size where the module takes no other. `macs` is what one forward of the example takes; `guarded`
     says that the plain network refuses some sizes by itself. Raises CheckFailedError where the two differ by more than

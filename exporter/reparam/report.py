@@ -60,8 +60,7 @@ class Report:
     `ops_before` counts every op that the network was traced to, by its name in PyTorch.
 
     `guards` are conditions on the input's sizes that the network's own code fixed while it was traced; the plain
-    network raises where they do not hold. `one_batch` says that it is right for the example's batch alone, as the
-    network does something else for that than for others. `end_to_end` is None where the check was left out.
+    network raises where they do not hold. `end_to_end` is None where the check was left out.
     """
 
     regions: list[Region] = field(default_factory=list)
@@ -73,7 +72,6 @@ class Report:
     ops_before: dict[str, int] = field(default_factory=dict)
     tracer: str = ""
     guards: tuple[str, ...] = ()
-    one_batch: bool = False
     end_to_end: EndToEnd | None = None
 
     def __str__(self) -> str:

@@ -34,8 +34,7 @@ class Traced:
     """The graph, by which tracer, for each input which of its axes the graph leaves open, and on what conditions.
 
     A graph with conditions checks them itself: the call of torch.export's guard stays in it. `autocast` names the
-    dtypes that forward switches autocast on for; the graph computes in the dtype of the weights instead. `one_batch`
-    says that the module does something else for the example's batch than for others.
+    dtypes that forward switches autocast on for; the graph computes in the dtype of the weights instead.
     """
 
     graph_module: fx.GraphModule
@@ -43,7 +42,6 @@ class Traced:
     open_axes: tuple[tuple[bool, ...], ...]
     guards: tuple[str, ...] = ()
     autocast: tuple[str, ...] = ()
-    one_batch: bool = False
 
 
 def trace(
@@ -210,7 +208,7 @@ def _by_symbols(module: nn.Module, example: tuple[Tensor, ...], open_sizes: bool
         graph_module, autocast = _functional(program, guards)
         if not axes or not guards or _takes(graph_module, example):
             guards += _hold_batch(graph_module, example) if one_batch else ()
-            return Traced(graph_module, "torch.export", _open_axes(graph_module), guards, autocast, one_batch)
+            return Traced(graph_module, "torch.export", _open_axes(graph_module), guards, autocast)
         one_batch = True
     raise AssertionError("the last attempt returns or raises")
 

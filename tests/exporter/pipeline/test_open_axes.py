@@ -110,6 +110,29 @@ def test_a_loop_over_images_takes_no_open_batch(export):
     assert steps(export(looped, size=None)) == dict.fromkeys(("plain network", "ONNX (ONNX Runtime)"), "held")
 
 
+@pytest.mark.filterwarnings("ignore:the images of a batch influence")
+@pytest.mark.parametrize("batch", [1, 4])
+def test_what_a_network_does_for_one_image_alone_is_no_form_of_all_batches(export, batch):
+    """Given a branch on a batch of one -> refused where that is among those asked for, whatever the example's is."""
+
+    def moved_if_alone(net, y):
+        y = net.head(y.mean((2, 3)))
+        return y + 1.0 if y.shape[0] == 1 else y
+
+    with pytest.raises(PlainconvError, match="for a batch of 1 than for others" if batch == 1 else "batch 1.*failed"):
+        export(moved_if_alone, size=None, shape=(batch, 3, 32, 32), dynamic_batch=(1, 4, 8))
+
+
+def test_a_network_that_takes_no_image_alone_is_exported_for_several(export):
+    def of_pairs(net, y):
+        assert y.shape[0] > 1, "several"
+        return net.head(y.mean((2, 3)))
+
+    with pytest.raises(SourceError, match=r"takes no batch of 1 \(several\)"):
+        export(of_pairs, size=None, shape=(2, 3, 32, 32), dynamic_batch=(1, 2, 4))
+    assert "held" in steps(export(of_pairs, size=None, shape=(2, 3, 32, 32), dynamic_batch=(2, 4, 8))).values()
+
+
 @pytest.mark.slow
 def test_channel_shuffle_of_an_open_map_costs_no_more_nodes_than_of_a_fixed_one(export, tmp_path):
     open_sizes = export(shuffled).manifest.counts["onnx"]["ops"]
