@@ -2,7 +2,10 @@
 
 import os
 import signal
+from typing import Any
 
+import numpy as np
+import pytest
 import torch
 from hypothesis import settings
 
@@ -15,3 +18,14 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and this one under nohup, by wha
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
+
+_AT_FIRST = dict[int, Any]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test, and what is made for it, draws what it draws alone, whatever ran before it in its process."""
+    torch.manual_seed(0)
+    for rng in vars(getattr(item, "module", object)).values():
+        if isinstance(rng, np.random.Generator):
+            rng.bit_generator.state = _AT_FIRST.setdefault(id(rng), rng.bit_generator.state)

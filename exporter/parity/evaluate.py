@@ -31,12 +31,16 @@ from .widen import float64_outputs
 
 CHUNK = 8
 """Images evaluated at a time, where the network takes them together: each weight is widened once for all of them."""
+COSTLY, REUSED = 1e9, 128
+"""Multiply-accumulates of an image, and how often each weight is used for one: where there are as many, float64 is
+evaluated an image at a time, as its maps cost more then than its weights."""
 ROUNDINGS, FEW_ROUNDINGS = 6, 3
 """How often a network that chooses is evaluated with coarser roundings; less often where that takes long, or memory."""
 LARGE = 1 << 27
 """Bytes of all outputs in float64."""
-APART = 1e-9
-"""How far, of the largest output, an image among others may be from the image by itself, in float64."""
+APART, APART_IN_FLOAT32 = 1e-9, 1e-4
+"""How far, of the largest output, an image among others may be from the image by itself; further in float32, float64 is
+asked."""
 Examples = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
 
 
@@ -83,11 +87,16 @@ def reference_from_module(
     )
     types = [x.dtype for x in examples.values()]
     inputs = replace(inputs, arrays=_as_fed(inputs.arrays, types))
-    wide, mixes, together = _in_float64(module, inputs, batch)
+    one_by_one = macs is not None and macs > max(COSTLY, REUSED * sum(p.numel() for p in module.parameters()))
+    wide, mixes, together = _in_float64(module, inputs, batch, one_by_one=one_by_one)
     runs = (run_module(module, types), *own_runs)
     narrow = [_evaluate(run, inputs, batch, together=False)[0] for run in runs]
     if together:  # once more, in another order of summation: each is a single draw of what rounding may do
-        narrow.append(_evaluate(runs[0], inputs, batch, together=True)[0])
+        other, together = _evaluate(runs[0], inputs, batch, together=True)
+        if one_by_one and together and not all(map(_alike, narrow[0], other)):
+            mixes = _mix(module, inputs, wide)
+            together = not mixes
+        narrow += [other] * together
     finite = _finite_rows((wide, narrow[0]), len(inputs.kinds))
     gone = [i for i, kind in enumerate(inputs.kinds) if kind in EDGES and not finite[i]]
     left_out = tuple(
@@ -103,7 +112,7 @@ def reference_from_module(
             kinds=tuple(inputs.kinds[i] for i in rows),
         )
         if mixes and batch > 1:
-            wide, *_ = _in_float64(module, inputs, batch)
+            wide, *_ = _in_float64(module, inputs, batch, one_by_one=one_by_one)
             narrow = [_evaluate(run, inputs, batch, together=False)[0] for run in runs]
         else:
             wide, narrow = [y[rows] for y in wide], [[y[rows] for y in each] for each in narrow]
@@ -168,27 +177,54 @@ def _tensors(arrays: Sequence[np.ndarray]) -> tuple[Tensor, ...]:
     return tuple(torch.from_numpy(np.asarray(a, order="C")) for a in arrays)
 
 
-def _in_float64(module: nn.Module, inputs: Inputs, batch: int) -> tuple[list[np.ndarray], bool, bool]:
-    """The outputs in float64, whether an image's depend on the others of its batch, and whether batches were joined."""
+def _in_float64(
+    module: nn.Module, inputs: Inputs, batch: int, *, one_by_one: bool
+) -> tuple[list[np.ndarray], bool, bool]:
+    """The outputs in float64, whether an image's depend on the others of its batch, and whether batches may be joined.
 
-    def run(*arrays: np.ndarray) -> list[np.ndarray]:
-        return _arrays(float64_outputs(module, _tensors(arrays)))
-
-    found, joined = _evaluate(run, inputs, batch, together=True)
+    Both are open, and said to be no and yes, where images of a batch of one are evaluated `one_by_one`.
+    """
+    if batch == 1 and one_by_one:
+        return _evaluate(_wide_run(module), inputs, batch, together=False)[0], False, not inputs.whole
+    found, joined = _evaluate(_wide_run(module), inputs, batch, together=True)
     if batch == 1 and not joined:
         return found, False, False
-    whole = [name in inputs.whole for name in inputs.arrays]
     last = min(max(batch, CHUNK if joined else 1), len(inputs.kinds)) - 1  # of those that were run together first
-    among = [last] * batch  # as often as it takes: some networks take no image alone
     try:
-        alone = run(*(x[last] if w else x[among] for x, w in zip(inputs.arrays.values(), whole, strict=True)))
+        alone = _wide_run(module)(*_rows(inputs, last, [last] * batch))  # some networks take no image alone
     except Exception:  # a network made for its batch, whatever it raises
         return found, False, joined
     apart = all(len(y) == len(inputs.kinds) for y in found)
     mixes = apart and any(not _close(y[last], y_alone) for y, y_alone in zip(found, alone, strict=True))
     if mixes and batch == 1:
-        found, joined = _evaluate(run, inputs, batch, together=False)
+        found, joined = _evaluate(_wide_run(module), inputs, batch, together=False)
     return found, mixes, joined
+
+
+def _mix(module: nn.Module, inputs: Inputs, wide: list[np.ndarray]) -> bool:
+    """Whether the last image gives something else in float64 beside the first than by itself, which is in `wide`."""
+    beside = _wide_run(module)(*_rows(inputs, -1, [0, -1]))
+    return any(not _close(y[1], y_alone[-1:]) for y, y_alone in zip(beside, wide, strict=True))
+
+
+def _wide_run(module: nn.Module) -> Run:
+    def run(*arrays: np.ndarray) -> list[np.ndarray]:
+        return _arrays(float64_outputs(module, _tensors(arrays)))
+
+    return run
+
+
+def _rows(inputs: Inputs, row: int, among: list[int]) -> list[np.ndarray]:
+    """The inputs of a batch of those images; of an input without a batch axis, the one that goes with `row`."""
+    return [x[row] if name in inputs.whole else x[among] for name, x in inputs.arrays.items()]
+
+
+def _alike(y: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two outputs of all images in float32 leave no doubt that the images keep apart."""
+    if y.shape != other.shape:
+        return False
+    with np.errstate(all="ignore"):
+        return bool(np.max(np.abs(y - other), initial=0.0) <= APART_IN_FLOAT32 * np.max(np.abs(y), initial=0.0))
 
 
 def _close(y: np.ndarray, alone: np.ndarray) -> bool:

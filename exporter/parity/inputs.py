@@ -18,8 +18,8 @@ evaluation of ParNet-S in several is a hundred times as far from float64 as the 
 MAC_BUDGET = 40e9
 """Multiply-accumulates that one pass over all the images may take: seconds on a small CPU, in float64.
 
-A network that needs twice as much for five images is spared the large one, which tells the least; one of which a
-single image takes `COSTLY` times as much that of zeros too: most of the one of hot pixels is zeros.
+A network that needs more for five images is spared the large one, which tells the least; one of which a single image
+takes `COSTLY` times as much that of zeros too: most of the one of hot pixels is zeros.
 """
 COSTLY = 4
 MIN_NORMAL, MAX_NORMAL = 2, 13
@@ -89,7 +89,7 @@ def test_inputs(
         scales: of inputs that the network normalizes by itself.
 
     """
-    edges = EDGES if not macs or 5 * macs <= 2 * MAC_BUDGET else (HOT,) if is_costly(macs) else (ZEROS, HOT)
+    edges = EDGES if not macs or 5 * macs <= MAC_BUDGET else (HOT,) if is_costly(macs) else (ZEROS, HOT)
     affordable = MAX_NORMAL if not macs else int(MAC_BUDGET / macs) - len(edges)
     normals = min(max(affordable, MIN_NORMAL), MAX_NORMAL)
     data = data or {}

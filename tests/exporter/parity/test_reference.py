@@ -328,6 +328,28 @@ def test_a_network_whose_images_influence_one_another_is_run_by_the_batch(batch:
     assert not reference_from_module(network(), torch.zeros(batch, 3, 8, 8)).mixes
 
 
+@pytest.mark.parametrize("by", [1.0, 1e-3])
+def test_a_costly_network_is_evaluated_an_image_at_a_time_and_asked_once_whether_its_images_mix(by: float) -> None:
+    """Given images that influence one another → float32 together differs from alone; float64 settles it."""
+    seen: list[tuple[int, torch.dtype]] = []
+
+    def noted(x: Tensor, y: Tensor) -> Tensor:
+        seen.append((len(x), x.dtype))
+        return y
+
+    def over_some(x: Tensor, y: Tensor) -> Tensor:
+        return y + by * (over_batch(x, y) - y)
+
+    found = reference_from_module(Shifted(network(), noted), torch.zeros(1, 3, 8, 8), macs=1e9 + 1)
+    assert not found.mixes and {n for n, dtype in seen if dtype == torch.float64} == {1}
+    assert max(n for n, dtype in seen if dtype == torch.float32) > 1
+    net = Shifted(network(), over_some)
+    found = reference_from_module(net, torch.zeros(1, 3, 8, 8), macs=1e9 + 1)
+    assert found.mixes
+    alone = net(torch.from_numpy(found.arrays[0][:1])).detach().numpy()
+    assert found.outputs["logits"].values[:1] == pytest.approx(alone, rel=1e-5)
+
+
 def test_an_edge_that_the_network_itself_makes_no_number_of_is_left_out_and_said() -> None:
     """Given x / ‖x‖ → all images but that of zeros; NaN on a random one is not certified."""
     unit = Shifted(network(), lambda x, y: y / x.flatten(1).norm(dim=1, keepdim=True))

@@ -276,7 +276,7 @@ def test_mask_rcnn_with_random_weights_holds(seed: int) -> None:
     assert parities[0].turned
     assert max(p.tolerance for p in parities) < MAX_TOLERANCE
     wrong = reference.run(run_module(plain))
-    wrong[0][:, :3] += 0.1  # pixels
+    wrong[0][:, :3] += 0.2  # pixels
     assert not reference.compare("step", wrong)[0]
 
 
