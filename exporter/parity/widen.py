@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from ..kept import as_it_was
+from .convolve import convolved
 from .ties import FirstOfEquals, sorted_stably
 
 aten = torch.ops.aten
@@ -28,7 +28,6 @@ _SHAPE_ONLY = {Tensor.size, Tensor.dim, Tensor.numel, Tensor.stride, Tensor.is_c
 _BY_ROWS = ("conv1d", "conv2d", "conv3d", "linear")
 LARGE = 1 << 20  # elements; a larger weight is in float64 some output channels at a time
 SMALL = 1 << 14  # elements; a smaller one is not worth a place of its own
-TILE = 64  # columns of the map of a depthwise convolution
 _AS_THEY_ARE = (aten.slice.Tensor, aten.copy_.default)
 """Ops whose arguments need no widening: rows of a weight; a copy, which widens by itself."""
 _TO_FLOAT64 = {Tensor.float, Tensor.half, Tensor.bfloat16}
@@ -106,7 +105,7 @@ class _WidenCalls(TorchFunctionMode):
 class _WidenDispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Widens the arguments of what C++ dispatches.
 
-    It takes the first of equals, as `FirstOfEquals` does, and the place of the slow kernel of a float64 depthwise conv.
+    It takes the first of equals, as `FirstOfEquals` does, and the place of PyTorch's slow kernels in float64.
     """
 
     def __torch_dispatch__(
@@ -118,8 +117,8 @@ class _WidenDispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if func in _AS_THEY_ARE:
             return func(*args, **(kwargs or {}))
         args, kwargs = _wide_arguments(args, kwargs or {})
-        if func is aten.convolution.default and _is_depthwise(*args) and bool(args[0].isfinite().all()):
-            return depthwise(*args[:6])
+        if func is aten.convolution.default and (y := convolved(*args)) is not None:
+            return y
         found = sorted_stably(func, args, kwargs)
         return func(*args, **kwargs) if found is NotImplemented else found
 
@@ -184,38 +183,3 @@ def _wide_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tupl
 def _writes(name: str) -> bool:
     """Whether a torch function of this name writes into its first argument."""
     return name == "__setitem__" or (name.endswith("_") and not name.endswith("__")) or name in ("__iadd__", "__imul__")
-
-
-def _is_depthwise(
-    x: Tensor, w: Tensor, b: Any, stride: Any, padding: Any, dilation: Any, transposed: bool, _: Any, groups: int
-) -> bool:
-    return not transposed and x.dim() == 4 and w.shape[0] == x.shape[1] == groups > 1
-
-
-def depthwise(
-    x: Tensor, w: Tensor, b: Tensor | None, stride: list[int], padding: list[int], dilation: list[int]
-) -> Tensor:
-    """y[n,c,p,q] = b[c] + Σ_i Σ_h x[n,c, s·p + d·i, h]·B[i,c,h,q], B[i,c, s·q + d·j, q] = w[c,0,i,j], x padded.
-
-    A matrix product a channel and row of the kernel, `TILE` columns of the map at a time: PyTorch has no float64 kernel
-    for it and runs one small conv a channel. The map must be finite, as 0·∞ is no 0.
-    """
-    x = F.pad(x, (padding[1], padding[1], padding[0], padding[0]))
-    spans = [d * (taps - 1) + 1 for d, taps in zip(dilation, w.shape[2:], strict=True)]
-    rows, columns = ((n - span) // s + 1 for n, span, s in zip(x.shape[2:], spans, stride, strict=True))
-    y = x.new_zeros(*x.shape[:2], rows, columns)
-    if b is not None:
-        y += b[:, None, None]
-    tile = min(TILE, columns)
-    band = x.new_zeros(w.shape[2], x.shape[1], stride[1] * (tile - 1) + spans[1], tile)
-    row, channel, column, _ = band.stride()
-    diagonals = (*w.shape[2:], x.shape[1], tile), (row, dilation[1] * column, channel, stride[1] * column + 1)
-    band.as_strided(*diagonals).copy_(w[:, 0].permute(1, 2, 0)[..., None])
-    for x_CHW, y_CHW in zip(x, y, strict=True):
-        for i, band_CHW in enumerate(band):
-            read = x_CHW[:, i * dilation[0] :: stride[0]][:, :rows]
-            for start in range(0, columns, tile):
-                some = read[..., stride[1] * start :][..., : band.shape[2]]
-                part = y_CHW[..., start : start + tile]
-                part.baddbmm_(some, band_CHW[:, : some.shape[2], : part.shape[2]])
-    return y

@@ -103,7 +103,13 @@ def _reparameterized(
     if check:
         guarded = bool(report.guards) or any(region.least_size for region in report.regions)
         report.end_to_end = check_end_to_end(
-            module, rewritten.module, examples, traced.open_axes, macs=report.macs_before, guarded=guarded
+            module,
+            rewritten.module,
+            examples,
+            traced.open_axes,
+            macs=report.macs_before,
+            guarded=guarded,
+            reads_sizes=traced.reads_sizes,
         )
     if traced.autocast:
         warnings.warn(

@@ -104,19 +104,26 @@ def _channel_product(first: Form, then: Form, k1_oiT: Tensor, groups: int) -> Ca
 
 
 def add(maps: Sequence[AffineMap], coefficients: Sequence[float]) -> AffineMap:
-    """Σ cⱼ · mapⱼ over one source."""
+    """Σ cⱼ · mapⱼ over one source; maps with the same taps first, as to reach few taps among many costs as all do."""
     form = add_forms([m.form for m in maps])
-    taps = [len(axis.taps) for axis in form.axes]
-    kernel = torch.zeros(form.out_channels, form.in_channels // form.groups, *taps, dtype=torch.float64)
     bias = torch.zeros(form.out_channels, dtype=torch.float64)
+    sums: dict[tuple[tuple[int, ...], ...], Tensor] = {}
     for m, c in zip(maps, coefficients, strict=True):
-        own, (old, new) = regrouped(m.kernel, m.form, form.groups), _taps(m.form, form)
+        own, taps = regrouped(m.kernel, m.form, form.groups), tuple(axis.taps for axis in m.form.axes)
+        if taps in sums:
+            sums[taps].add_(own, alpha=c)
+        else:
+            sums[taps] = own * c
+        bias.add_(m.bias, alpha=c)
+    new = tuple(axis.taps for axis in form.axes)
+    shape = (form.out_channels, form.in_channels // form.groups, *map(len, new))
+    kernel = sums.pop(new) if new in sums else torch.zeros(shape, dtype=torch.float64)
+    for old, own in sums.items():
         places = _places(old, new)
         if places is None:
-            kernel.add_(_on_taps(own, old, new), alpha=c)
+            kernel.add_(_on_taps(own, old, new))
         else:
-            kernel[:, :, *places].add_(own, alpha=c)
-        bias.add_(m.bias, alpha=c)
+            kernel[:, :, *places].add_(own)
     return AffineMap(form, kernel, bias)
 
 

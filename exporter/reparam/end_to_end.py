@@ -1,9 +1,11 @@
 """The whole plain network against the whole module, in float64, at several sizes and at batch 2.
 
 Each region is checked by itself when it is built, at its own borders; what goes wrong between regions (aliasing, a
-value read twice, a size that was taken for a constant) only shows here. It shows at any size, so the sizes are the
-smallest that networks take which halve the map five times: one odd, one even, height and width different; one of them
-with a batch of two, the other with the example's, as a network may do something else for one image.
+value read twice, a size that was taken for a constant) only shows here. It shows at any size but the trace's, so the
+sizes are the smallest that networks take which halve the map five times, height and width different. A module whose
+code reads no size does the same at each: there one will do, odd if it may be, with a batch that no trace has. Elsewhere
+one is odd and one even, one with a batch of two, the other with the example's, as something else may be done for one
+image.
 """
 
 from collections.abc import Iterator
@@ -28,7 +30,7 @@ _SIZES = (
 BUDGET = 6e9  # multiply-accumulates of one forward; of costlier sizes one counts, the least, where nothing else runs
 TIMES_EAGER = 4  # the plain network may be this many times as far from float64 as the module in its own precision
 FLOOR = {torch.float64: 1e-10}  # at least this; elsewhere 16 units in the last place
-WANTED = 2  # sizes besides the example's
+IMAGES = 3  # where no size is read: a trace has one, or two
 
 
 @dataclass(frozen=True)
@@ -57,21 +59,24 @@ def check_end_to_end(
     *,
     macs: int,
     guarded: bool = False,
+    reads_sizes: bool = True,
 ) -> EndToEnd:
     """Compare at two small sizes, the first odd where it can be, of two images; the second of one where the example is.
 
-    At the example's size where the module takes no other. `macs` is what one forward of the example takes; `guarded`
-    says that the plain network refuses some sizes by itself. Raises CheckFailedError where the two differ by more than
-    the module's own rounding explains, OneImageError where they do for an example of one image and the batch is open,
-    and ReparamError where the module itself gives two answers for one input.
+    At the example's size where the module takes no other, and at one where its code reads none. `macs` is what one
+    forward of the example takes; `guarded` says that the plain network refuses some sizes by itself. Raises
+    CheckFailedError where the two differ by more than the module's own rounding explains, OneImageError where they do
+    for an example of one image and the batch is open, and ReparamError where the module itself gives two answers for
+    one input.
     """
     found: list[EndToEnd] = []
     of_one = [x.dim() > 0 and x.shape[0] == 1 and axes[0] for x, axes in zip(example, open_axes, strict=True)]
-    tried = sorted(_inputs(example, open_axes), key=lambda each: max(each[1] * macs, BUDGET))
+    wanted, images = (2, 2) if reads_sizes else (1, IMAGES)
+    tried = sorted(_inputs(example, open_axes, images), key=lambda each: max(each[1] * macs, BUDGET))
     for given, work in tried:
         inputs = tuple(x[:1] if found and one else x for x, one in zip(given, of_one, strict=True))
         as_given = all(a.shape == b.shape for a, b in zip(inputs, example, strict=True))
-        if len(found) == WANTED or (found and work * macs > BUDGET):
+        if len(found) == wanted or (found and work * macs > BUDGET):
             break
         if found and as_given and not any(of_one):
             continue
@@ -150,7 +155,7 @@ def _words(inputs: tuple[Tensor, ...]) -> str:
 
 
 def _inputs(
-    example: tuple[Tensor, ...], open_axes: tuple[tuple[bool, ...], ...]
+    example: tuple[Tensor, ...], open_axes: tuple[tuple[bool, ...], ...], images: int
 ) -> Iterator[tuple[tuple[Tensor, ...], float]]:
     """Inputs to compare on and how many examples' work each is: small ones, the example's size, the example's shape.
 
@@ -162,7 +167,7 @@ def _inputs(
     for divisor, step in _SIZES:
         tensors = []
         for x, axes in zip(example, open_axes, strict=True):
-            shape = [_shrunk(n, divisor, step, d) if axes[d] else n for d, n in enumerate(x.shape)]
+            shape = [_shrunk(n, divisor, step, d, images) if axes[d] else n for d, n in enumerate(x.shape)]
             random = x.is_floating_point() and x.dim() >= 2
             given = x if list(x.shape) == shape else _repeated(x, shape)
             tensors.append(torch.randn(shape, generator=generator).to(x.device, x.dtype) if random else given)
@@ -179,12 +184,12 @@ def _repeated(x: Tensor, shape: list[int]) -> Tensor:
     return x
 
 
-def _shrunk(size: int, divisor: float, step: str, axis: int) -> int:
-    """About size / divisor, by one of `_SIZES`; a batch of two, but for a divisor of 0."""
+def _shrunk(size: int, divisor: float, step: str, axis: int, images: int) -> int:
+    """About size / divisor, by one of `_SIZES`; a batch of so many `images`, but for a divisor of 0."""
     if divisor == 0 or (divisor == 1 and axis):
         return size
     if axis == 0:
-        return 2
+        return images
     if step == "odd":
         return int(size / divisor) // 2 * 2 + 1 + 2 * (axis % 2)
     other = 32 * (axis % 2) if step == "even" and size >= 64 else 0

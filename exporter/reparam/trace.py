@@ -34,7 +34,8 @@ class Traced:
     """The graph, by which tracer, for each input which of its axes the graph leaves open, and on what conditions.
 
     A graph with conditions checks them itself: the call of torch.export's guard stays in it. `autocast` names the
-    dtypes that forward switches autocast on for; the graph computes in the dtype of the weights instead.
+    dtypes that forward switches autocast on for; the graph computes in the dtype of the weights instead. `reads_sizes`
+    says that the module's code may ask for sizes.
     """
 
     graph_module: fx.GraphModule
@@ -42,6 +43,7 @@ class Traced:
     open_axes: tuple[tuple[bool, ...], ...]
     guards: tuple[str, ...] = ()
     autocast: tuple[str, ...] = ()
+    reads_sizes: bool = True
 
 
 def trace(
@@ -184,7 +186,7 @@ def _at_one_size(module: nn.Module, example: tuple[Tensor, ...]) -> Traced:
         program = torch.export.export(module, tuple(x.clone() for x in inputs), strict=False)
     graph_module, autocast = _functional(program, (), at_one_size=True)
     follow_open_axes(graph_module.graph, axes, seen.several)
-    return Traced(graph_module, "torch.export", axes, (), autocast)
+    return Traced(graph_module, "torch.export", axes, (), autocast, reads_sizes=False)
 
 
 def _by_symbols(module: nn.Module, example: tuple[Tensor, ...], open_sizes: bool, open_batch: bool) -> Traced:

@@ -3,13 +3,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from examples import examples
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from plainconv.exporter.parity.widen import TILE, depthwise, float64_outputs
+from plainconv.exporter.parity.widen import float64_outputs
 
 
 class Functional(nn.Module):
@@ -140,30 +137,6 @@ def test_a_module_that_fails_says_so_and_leaves_no_mode_behind() -> None:
     with pytest.raises(RuntimeError):
         float64_outputs(nn.Conv2d(3, 4, 3).eval(), (torch.randn(1, 5, 5, 5),))
     assert (torch.ones(1) + torch.ones(1)).dtype == torch.float32
-
-
-@settings(max_examples=examples(40), deadline=None)
-@given(
-    kernel=st.tuples(st.integers(1, 4), st.integers(1, 4)),
-    stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
-    padding=st.tuples(st.integers(0, 3), st.integers(0, 3)),
-    dilation=st.tuples(st.integers(1, 2), st.integers(1, 2)),
-    width=st.sampled_from((8, TILE + 1, 3 * TILE)),
-    bias=st.booleans(),
-)
-def test_depthwise_is_the_conv_that_torch_computes(
-    kernel: tuple[int, int],
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dilation: tuple[int, int],
-    width: int,
-    bias: bool,
-) -> None:
-    x, w = torch.randn(2, 5, 9, width, dtype=torch.float64), torch.randn(5, 1, *kernel, dtype=torch.float64)
-    b = torch.randn(5, dtype=torch.float64) if bias else None
-    wanted = F.conv2d(x, w, b, stride, padding, dilation, groups=5)
-    found = depthwise(x, w, b, list(stride), list(padding), list(dilation))
-    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
 
 
 def test_infinity_stays_where_a_depthwise_kernel_reaches() -> None:

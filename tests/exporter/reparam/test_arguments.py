@@ -54,7 +54,7 @@ def test_nan_outside_of_any_region() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return torch.sqrt(x)
 
-    with pytest.raises(CheckFailedError, match="the network gives NaN or infinity for 2×4"):
+    with pytest.raises(CheckFailedError, match="the network gives NaN or infinity for 3×4"):
         reparameterize(Root().eval(), X)
 
 

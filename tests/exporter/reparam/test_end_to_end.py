@@ -47,6 +47,22 @@ def test_sizes_are_odd_and_even_with_a_batch_of_two_and_of_one_image(batch, seco
     assert found.shapes == ((2, 4, 37, 39), (second, 4, 32, 64))
 
 
+def test_one_size_will_do_where_the_code_reads_none() -> None:
+    """Given a conv, or one whose forward asks for a size → one odd size of three images, or two of two and one."""
+
+    class Reads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(4, 4, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(x).reshape(x.shape)
+
+    net, x = Reads().eval(), torch.randn(1, 4, 224, 224)
+    shapes = [reparameterize(each, x)[1].end_to_end.shapes for each in (net.conv, net)]
+    assert shapes == [((3, 4, 37, 39),), ((2, 4, 37, 39), (1, 4, 32, 64))]
+
+
 class Whole(nn.Module):
     """Takes one size."""
 
