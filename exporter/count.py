@@ -6,20 +6,23 @@ twice that. Convolutions, matrix products and Linears count; elementwise ops and
 
 import contextlib
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import flop_registry
 
 from .errors import ReparamError, first_line
 from .kept import as_it_was
+from .modes import DispatchMode
 
 aten = torch.ops.aten
 _PRODUCTS = {aten.mm, aten.addmm, aten.bmm, aten.baddbmm}
 _MEANS = {aten.mean, aten.sum, aten._adaptive_avg_pool2d, aten.avg_pool2d}
+QUICK = 4e9
+"""Multiply-accumulates of a forward that is as quick as what PyTorch loads to do without its numbers."""
 
 
 @dataclass(frozen=True)
@@ -34,17 +37,20 @@ class Cost:
     longest_sum: int = 1
 
 
-def count_module(module: nn.Module, example: Tensor | tuple[Tensor, ...]) -> Cost:
+def count_module(module: nn.Module, example: Tensor | tuple[Tensor, ...], *, may_compute: bool = False) -> Cost:
     """Parameters, and MACs of one forward of `example`; nothing is computed, unless the module says that it must be.
 
+    Or, where it `may_compute`, if that is quicker than to load what does without numbers.
     Raises ReparamError where the forward needs the values it computes, as data-dependent control flow does.
     """
     examples = example if isinstance(example, tuple) else (example,)
     parameters = sum(p.numel() for p in module.parameters())
-    fake = None if getattr(module, "needs_values", False) else FakeTensorMode(allow_non_fake_inputs=True)
+    at_most = parameters * max((prod(t.shape[:1] + t.shape[2:]) for t in examples), default=1)
+    is_computed = getattr(module, "needs_values", False) or (may_compute and at_most < QUICK)
+    fake = None if is_computed else FakeTensorMode(allow_non_fake_inputs=True)
     with as_it_was(module), fake or contextlib.nullcontext(), torch.no_grad():
         inputs = examples if fake is None else tuple(fake.from_tensor(t) for t in examples)
-        with FlopCounterMode(display=False) as counter, _LongestSum() as sums:
+        with _Counter() as counter:
             try:
                 module(*inputs)
             except Exception as error:
@@ -52,19 +58,26 @@ def count_module(module: nn.Module, example: Tensor | tuple[Tensor, ...]) -> Cos
                     f"{type(module).__name__} cannot be traced ({first_line(error)}); "
                     "it needs a forward without data-dependent control flow"
                 ) from error
-    return Cost(parameters, counter.get_total_flops() // 2, sums.terms)
+    return Cost(parameters, counter.macs, counter.terms)
 
 
-class _LongestSum(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Keeps the largest number of terms that an operation adds up for one value of its result."""
+class _Counter(DispatchMode):
+    """Adds up multiply-accumulates; keeps the largest number of terms that an operation adds up for one value."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.terms = 1
+        super().__init__()
+        self.macs, self.terms = 0, 1
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        op = func.overloadpacket
+        kwargs, op = kwargs or {}, func.overloadpacket
+        if op not in flop_registry and func.namespace == "aten":  # a composite op may be made of what counts
+            with self:
+                result = func.decompose(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
+        result = func(*args, **kwargs)
+        if op in flop_registry:
+            self.macs += flop_registry[op](*args, **kwargs, out_val=result) // 2
         if op is aten.convolution:
             self.terms = max(self.terms, args[1][0].numel())
         elif op in _PRODUCTS:

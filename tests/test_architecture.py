@@ -10,7 +10,7 @@ import pytest
 from imports import TOPS, circle, files, imports, room
 from places import ROOT
 
-GROUND = {"errors", "kept", "names", "progress", "quiet", "reading", "version", "wheels"}
+GROUND = {"errors", "kept", "modes", "names", "progress", "quiet", "reading", "version", "wheels"}
 """Of exporter/: what every room of it may use."""
 
 EXPORTER: Mapping[str, set[str]] = {

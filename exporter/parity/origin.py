@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
+
+from ..modes import DispatchMode
 
 aten = torch.ops.aten
 NUMBER, NAME, PLACE = "number", "name", "place"
@@ -47,11 +48,11 @@ def are_numbers(run: Callable[..., Any], arrays: Sequence[np.ndarray]) -> list[b
     return [origins.of_tensor(y) == NUMBER for y in tree_flatten(returned)[0] if isinstance(y, Tensor)]
 
 
-class _Origins(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Origins(DispatchMode):
     """Follows what is in each piece of memory, which views share; `of` says it by the address of what describes it."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.of: dict[int, str] = {}
         self._seen: list[StorageWeakRef] = []
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from ..kept import as_it_was
+from ..modes import DispatchMode
 from .inputs import Scale
 
 aten = torch.ops.aten
@@ -58,11 +58,11 @@ class _SeenError(Exception):
     """Every input has come to its first layer."""
 
 
-class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Watch(DispatchMode):
     """Follows inputs through what only scales and moves them; `seen` is each as its first layer gets it."""
 
     def __init__(self, inputs: dict[int, Tensor]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.seen: dict[int, Tensor] = {}
         self.waiting = set(inputs)
         self._of = {id(x): (i, x) for i, x in inputs.items()}

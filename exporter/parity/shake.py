@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_flatten
 
+from ..modes import DispatchMode
 from ..onnx_module import OnnxModule
 from .batches import Run
 from .measure import UNIT_ROUNDOFF
@@ -81,7 +82,7 @@ def _exact(module: nn.Module) -> set[str]:
     return {name for name, part in module.named_modules() if name and isinstance(part, _EXACT)}
 
 
-class _Approximations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Approximations(DispatchMode):
     """Moves the values of functions that are approximated, and sums, whoever calls them.
 
     PyTorch adds in pairs, or in float64. One after another, n terms are rounded n times, a sum that grows evenly by
@@ -89,7 +90,7 @@ class _Approximations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """
 
     def __init__(self, move: Callable[[str, Tensor], Tensor]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._move = move
 
     def __torch_dispatch__(
@@ -112,11 +113,11 @@ def _are_whole(x: Tensor) -> bool:
         return bool((some == some.round()).all()) and bool((x == x.round()).all())
 
 
-class Choices(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Choices(DispatchMode):
     """Watches whether a network decides: makes integers or bools of floats, or whole numbers."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.seen = False
 
     def __torch_dispatch__(

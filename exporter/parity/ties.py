@@ -7,7 +7,8 @@ what order `sort` leaves them PyTorch does not say, and does not do alike from o
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from ..modes import DispatchMode
 
 aten = torch.ops.aten
 _ARGUMENTS = {aten.topk.default: ("k", "dim", "largest", "sorted"), aten.sort.default: ("dim", "descending")}
@@ -25,11 +26,11 @@ def sorted_stably(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> A
     return tuple(y.narrow(dim, 0, given["k"]).contiguous() for y in found)
 
 
-class FirstOfEquals(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class FirstOfEquals(DispatchMode):
     """Within it, PyTorch takes the first of equals, as ONNX does."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from ..kept import as_it_was
+from ..modes import DispatchMode
 from .convolve import convolved
 from .ties import FirstOfEquals, sorted_stably
 
@@ -57,7 +57,7 @@ def widened() -> Iterator[None]:
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
-        dispatch = _WidenDispatch()  # type: ignore[no-untyped-call]
+        dispatch = _WidenDispatch()
         with torch.inference_mode(False), torch.no_grad(), dispatch, _WidenCalls():
             yield
     finally:
@@ -102,7 +102,7 @@ class _WidenCalls(TorchFunctionMode):
         return _wide(func(*args, **kwargs))
 
 
-class _WidenDispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _WidenDispatch(DispatchMode):
     """Widens the arguments of what C++ dispatches.
 
     It takes the first of equals, as `FirstOfEquals` does, and the place of PyTorch's slow kernels in float64.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..errors import CheckFailedError
+from ..modes import Uninitialized
 from ..names import NumberedNames
 from ..parity.widen import widened
 from .affine import AffineMap, conv_weight
@@ -70,7 +71,9 @@ class Builder:
         value: Tensor = node.meta["val"]
         module = _convolution(form, geometry)
         elements = sum(p.numel() for p in module.parameters())
-        module = module.to(torch.float64 if elements <= self.exact else value.dtype).to_empty(device="cpu")
+        dtype = torch.float64 if elements <= self.exact else value.dtype
+        for name, parameter in [*module.named_parameters()]:
+            setattr(module, name, nn.Parameter(torch.empty(parameter.shape, dtype=dtype), requires_grad=False))
         worst = largest = 0.0
         for rows, read in blocks(form):
             m = numbers.of(wanted, rows)
@@ -234,7 +237,7 @@ def _convolution(form: Form, geometry: ConvGeometry) -> nn.Module:
     """The form as a module, without numbers."""
     rank = len(form.axes)
     module: nn.Module
-    with torch.device("meta"):
+    with torch.device("meta"), Uninitialized():
         if rank == 0:
             module = nn.Linear(form.in_channels, form.out_channels, bias=form.biased)
         else:

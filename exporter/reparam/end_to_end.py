@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ..errors import CheckFailedError, ReparamError, first_line
+from ..modes import DispatchMode
 from ..parity.ties import FirstOfEquals
 from ..parity.widen import float64_outputs
 from ..quiet import quiet
@@ -105,11 +105,11 @@ def check_end_to_end(
     return EndToEnd(tuple(shape for one in found for shape in one.shapes), worst.error, worst.tolerance)
 
 
-class _Empty(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Empty(DispatchMode):
     """Notes whether an op gave a map without positions."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.seen = False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -13,7 +13,8 @@ from torch import Tensor, fx, nn
 
 from ..reparam.regions import Planned
 from .edit import values64
-from .onnx_ops import TRANSLATIONS, aten, known
+from .onnx_ops import TRANSLATIONS, known
+from .shapes import result_of
 
 DTYPES = {np.dtype(np.float16): torch.float16, np.dtype(np.float32): torch.float32, np.dtype(np.float64): torch.float64}
 
@@ -81,7 +82,7 @@ class Mirror:
         return self.values[id(tensor)]
 
     def call(self, target: Any, *args: Any) -> fx.Node:
-        """Add an ATen call; its shape comes from running it on meta tensors."""
+        """Add an ATen call; its shape is worked out, or comes from running it on meta tensors."""
         node = self.calls.call_function(target, args)
         node.meta["nn_module_stack"] = {"": (self._path, "")}
         self._current.append(node)
@@ -95,12 +96,12 @@ class Mirror:
 
         A network repeats itself: each call is run once for all that are like it.
         """
-        if target is aten.batch_norm.default:  # as what it reads; to run it would load PyTorch's compiler
-            return args[0].meta.get("val")  # type: ignore[no-any-return]
         key = (target, repr(fx.node.map_arg(args, _type)))
         if key not in self._results:
+            values = fx.node.map_arg(args, lambda n: n.meta.get("val"))
             try:
-                self._results[key] = target(*fx.node.map_arg(args, lambda n: n.meta.get("val")))
+                found = result_of(target, values)
+                self._results[key] = target(*values) if found is None else found
             except Exception:  # whatever an op makes of None
                 self._results[key] = None
         return self._results[key]
