@@ -91,12 +91,12 @@ def reference_from_module(
     wide, mixes, together = _in_float64(module, inputs, batch, one_by_one=one_by_one)
     runs = (run_module(module, types), *own_runs)
     narrow = [_evaluate(run, inputs, batch, together=False)[0] for run in runs]
-    if together:  # once more, in another order of summation: each is a single draw of what rounding may do
-        other, together = _evaluate(runs[0], inputs, batch, together=True)
-        if one_by_one and together and not all(map(_alike, narrow[0], other)):
-            mixes = _mix(module, inputs, wide)
-            together = not mixes
-        narrow += [other] * together
+    other = _joined(runs[0], inputs) if together else None
+    if one_by_one and other is not None and not all(map(_alike, narrow[0], other)):
+        mixes = _mix(module, inputs, wide)
+    together = other is not None and not mixes
+    if together and other is not None:  # in another order of summation: each is a single draw of what rounding may do
+        narrow.append(other)
     finite = _finite_rows((wide, narrow[0]), len(inputs.kinds))
     gone = [i for i, kind in enumerate(inputs.kinds) if kind in EDGES and not finite[i]]
     left_out = tuple(
@@ -309,7 +309,14 @@ def _evaluate(run: Run, inputs: Inputs, batch: int, *, together: bool) -> tuple[
 
     And whether several were.
     """
-    arrays = tuple(inputs.arrays.values())
+    if batch == 1 and together and (found := _joined(run, inputs)) is not None:
+        return found, True
+    whole = [name in inputs.whole for name in inputs.arrays]
+    return in_batches(run, tuple(inputs.arrays.values()), batch, whole=whole), False
+
+
+def _joined(run: Run, inputs: Inputs) -> list[np.ndarray] | None:
+    """Outputs of all images, `CHUNK` at once; None of a network, or a file, made for one image."""
 
     def run_together(*arrays: np.ndarray) -> Sequence[np.ndarray]:
         outputs = run(*arrays)
@@ -317,10 +324,10 @@ def _evaluate(run: Run, inputs: Inputs, batch: int, *, together: bool) -> tuple[
             raise RuntimeError("the outputs do not keep the images apart")
         return outputs
 
-    if batch == 1 and together and not inputs.whole:
-        with contextlib.suppress(Exception):  # a network, or a file, made for one image
-            return in_batches(run_together, arrays, CHUNK, fill=False), True
-    return in_batches(run, arrays, batch, whole=[name in inputs.whole for name in inputs.arrays]), False
+    if not inputs.whole:
+        with contextlib.suppress(Exception):
+            return in_batches(run_together, tuple(inputs.arrays.values()), CHUNK, fill=False)
+    return None
 
 
 def _dtype(module: nn.Module) -> str:

@@ -108,7 +108,7 @@ def _shape(
     if wanted is None:
         wanted = tuple(size if isinstance(size, int) else 1 for size in said)
         if tensor.shape is None or not all(isinstance(size, int) for size in said[1:]):
-            axes = ",".join(str(size) for size in tensor.shape or ("N", "C", "H", "W"))
+            axes = _axes(tensor.shape or ("N", "C", "H", "W"))
             raise SourceError(f"{_spelled(tensor)} has open axes; give {option}{axes} with a number for each")
     fits = len(wanted) == len(said) and all(not isinstance(a, int) or a == b for a, b in zip(said, wanted, strict=True))
     if not fits:
@@ -121,5 +121,8 @@ def _shape(
 
 
 def _spelled(tensor: Any) -> str:
-    axes = "unknown rank" if tensor.shape is None else ",".join(str(s) if s is not None else "?" for s in tensor.shape)
-    return f"the input {tensor.name} [{axes}]"
+    return f"the input {tensor.name} [{'unknown rank' if tensor.shape is None else _axes(tensor.shape)}]"
+
+
+def _axes(shape: Sequence[object]) -> str:
+    return ",".join("?" if size is None else str(size) for size in shape)

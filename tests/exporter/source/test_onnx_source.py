@@ -99,6 +99,14 @@ def test_open_axes_are_fixed_by_the_input_shape(file, tmp_path):
     source = file(OPEN + BODY)
     with pytest.raises(SourceError, match=r"input image \[N,3,H,W\] has open axes; give --input-shape"):
         load_network(source, Request())
+    unnamed = onnx.load(source)
+    for axis in (0, 2):
+        unnamed.graph.input[0].type.tensor_type.shape.dim[axis].Clear()
+    onnx.save(unnamed, tmp_path / "unnamed.onnx")
+    with pytest.raises(
+        SourceError, match=r"\[\?,3,\?,W\] has open axes; give --input-shape \?,3,\?,W with a number for"
+    ):
+        load_network(str(tmp_path / "unnamed.onnx"), Request())
     bundle = export(source, tmp_path / "b", input_shape=(2, 3, 6, 5))
     assert specs(bundle) == ["image float32[2, 3, 6, 5]", "scores float32[2, 5]"]
 
