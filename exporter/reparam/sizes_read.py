@@ -2,18 +2,20 @@
 
 PyTorch shows a mode every call that Python makes on a tensor, `x.shape` and `len(x)` among them. What gives tensors may
 go on, and so may the few calls that say nothing of sizes. Anything else, and any function of PyTorch's that is itself
-written in Python and not listed here, might let a size become a number, or decide a branch: it is called a reader.
+written in Python and not listed here, might let a size become a number, or decide a branch: it is called a reader. So
+is what does more with `x.size(0)` than `x.view(x.size(0), -1)`, which is `x.flatten(1)` at any size.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FunctionType
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 
 class SizeReadError(Exception):
@@ -52,6 +54,51 @@ _CHOOSES: dict[Any, Callable[[tuple[Any, ...], dict[str, Any]], bool]] = {
     Tensor.__setitem__: lambda args, kwargs: False,
 }
 """What PyTorch leaves out where the size makes it do nothing, and whether a call with those arguments can be shown."""
+
+_ROWS = {Tensor.view, Tensor.reshape, torch.reshape}
+"""What may be asked for x's first size and one other: rows."""
+
+
+class _Unsaid:
+    """A size of a tensor, or its shape, in the place of the number: to do anything with it is to read it."""
+
+    def __init__(self, hidden: "Hidden", of: Tensor, *, is_shape: bool) -> None:
+        self._hidden, self._of, self._is_shape = hidden, of, is_shape
+        hidden.unused.append(self)
+
+    @classmethod
+    def __torch_function__(cls, *_: object) -> Any:
+        """Be shown to modes as an argument; nothing else may be called with it."""
+        return NotImplemented
+
+    def __getitem__(self, axis: object) -> "_Unsaid":
+        if not self._is_shape or type(axis) is not int or axis != 0:
+            self._read()
+        self._use()
+        return _Unsaid(self._hidden, self._of, is_shape=False)
+
+    def __getattr__(self, name: str) -> Any:
+        self._read()
+
+    def _read(self, *_: object) -> NoReturn:
+        self._hidden.refuse("shape" if self._is_shape else "size")
+
+    def _use(self) -> None:
+        self._hidden.unused = [each for each in self._hidden.unused if each is not self]
+
+    def begins(self, rows: Sequence[Any], x: Any) -> bool:
+        """Whether those sizes are (this, -1), and this is the first of x."""
+        self._use()
+        return len(rows) == 2 and self is rows[0] and not self._is_shape and self._of is x and rows[1] == -1
+
+
+for _name in (
+    "eq", "ne", "lt", "le", "gt", "ge", "hash", "bool", "int", "float", "len", "iter", "contains", "str",
+    "repr", "format", "neg", "add", "sub", "mul", "truediv", "floordiv", "mod", "divmod", "pow", "radd", "rsub", "rmul",
+    "rtruediv", "rfloordiv", "rmod", "rdivmod", "rpow", "round", "trunc", "floor", "ceil", "abs", "and", "or", "xor",
+    "lshift", "rshift", "rand", "ror", "rxor", "reversed", "call",
+):  # fmt: skip
+    setattr(_Unsaid, f"__{_name}__", _Unsaid._read)
 
 
 def _are_numbers(index: Any) -> bool:
@@ -101,8 +148,8 @@ def sizes_hidden(module: nn.Module) -> Iterator["Hidden"]:
         for hook in hooks:
             hook.remove()
         mode.end()
-    if mode.reader is not None or not mode.entered:
-        raise SizeReadError(mode.reader or "forward was not seen")
+    if mode.reader is not None or mode.unused or not mode.entered:
+        raise SizeReadError(mode.reader or ("size" if mode.unused else "forward was not seen"))
 
 
 class Hidden(TorchFunctionMode):
@@ -114,6 +161,7 @@ class Hidden(TorchFunctionMode):
         self.entered = False
         self.several = 0
         self.reader: str | None = None
+        self.unused: list[_Unsaid] = []
 
     def enter(self) -> None:
         """Begin to watch, with the outermost call of the module."""
@@ -139,6 +187,8 @@ class Hidden(TorchFunctionMode):
     ) -> Any:
         """Raises SizeReadError for a reader."""
         kwargs = kwargs or {}
+        if (unsaid := self._unsaid(func, args, kwargs)) is not None:
+            return unsaid
         if isinstance(func, FunctionType) and not (func in _PYTHON and _PYTHON[func](args, kwargs)):
             self._refuse(func)
         if func in _CHOOSES and not _CHOOSES[func](args, kwargs):
@@ -151,9 +201,29 @@ class Hidden(TorchFunctionMode):
         self.several += isinstance(result, (tuple, list))
         return result
 
+    def _unsaid(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A size that is not said, or the rows that are asked for with one; None of a call without."""
+        leaves = tree_leaves((args, kwargs))
+        if any(type(each) is _Unsaid for each in leaves):
+            first, *rows = leaves
+            sizes = next(each for each in leaves if type(each) is _Unsaid)
+            if func not in _ROWS or kwargs or not sizes.begins(rows, first):
+                self._refuse(func)
+            return args[0].flatten(1)
+        is_field = getattr(func, "__name__", "") == "__get__" and getattr(func, "__self__", None) is Tensor.shape
+        if is_field or (func is Tensor.size and len(args) == 1 and not kwargs):
+            return _Unsaid(self, args[0], is_shape=True)
+        if func is Tensor.size and args[1:] == (0,):
+            return _Unsaid(self, args[0], is_shape=False)
+        return None
+
     def _refuse(self, func: Callable[..., Any]) -> None:
-        self.reader = getattr(getattr(func, "__self__", func), "__name__", str(func))
-        raise SizeReadError(self.reader)
+        self.refuse(getattr(getattr(func, "__self__", func), "__name__", str(func)))
+
+    def refuse(self, reader: str) -> NoReturn:
+        """Raises SizeReadError, now and at the end."""
+        self.reader = reader
+        raise SizeReadError(reader)
 
 
 def _is_tensors(result: Any) -> bool:
