@@ -6,7 +6,6 @@ twice that. Convolutions, matrix products and Linears count; elementwise ops and
 
 import contextlib
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 import torch
@@ -21,8 +20,6 @@ from .modes import DispatchMode
 aten = torch.ops.aten
 _PRODUCTS = {aten.mm, aten.addmm, aten.bmm, aten.baddbmm}
 _MEANS = {aten.mean, aten.sum, aten._adaptive_avg_pool2d, aten.avg_pool2d}
-QUICK = 4e9
-"""Multiply-accumulates of a forward that is as quick as what PyTorch loads to do without its numbers."""
 
 
 @dataclass(frozen=True)
@@ -37,17 +34,15 @@ class Cost:
     longest_sum: int = 1
 
 
-def count_module(module: nn.Module, example: Tensor | tuple[Tensor, ...], *, may_compute: bool = False) -> Cost:
-    """Parameters, and MACs of one forward of `example`; nothing is computed, unless the module says that it must be.
+def count_module(module: nn.Module, example: Tensor | tuple[Tensor, ...]) -> Cost:
+    """Parameters, and MACs of one forward of `example`; nothing is computed, unless the module says that it should be.
 
-    Or, where it `may_compute`, if that is quicker than to load what does without numbers.
     Raises ReparamError where the forward needs the values it computes, as data-dependent control flow does.
     """
     examples = example if isinstance(example, tuple) else (example,)
     parameters = sum(p.numel() for p in module.parameters())
-    at_most = parameters * max((prod(t.shape[:1] + t.shape[2:]) for t in examples), default=1)
-    is_computed = getattr(module, "needs_values", False) or (may_compute and at_most < QUICK)
-    fake = None if is_computed else FakeTensorMode(allow_non_fake_inputs=True)
+    computes = getattr(module, "computes", None)
+    fake = None if computes is not None and computes(*examples) else FakeTensorMode(allow_non_fake_inputs=True)
     with as_it_was(module), fake or contextlib.nullcontext(), torch.no_grad():
         inputs = examples if fake is None else tuple(fake.from_tensor(t) for t in examples)
         with _Counter() as counter:

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ del layout, pointwise, quantized, resize, sums, windows  # imported for what the
 
 MIN_OPSET = 7
 """Before it, ops broadcast as their attributes say."""
+QUICK = 4e9
+"""Multiply-accumulates at most of a forward that is as quick as what PyTorch loads to do without its numbers."""
 
 
 def module_from_onnx(graph: gs.Graph, *, any_op: bool = False) -> "OnnxModule":
@@ -107,10 +110,10 @@ class OnnxModule(nn.Module):
             if step.op not in OPS:
                 self._evaluator(step)
 
-    @property
-    def needs_values(self) -> bool:
-        """Whether shapes can only be told by computing, as onnx's evaluator does."""
-        return bool(self._evaluated)
+    def computes(self, *inputs: Tensor) -> bool:
+        """Whether shapes are told by computing: as onnx's evaluator does, or where to do without takes longer."""
+        places = max((prod(x.shape[:1] + x.shape[2:]) for x in inputs), default=1)
+        return bool(self._evaluated) or places * sum(p.numel() for p in self.parameters()) < QUICK
 
     def shapes(self, *inputs: Tensor) -> dict[str, tuple[int, ...]]:
         """The shape of every value for inputs of these shapes and types; nothing but shapes is computed, if it can be.
@@ -124,7 +127,7 @@ class OnnxModule(nn.Module):
             return value
 
         with self.watched(note):
-            if self.needs_values:
+            if self.computes(*inputs):
                 with torch.no_grad():
                     self(*inputs)
                 return found

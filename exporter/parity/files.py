@@ -38,7 +38,7 @@ def judged_files(source: Path, plain: Path, sizes: Sequence[int]) -> tuple[Parit
         if own_runs is None:  # what ONNX Runtime refuses of both tells nothing
             return None
         try:
-            cost = count_module(module, tuple(examples.values()), may_compute=True)
+            cost = count_module(module, tuple(examples.values()))
             if cost.macs > MOST_MACS:
                 return None
             batch = next(iter(examples.values())).shape[0]

@@ -35,7 +35,7 @@ from ..source.shapes import Batches, Sizes
 from ..source.suppressed import suppress
 from ..surgery import run_passes
 from ..surgery.count import count_onnx
-from ..to_onnx.export import MAX_OPSET, MIN_OPSET, graph_from_module
+from ..to_onnx import MAX_OPSET, MIN_OPSET
 from . import images
 from .build import (
     BuildJob,
@@ -216,6 +216,8 @@ def _write_graph(draft: Draft, job: Job, network: Network, data: Judges | None, 
 
 def _plain_network(job: Job, network: Network, cost: Cost, steps: Steps, clock: Clock) -> Traced:
     """Reparameterize the network, which is dropped, and check the plain one."""
+    from ..to_onnx.export import graph_from_module
+
     with clock.step("reparameterize"):
         plain, report = reparameterize(
             network.module, network.examples, check=job.end_to_end, open_sizes=job.dynamic_size is not None

@@ -40,7 +40,8 @@ from ..source.folded import FOLDED, fold_preprocessing
 from ..source.network import Network, Request
 from ..source.resolve import load_network
 from ..surgery import run_passes
-from ..to_onnx.export import MIN_OPSET, graph_from_module
+from ..to_onnx import MIN_OPSET
+from ..to_onnx.export import graph_from_module
 from .fused_layers import SERVED, EngineForm, Served, as_fused
 from .lower_graphs import REFERENCE
 from .steps import ONNX, PLAIN

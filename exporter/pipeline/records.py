@@ -12,7 +12,7 @@ from ..bundle import TensorSpec
 from ..count import Cost
 from ..onnx_file.type_names import type_name
 from ..reparam import Region, Report
-from ..to_onnx.export import producer_version
+from ..version import __version__
 
 TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "onnx-graphsurgeon", "polygraphy", "numpy", "tensorrt-rtx")
 
@@ -65,7 +65,7 @@ def _end_to_end_json(report: Report) -> dict[str, Any] | str:
 
 def versions() -> dict[str, str]:
     """The program, Python and the libraries that take part."""
-    found = {"plainconv": producer_version(), "python": sys.version.split()[0]}
+    found = {"plainconv": __version__, "python": sys.version.split()[0]}
     for name in TOOLS:
         try:
             found[name] = version(name)

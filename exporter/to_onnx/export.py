@@ -5,7 +5,6 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
-from importlib.metadata import PackageNotFoundError, version
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,8 @@ from ..onnx_file.file import LARGE, check, graph_from_proto, write
 from ..onnx_file.wire import STUB
 from ..parity.inputs import batch_of, has_batch
 from ..quiet import quiet
+from ..version import __version__
+from . import MAX_OPSET, MIN_OPSET
 from .attention import attention_in_rank_4
 from .custom_ops import custom_translations
 from .exactly import exact_constants
@@ -28,10 +29,6 @@ from .lowering import floor_negative_divisions, lower, needs_lowering
 from .shuffles import gather_from_shuffles
 from .translations import names_to_translate, translating
 
-MIN_OPSET = 20
-"""The first opset that the exporter writes without a version conversion that may fail."""
-MAX_OPSET = 23
-"""The newest opset that `torch.onnx` converts to."""
 LOGGERS = ("torch", "torch.onnx", "torch.export", "torch.fx", "onnxscript", "onnx_ir")
 """What the exporter logs to."""
 BATCH, HEIGHT, WIDTH = "batch", "height", "width"
@@ -160,14 +157,6 @@ def open_axes(shapes: Sequence[Sequence[int]], *, batch: bool, size: bool) -> li
     ]
 
 
-def producer_version() -> str:
-    """The version of this program that the file names as its producer."""
-    try:
-        return version("plainconv")
-    except PackageNotFoundError:
-        return "0"
-
-
 def _refuse_train_mode(module: nn.Module) -> None:
     """Raise where dropout or batch statistics would be exported as they are in training."""
     kinds = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
@@ -292,7 +281,7 @@ def _graph_from_ir(model: onnx_ir.Model) -> gs.Graph:
             value.const_value = onnx_ir.ExternalTensor(STUB, 0, tensor.nbytes, tensor.dtype, shape=shape, name=name)
     graph = graph_from_proto(onnx_ir.to_proto(model), weights)
     graph.name, graph.doc_string = "plainconv", ""
-    graph.producer_name, graph.producer_version = "plainconv", producer_version()
+    graph.producer_name, graph.producer_version = "plainconv", __version__
     _name_nodes(graph)
     _name_axes(graph)
     return graph

@@ -20,7 +20,6 @@ def test_macs_of_a_layer_are_those_of_its_definition(name: str) -> None:
     layer = make()
     cost = count_module(layer, torch.zeros(shape))
     assert cost.macs == macs
-    assert cost == count_module(layer, torch.zeros(shape), may_compute=True)
     assert cost.parameters == sum(p.numel() for p in layer.parameters())
 
 

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from plainconv.exporter.errors import ExportError
 from plainconv.exporter.surgery import simplify
+from plainconv.exporter.to_onnx import MAX_OPSET, MIN_OPSET
 from plainconv.exporter.to_onnx.export import (
-    MAX_OPSET,
-    MIN_OPSET,
     graph_from_module,
     onnx_from_module,
 )
