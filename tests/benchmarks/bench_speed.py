@@ -8,7 +8,7 @@
     growth          `simplify` in one process on twice as many RepVGG blocks ÷ on half of them; with and without ReLUs:
                     of the least user time of all rounds, as what else runs only ever adds to it
     reparameterize  `reparameterize` ÷ one warm static torch.export, and ÷ the float64 products of its kernels
-    run             `exporter run` ÷ a bare torch.onnx.export and OnnxSlim; by the clock, too, for a quiet machine
+    run             `exporter run` ÷ a bare torch.onnx.export and OnnxSlim; by the clock and its peak, too
 
 Whole processes in turn (A B A B …), but where it says otherwise; the median of the pairwise ratios, the smallest and
 the largest. CPU seconds, user and system: work beside it on the machine shows little in them.
@@ -106,8 +106,8 @@ def row(figure: str, values: Sequence[float], unit: str, middle: float | None = 
     return f"| {figure} | {middle:.2f} {unit} | {min(values):.2f} | {max(values):.2f} |"
 
 
-def seconds(command: Sequence[str]) -> tuple[float, float]:
-    """Of one process: user and system time, and by the clock. Raises SystemExit where it fails."""
+def seconds(command: Sequence[str]) -> tuple[float, float, float]:
+    """Of one process: user and system time, by the clock, and its peak in MiB. Raises SystemExit where it fails."""
     started = time.perf_counter()
     with open(os.devnull, "wb") as nowhere:
         process = subprocess.Popen(command, stdout=nowhere, stderr=nowhere)
@@ -115,15 +115,19 @@ def seconds(command: Sequence[str]) -> tuple[float, float]:
         process.returncode = os.waitstatus_to_exitcode(status)
     if status:
         raise SystemExit(f"{' '.join(command[:4])} … failed with {process.returncode}")
-    return usage.ru_utime + usage.ru_stime, time.perf_counter() - started
+    return usage.ru_utime + usage.ru_stime, time.perf_counter() - started, usage.ru_maxrss / 1024
 
 
 def in_turn(figure: str, ours: Sequence[str], other: Sequence[str], rounds: int) -> Iterator[str]:
-    """The rows of two commands, run in turn: CPU seconds, and by the clock."""
-    taken = np.array([(seconds(ours), seconds(other)) for _ in range(rounds)])  # [rounds, command, (CPU, clock)]
-    for what, pairs in zip(("CPU", "clock"), np.moveaxis(taken, 2, 0), strict=True):
+    """The rows of two commands, run in turn: CPU seconds, by the clock, and the largest resident set."""
+    taken = np.array([(seconds(ours), seconds(other)) for _ in range(rounds)])  # [rounds, command, what]
+    for (what, unit), pairs in zip(
+        {"CPU": "s", "clock": "s", "peak": "MiB"}.items(), np.moveaxis(taken, 2, 0), strict=True
+    ):
         mine, theirs = np.median(pairs, axis=0)
-        yield row(f"{figure}, {what} ({mine:.2f} s ÷ {theirs:.2f} s)", (pairs[:, 0] / pairs[:, 1]).tolist(), "×")
+        yield row(
+            f"{figure}, {what} ({mine:.4g} {unit} ÷ {theirs:.4g} {unit})", (pairs[:, 0] / pairs[:, 1]).tolist(), "×"
+        )
 
 
 def listing(rounds: int, folder: Path) -> Iterator[str]:
