@@ -10,7 +10,7 @@ import pytest
 from imports import TOPS, circle, files, imports, room
 from places import ROOT
 
-GROUND = {"errors", "kept", "modes", "names", "progress", "quiet", "reading", "version", "wheels"}
+GROUND = {"errors", "kept", "memory", "modes", "names", "progress", "quiet", "reading", "version", "wheels"}
 """Of exporter/: what every room of it may use."""
 
 EXPORTER: Mapping[str, set[str]] = {
@@ -67,8 +67,8 @@ ENGINES: Mapping[str, set[str]] = {
 ACROSS: Mapping[str, set[str]] = {
     "models": {"exporter.errors", "exporter.progress", "exporter.bundle"},
     "engines": {
-        "exporter.bundle", "exporter.errors", "exporter.progress", "exporter.reading", "exporter.version",
-        "exporter.wheels",
+        "exporter.bundle", "exporter.errors", "exporter.memory", "exporter.progress", "exporter.reading",
+        "exporter.version", "exporter.wheels",
         "exporter.source.shapes",  # the ranges of open axes
         "exporter.onnx_file.layer_types",  # the type of each layer, read off the graph that an engine is of
     },

@@ -8,7 +8,6 @@ within the grace time is given up, and counted.
 
 import asyncio
 import contextlib
-import ctypes
 import gc
 import logging
 import signal
@@ -18,6 +17,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from plainconv.exporter.errors import CheckFailedError, EngineError
+from plainconv.exporter.memory import share_freed
 
 from .access_log import AccessLog
 from .auth import Bearer
@@ -39,7 +39,7 @@ _log = logging.getLogger("plainconv.serving")
 _LINGER_S = 0.3  # without a request: then nobody is about to send one on a connection that is still open
 _TICK_S = 0.02
 _HOLD_S = 0.1
-_M_ARENA_MAX, _ARENAS = -8, 2  # of glibc's mallopt
+_PLACES = 2  # for freed memory: else each of gRPC's threads has its own
 REMEDY = "pip install 'plainconv[serve]'"
 
 
@@ -67,17 +67,11 @@ def serve(
     except ImportError as error:
         raise EngineError(f"the server cannot be imported ({error}); {REMEDY}") from None
     certificates = _certificates(options)
-    _share_memory()
+    share_freed(_PLACES)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         unanswered = runner.run(_serve(places, options, certificates, say, routes or page.routes, loader, give_up))
     if unanswered:
         raise CheckFailedError(f"{unanswered} requests were not answered within the grace time; give a longer --grace")
-
-
-def _share_memory() -> None:
-    """Have threads share what glibc keeps of freed memory: else each of gRPC's keeps the most that it ever took."""
-    with contextlib.suppress(OSError, AttributeError, TypeError):  # another C library
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _ARENAS)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -7,7 +7,6 @@ runs.
 import _thread
 import atexit
 import contextlib
-import ctypes
 import gc
 import os
 import signal
@@ -17,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 from ..errors import PlainconvError
+from ..memory import keep_freed
 from ..progress import be_quiet
 from ..version import __version__
 from ..wheels import collision, missing
@@ -33,7 +33,6 @@ CLOSED = 141  # as a program that SIGPIPE ends
 INTERNAL = 70  # EX_SOFTWARE: a fault of ours
 YOUNG = 50_000
 """Objects between two searches for cycles: at Python's own 700, these take a quarter of the time that imports take."""
-TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # as <malloc.h> numbers them
 KEPT = 1 << 29
 """Bytes that stay with a process that has freed them: the next evaluation's maps are as large as the last one's, and to
 get them from the system once more, page by page, took a sixth of a run."""
@@ -47,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if found := collision():
         print(f"exporter: warning: {found}", file=sys.stderr)
     if args.run is not serve.run:
-        _keep_memory()
+        keep_freed(KEPT)
     told_to_end: list[int] = []
     try:
         with _no_interrupt_lost(), _ended_as_interrupted(told_to_end), _rarely_collected(args.run is serve.run):
@@ -147,14 +146,6 @@ def _rarely_collected(serves: bool) -> Iterator[None]:
     finally:
         gc.set_threshold(*before)
         gc.unfreeze()
-
-
-def _keep_memory() -> None:
-    """Have the C library keep what is freed, where it is one that can be told to."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        mallopt(TRIM_THRESHOLD, KEPT)
-        mallopt(MMAP_THRESHOLD, KEPT)
 
 
 def _forget_stdout() -> None:

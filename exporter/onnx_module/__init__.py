@@ -116,7 +116,7 @@ class OnnxModule(nn.Module):
         return bool(self._evaluated) or places * sum(p.numel() for p in self.parameters()) < QUICK
 
     def shapes(self, *inputs: Tensor) -> dict[str, tuple[int, ...]]:
-        """The shape of every value for inputs of these shapes and types; nothing but shapes is computed, if it can be.
+        """The shape of every value for inputs of these shapes and types; no more is computed where `computes` says so.
 
         That of a value without one, as a list of tensors is, is left out.
         """

@@ -26,11 +26,16 @@ def convolved(
         return None
     if w.shape[0] == x.shape[1] == groups > 1:
         return depthwise(x, w, b, stride, padding, dilation) if bool(x.isfinite().all()) else None
-    spans = [d * (taps - 1) + 1 for d, taps in zip(dilation, w.shape[2:], strict=True)]
-    sizes = [(n + 2 * p - s) // by + 1 for n, p, s, by in zip(x.shape[2:], padding, spans, stride, strict=True)]
+    sizes = map_sizes(x, w, stride, padding, dilation)
     if min(sizes) < 1 or not 0 < len(x) * prod(sizes) <= FEW:
         return None
     return on_few_positions(x, w, b, stride, padding, dilation, groups, sizes)
+
+
+def map_sizes(x: Tensor, w: Tensor, stride: list[int], padding: list[int], dilation: list[int]) -> list[int]:
+    """(n + 2·p − d·(k − 1) − 1) // s + 1 on each axis: the map that a convolution gives, below 1 if it does not fit."""
+    axes = zip(x.shape[2:], w.shape[2:], stride, padding, dilation, strict=True)
+    return [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in axes]
 
 
 def on_few_positions(
@@ -65,14 +70,13 @@ def depthwise(
     A matrix product a channel and row of the kernel, `TILE` columns of the map at a time: PyTorch has no float64 kernel
     for it and runs one small conv a channel. The map must be finite, as 0·∞ is no 0.
     """
+    rows, columns = map_sizes(x, w, stride, padding, dilation)
     x = F.pad(x, (padding[1], padding[1], padding[0], padding[0]))
-    spans = [d * (taps - 1) + 1 for d, taps in zip(dilation, w.shape[2:], strict=True)]
-    rows, columns = ((n - span) // s + 1 for n, span, s in zip(x.shape[2:], spans, stride, strict=True))
     y = x.new_zeros(*x.shape[:2], rows, columns)
     if b is not None:
         y += b[:, None, None]
     tile = min(TILE, columns)
-    band = x.new_zeros(w.shape[2], x.shape[1], stride[1] * (tile - 1) + spans[1], tile)
+    band = x.new_zeros(w.shape[2], x.shape[1], stride[1] * (tile - 1) + dilation[1] * (w.shape[3] - 1) + 1, tile)
     row, channel, column, _ = band.stride()
     diagonals = (*w.shape[2:], x.shape[1], tile), (row, dilation[1] * column, channel, stride[1] * column + 1)
     band.as_strided(*diagonals).copy_(w[:, 0].permute(1, 2, 0)[..., None])

@@ -31,7 +31,7 @@ from .widen import float64_outputs
 
 CHUNK = 8
 """Images evaluated at a time, where the network takes them together: each weight is widened once for all of them."""
-COSTLY, REUSED = 1e9, 128
+MANY, REUSED = 1e9, 128
 """Multiply-accumulates of an image, and how often each weight is used for one: where there are as many, float64 is
 evaluated an image at a time, as its maps cost more then than its weights."""
 ROUNDINGS, FEW_ROUNDINGS = 6, 3
@@ -87,16 +87,16 @@ def reference_from_module(
     )
     types = [x.dtype for x in examples.values()]
     inputs = replace(inputs, arrays=_as_fed(inputs.arrays, types))
-    one_by_one = macs is not None and macs > max(COSTLY, REUSED * sum(p.numel() for p in module.parameters()))
+    one_by_one = macs is not None and macs > max(MANY, REUSED * sum(p.numel() for p in module.parameters()))
     wide, mixes, together = _in_float64(module, inputs, batch, one_by_one=one_by_one)
     runs = (run_module(module, types), *own_runs)
     narrow = [_evaluate(run, inputs, batch, together=False)[0] for run in runs]
     other = _joined(runs[0], inputs) if together else None
     if one_by_one and other is not None and not all(map(_alike, narrow[0], other)):
         mixes = _mix(module, inputs, wide)
-    together = other is not None and not mixes
-    if together and other is not None:  # in another order of summation: each is a single draw of what rounding may do
-        narrow.append(other)
+        other = None if mixes else other
+    together = other is not None
+    narrow += [] if other is None else [other]  # summed in another order: each is a single draw of what rounding may do
     finite = _finite_rows((wide, narrow[0]), len(inputs.kinds))
     gone = [i for i, kind in enumerate(inputs.kinds) if kind in EDGES and not finite[i]]
     left_out = tuple(

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..parity.convolve import map_sizes
 from .onnx_ops import CONVS, aten
 
 _ALIKE = {
@@ -40,8 +41,7 @@ def _convolved(
 ) -> Tensor | None:
     if x.dim() != w.dim() or x.shape[1] != w.shape[1] * groups or w.shape[0] % groups or min(padding) < 0:
         return None
-    axes = zip(x.shape[2:], w.shape[2:], stride, padding, dilation, strict=True)
-    sizes = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in axes]
+    sizes = map_sizes(x, w, stride, padding, dilation)
     if min(sizes) < 1 or (b is not None and b.shape != w.shape[:1]):
         return None
     return torch.empty((len(x), len(w), *sizes), dtype=x.dtype, device="meta")

@@ -23,7 +23,6 @@ process on the server's own cores.
 
 import argparse
 import contextlib
-import ctypes
 import functools
 import gc
 import statistics
@@ -41,6 +40,7 @@ from serving_client import Arrays, GrpcClient, RestClient, Server, SharedClient,
 from plainconv import engines
 from plainconv.engines.bench import Samples, machine, random_inputs
 from plainconv.exporter.bundle import Bundle
+from plainconv.exporter.memory import keep_freed
 from plainconv.exporter.pipeline.export import Job, export_bundle
 from plainconv.exporter.progress import be_quiet
 from plainconv.exporter.source.network import Request
@@ -51,7 +51,6 @@ CLIENTS = (1, 8, 32)
 MODES = {"on": (), "off": ("--max-batch", "1", "--max-delay-us", "0")}
 PIXELS = (1, 3, 224, 224)
 WARMUP = 20
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 ANSWERS = 4  # of each client, at least, in a throughput
 POLL_S = 0.01
 GOALS = "Goals, added: 2.5 ms over REST, 1.5 ms over gRPC, .4 ms with shared memory; at vanillanet_5 15 % of the call."
@@ -71,7 +70,7 @@ def main() -> None:
     args = parser.parse_args()
     be_quiet()
     if not args.trim:
-        keep_memory()
+        keep_freed(2**30)
     here = machine()
     print(
         f"{here['cpu']}, {here['cores']} cores, load {here['load']}; ONNX Runtime {onnxruntime.__version__}\n{GOALS}\n"
@@ -94,14 +93,6 @@ def main() -> None:
             for mode, options in MODES.items():
                 with run(path, "--name", "net", *threads, *options) as server:
                     print(throughput_row(Bundle.open(path), server, mode, args.seconds), flush=True)
-
-
-def keep_memory() -> None:
-    """Have malloc give nothing back, where it is glibc's."""
-    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
-    if set_option:
-        for option in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
-            set_option(option, 2**30)
 
 
 def networks(folder: Path) -> list[Path]:
